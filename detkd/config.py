@@ -1,0 +1,191 @@
+"""What an experiment is. Every key of a YAML file in `configs/` is a field on this page.
+
+Units: lengths in px of the resized image, times in epochs or steps as named, learning rates as
+the optimiser sees them. A part of the program gets its own dataclass, never the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Optional, Union  # jsonargparse resolves these on Python 3.10, too
+
+NECKS = ("fpn", "light_fpn", "none")
+
+
+@dataclass
+class DataConfig:
+    """The images and how they are shown to the networks.
+
+    Args:
+        train: COCO file to train on.
+        val: COCO file to judge on after each epoch.
+        images: folder of the images; without it the COCO file says where they are.
+        image_size: longest side in px after resizing; the aspect ratio is kept.
+        augment: name of an augmentation in `detkd/data/augment.py`.
+        cache: where decoded and resized images are kept: memory, disk or none.
+        workers: processes that load data; 0 loads in the main process.
+        skip_missing: leave images out that are not on disk, instead of refusing.
+    """
+
+    train: str
+    val: str
+    images: Optional[str] = None
+    image_size: int = 320
+    augment: str = "microscope"
+    cache: Literal["none", "memory", "disk"] = "memory"
+    workers: int = 0
+    skip_missing: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """A Faster R-CNN: backbone, neck, region proposals and RoI head.
+
+    Args:
+        backbone: resnet18|34|50|101, vgg11|16 (batch norm), mobilenet_v2, mobilenet_v3_small|large,
+            timm/NAME, shallow_xW or shallow_xW_dD (width W, D blocks a stage), NAME@c3 (the
+            stages of NAME up to c3).
+        weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
+        frozen_stages: how many stages, from the image on, are not trained.
+        frozen_norm: keep the backbone's batch norm statistics and scales as they are.
+        neck: fpn, light_fpn (depthwise-separable) or none (one level, 1x1 projection).
+        neck_channels: channels of every level.
+        levels: levels that the heads see; those deeper than the backbone are pooled.
+        head_width: width of the two fully connected layers of the RoI head.
+        roi_size: cells a side that RoIAlign cuts out.
+        roi_scale: side in px of an object that is read from level p4.
+        anchor_sizes: sides in px for each level, or 'fit' to measure them on the training boxes.
+        anchor_ratios: height over width.
+        rpn_samples: anchors an image that the RPN learns from.
+        roi_samples: proposals an image that the RoI head learns from.
+        proposals: proposals an image after non-maximum suppression, in training and after it.
+        detections: detections an image at most.
+        score_threshold: detections below it are dropped.
+        nms: overlap above which the weaker of two detections of a class is dropped.
+    """
+
+    backbone: str = "shallow_x1"
+    weights: Optional[str] = None
+    frozen_stages: int = 0
+    frozen_norm: bool = False
+    neck: Literal["fpn", "light_fpn", "none"] = "light_fpn"
+    neck_channels: int = 128
+    levels: list[str] = field(default_factory=lambda: ["p2", "p3", "p4", "p5"])
+    head_width: int = 256
+    roi_size: int = 7
+    roi_scale: float = 112.0
+    anchor_sizes: Union[Literal["fit"], list[list[float]]] = "fit"
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    rpn_samples: int = 256
+    roi_samples: int = 128
+    proposals: int = 300
+    detections: int = 100
+    score_threshold: float = 0.02
+    nms: float = 0.5
+
+
+@dataclass
+class TermConfig:
+    """One weighted distillation loss.
+
+    Args:
+        name: a loss of `detkd/distill/losses`, or my_module:MyLoss.
+        at: features it compares, such as p3 or roi.logits.
+        weight: factor in front of the mean loss.
+        options: arguments of the loss.
+    """
+
+    name: str
+    at: list[str]
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class DistillConfig:
+    """The teacher and what the student takes from it.
+
+    Args:
+        teacher: checkpoint of the teacher.
+        heads: what of the teacher's neck, RPN and RoI head the student starts from:
+            none, inherit (and go on training), freeze (and keep).
+        losses: the distillation terms.
+        warmup: steps over which the terms' weights grow from 0.
+    """
+
+    teacher: str
+    heads: Literal["none", "inherit", "freeze"] = "inherit"
+    losses: list[TermConfig] = field(default_factory=list)
+    warmup: int = 0
+
+
+@dataclass
+class TrainConfig:
+    """How the weights are found.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step and process.
+        optimizer: adamw or sgd (with Nesterov momentum).
+        lr: highest learning rate.
+        backbone_lr: factor on the backbone's learning rate.
+        weight_decay: not applied to norms and biases.
+        momentum: of sgd.
+        schedule: cosine, step (a tenth at 2/3 and at 8/9 of the steps), one_cycle or constant.
+        warmup: steps over which the learning rate grows linearly.
+        ema: decay of the averaged weights that are judged and kept; 0 keeps the last ones.
+        clip: largest norm of the gradient; 0 does not clip.
+        accumulate: batches whose gradients are added up before a step.
+        precision: 32, bf16 or fp16 (mixed).
+        early_stop: epochs without a better mAP after which training ends; 0 never does.
+        judge_every: epochs between two validations.
+        save_every: steps between two checkpoints, besides the one at each epoch's end; 0 for none.
+        seed: of weights, order, augmentation and sampling.
+        deterministic: ask torch for deterministic algorithms.
+        device: auto, cpu or cuda.
+        threads: CPU threads of torch; 0 takes all cores.
+    """
+
+    epochs: int = 24
+    batch_size: int = 8
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1.0e-3
+    backbone_lr: float = 1.0
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: Literal["cosine", "step", "one_cycle", "constant"] = "cosine"
+    warmup: int = 100
+    ema: float = 0.998
+    clip: float = 10.0
+    accumulate: int = 1
+    precision: Literal["32", "bf16", "fp16"] = "32"
+    early_stop: int = 0
+    judge_every: int = 1
+    save_every: int = 0
+    seed: int = 0
+    deterministic: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+
+
+@dataclass
+class Experiment:
+    """One training run.
+
+    Args:
+        data: images and annotations.
+        model: the network that is trained.
+        train: how it is trained.
+        distill: its teacher; without one the network learns from the annotations alone.
+        name: of the run folder, runs/NAME, unless --run says otherwise.
+    """
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    distill: Optional[DistillConfig] = None
+    name: str = "run"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The experiment as plain values, ready for YAML, JSON and checkpoints."""
+        return asdict(self)

@@ -1,0 +1,264 @@
+"""Backbones: image in, features c2..c5 out (strides 4 to 32), each with its channels said.
+
+To add one, write a function that returns its stages by name and list it in `STAGES`; anything
+in timm is there already as `timm/NAME`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
+
+from detkd.errors import ConfigError
+from detkd.models.shallow import shallow_stages
+from detkd.models.weights import load_weights
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What a named feature map is: its channels, and px of the image per cell."""
+
+    channels: int
+    stride: int
+
+    def __str__(self) -> str:
+        return f"{self.channels} ch, stride {self.stride}"
+
+
+class Backbone(nn.Module):
+    """Stages in a row; those named in `features` are returned.
+
+    `mean` and `std` (RGB, 0..1) say how the images must be normalised.
+    """
+
+    def __init__(
+        self,
+        stages: dict[str, nn.Module],
+        features: dict[str, Feature],
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleDict(stages)
+        self.features = features
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.frozen: list[nn.Module] = []
+
+    def freeze(self, count: int) -> None:
+        """Train neither weights nor statistics of the stem and the first `count` stages."""
+        names = [name for name in self.stages if name in self.features]
+        if count > len(names):
+            raise ConfigError(f"model.frozen_stages: {count} is more than the {len(names)} stages.")
+        if count:
+            last = list(self.stages).index(names[count - 1])
+            self.frozen = list(self.stages.values())[: last + 1]
+            for stage in self.frozen:
+                stage.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        for stage in self.frozen:
+            stage.eval()
+        return self
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Features of images [N, 3, H, W] by name, each [N, channels, H/stride, W/stride]."""
+        out = {}
+        for name, stage in self.stages.items():
+            x = stage(x)
+            if name in self.features:
+                out[name] = x
+        return out
+
+
+class TimmBackbone(Backbone):
+    """A `features_only` network of timm; it cannot be cut into stages, so it is one."""
+
+    def __init__(self, net: nn.Module, names: list[str], **normalisation: tuple[float, ...]) -> None:
+        info = net.feature_info
+        features = {
+            name: Feature(channels, stride)
+            for name, channels, stride in zip(
+                names, info.channels(), info.reduction(), strict=True
+            )
+        }
+        super().__init__({"net": net}, features, **normalisation)
+
+    def freeze(self, count: int) -> None:
+        if count:
+            raise ConfigError("model.frozen_stages: a timm backbone cannot be frozen by stages.")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.features, self.stages["net"](x), strict=True))
+
+
+def resnet_stages(net: nn.Module) -> dict[str, nn.Module]:
+    stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
+    return {"stem": stem, "c2": net.layer1, "c3": net.layer2, "c4": net.layer3, "c5": net.layer4}
+
+
+def stages_by_stride(layers: nn.Sequential) -> dict[str, nn.Module]:
+    """Cut a row of layers where it halves the resolution: a stage ends with its stride."""
+    stages: dict[str, list[nn.Module]] = {}
+    layers.eval()
+    x = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        for layer in layers:
+            x = layer(x)
+            stride = 64 // x.shape[-1]
+            name = {v: k for k, v in STRIDES.items()}.get(stride, f"stem{stride}")
+            stages.setdefault(name, []).append(layer)
+    layers.train()
+    return {name: nn.Sequential(*members) for name, members in stages.items()}
+
+
+def vgg_stages(net: nn.Module) -> dict[str, nn.Module]:
+    return stages_by_stride(net.features)
+
+
+def mobilenet_stages(net: nn.Module) -> dict[str, nn.Module]:
+    # The last 1x1 convolution only widens for the classifier.
+    return stages_by_stride(net.features[:-1])
+
+
+STAGES: dict[str, tuple[str, Callable[[nn.Module], dict[str, nn.Module]], tuple[str, ...]]] = {
+    # our name: (torchvision's name, how it is cut, weights that a detector does not need)
+    "resnet18": ("resnet18", resnet_stages, ("fc.",)),
+    "resnet34": ("resnet34", resnet_stages, ("fc.",)),
+    "resnet50": ("resnet50", resnet_stages, ("fc.",)),
+    "resnet101": ("resnet101", resnet_stages, ("fc.",)),
+    "vgg11": ("vgg11_bn", vgg_stages, ("classifier.",)),
+    "vgg16": ("vgg16_bn", vgg_stages, ("classifier.",)),
+    "mobilenet_v2": ("mobilenet_v2", mobilenet_stages, ("classifier.", "features.18.")),
+    "mobilenet_v3_small": ("mobilenet_v3_small", mobilenet_stages, ("classifier.", "features.12.")),
+    "mobilenet_v3_large": ("mobilenet_v3_large", mobilenet_stages, ("classifier.", "features.16.")),
+}
+
+
+def build_backbone(
+    name: str,
+    *,
+    weights: str | None = None,
+    frozen_stages: int = 0,
+    frozen_norm: bool = False,
+) -> Backbone:
+    """The backbone called `name` (see `ModelConfig.backbone`).
+
+    `weights` is None (random), 'imagenet' (downloaded by the library) or a local file.
+
+    Raises:
+        ConfigError: no such backbone or stage, or no weights for it.
+        CheckpointError: the weights do not fit.
+    """
+    name, _, last = name.partition("@")
+    if last and last not in STRIDES:
+        raise ConfigError(f"model.backbone: no stage '{last}'; there are {', '.join(STRIDES)}.")
+    if name.startswith("timm/"):
+        backbone: Backbone = _timm_backbone(name.removeprefix("timm/"), weights, last)
+    else:
+        backbone = _staged_backbone(name, weights, last)
+    if frozen_norm:
+        freeze_norm(backbone)
+    backbone.freeze(frozen_stages)
+    return backbone
+
+
+def _staged_backbone(name: str, weights: str | None, last: str) -> Backbone:
+    shallow = shallow_stages(name)
+    if shallow is not None:
+        stages, _ = shallow
+        if weights == "imagenet":
+            raise ConfigError(f"model.weights: there are no ImageNet weights of '{name}'.")
+    elif name in STAGES:
+        library_name, cut, unused = STAGES[name]
+        pretrained = models.get_model_weights(library_name).DEFAULT  # type: ignore[attr-defined]
+        net = models.get_model(library_name, weights=pretrained if weights == "imagenet" else None)
+        if weights not in (None, "imagenet"):
+            load_weights(net, weights, unused=unused)
+        stages = cut(net)
+    else:
+        raise ConfigError(
+            f"model.backbone: no '{name}'; there are {', '.join(STAGES)}, shallow_x1 (any width), "
+            "timm/NAME, and each of them cut at a stage, as resnet18@c3."
+        )
+    if last:
+        names = list(stages)
+        stages = {key: stages[key] for key in names[: names.index(last) + 1]}
+    backbone = Backbone(stages, features=_measure(stages))
+    if shallow is not None and weights:
+        load_weights(backbone, weights)
+    return backbone
+
+
+def _measure(stages: dict[str, nn.Module]) -> dict[str, Feature]:
+    """Channels and strides of the stages c2..c5, read off a small image."""
+    features = {}
+    x = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad():
+        for name, stage in stages.items():
+            x = stage.eval()(x)
+            stage.train()
+            if name in STRIDES:
+                features[name] = Feature(x.shape[1], STRIDES[name])
+    return features
+
+
+def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        hint = f"; near ones are {', '.join(near)}" if near else ""
+        raise ConfigError(f"model.backbone: timm has no '{name}'{hint}.")
+    overlay = None
+    if weights not in (None, "imagenet"):
+        # timm passes over missing keys where only features are asked for: check them first.
+        load_weights(timm.create_model(name), weights, unused=_behind_features(name))
+        overlay = {"file": str(weights)}
+    probe = timm.create_model(name, features_only=True)
+    reductions = probe.feature_info.reduction()
+    names = [key for key, stride in STRIDES.items() if stride in reductions]
+    names = names[: names.index(last) + 1] if last in names else names
+    net = timm.create_model(
+        name,
+        features_only=True,
+        pretrained=weights is not None,
+        pretrained_cfg_overlay=overlay,
+        out_indices=[reductions.index(STRIDES[key]) for key in names],
+    )
+    settings = timm.get_pretrained_cfg(name)
+    if settings is None:
+        return TimmBackbone(net, names)
+    return TimmBackbone(net, names, mean=settings.mean, std=settings.std)
+
+
+def _behind_features(name: str) -> tuple[str, ...]:
+    """Prefixes of the weights that only the classifier of a timm network uses."""
+    import timm
+
+    settings = timm.get_pretrained_cfg(name)
+    heads = settings.classifier if settings is not None else None
+    heads = heads if isinstance(heads, tuple) else (heads or "classifier",)
+    return (*(f"{head}." for head in heads), "conv_head.", "bn2.")
+
+
+def freeze_norm(module: nn.Module) -> None:
+    """Replace every batch norm below `module` by one with fixed statistics and scales."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            state = child.state_dict()
+            state.pop("num_batches_tracked", None)
+            frozen.load_state_dict(state)
+            setattr(module, name, frozen)
+        else:
+            freeze_norm(child)

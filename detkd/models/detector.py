@@ -1,0 +1,182 @@
+"""The detector: torchvision's Faster R-CNN around our backbones and necks.
+
+Everything written for torchvision's detectors works with it: `model(images, targets)` gives a
+dictionary of losses in training, `model(images)` a list of detections in evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from detkd.config import ModelConfig
+from detkd.errors import CheckpointError, ConfigError
+from detkd.models.backbones import Backbone, Feature, build_backbone
+from detkd.models.neck import FeaturePyramid, SingleLevel, build_neck
+from detkd.models.weights import read_checkpoint
+
+
+class Trunk(nn.Module):
+    """Backbone, then neck: what torchvision's FasterRCNN calls the backbone."""
+
+    def __init__(self, body: Backbone, neck: FeaturePyramid | SingleLevel) -> None:
+        super().__init__()
+        self.body, self.neck = body, neck
+        self.out_channels = next(iter(neck.features.values())).channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.neck(self.body(x))
+
+
+class FitInside(GeneralizedRCNNTransform):
+    """Normalise, resize so that the longest side is `size` px, and pad to a batch.
+
+    An image that has that side already (the data set resizes once and caches) is left as it is.
+    """
+
+    def __init__(self, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(size, size, list(mean), list(std))
+        self.size = size
+
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        if max(image.shape[-2:]) == self.size:
+            return image, target
+        return super().resize(image, target)
+
+
+class Detector(FasterRCNN):
+    """A Faster R-CNN that knows its class names, its features and the config it was built from.
+
+    `features` names what can be read inside: c2..c5 of the backbone, p2..p6 of the neck.
+    """
+
+    backbone: Trunk
+
+    def __init__(
+        self, trunk: Trunk, classes: Sequence[str], image_size: int, model: ModelConfig
+    ) -> None:
+        if isinstance(model.anchor_sizes, str):
+            raise ConfigError("model.anchor_sizes: 'fit' must be measured on the boxes first.")
+        levels = list(trunk.neck.features)
+        if len(model.anchor_sizes) != len(levels):
+            raise ConfigError(
+                f"model.anchor_sizes: {len(model.anchor_sizes)} lists for {len(levels)} levels "
+                f"({', '.join(levels)}); give one list a level."
+            )
+        if len({len(sizes) for sizes in model.anchor_sizes}) != 1:
+            raise ConfigError(
+                "model.anchor_sizes: every level needs the same number of sizes, since one RPN "
+                "serves them all."
+            )
+        channels, cells = trunk.out_channels, model.roi_size
+        super().__init__(
+            trunk,
+            num_classes=None,
+            rpn_anchor_generator=AnchorGenerator(
+                tuple(tuple(sizes) for sizes in model.anchor_sizes),
+                (tuple(model.anchor_ratios),) * len(levels),
+            ),
+            rpn_pre_nms_top_n_train=4 * model.proposals,
+            rpn_pre_nms_top_n_test=2 * model.proposals,
+            rpn_post_nms_top_n_train=model.proposals,
+            rpn_post_nms_top_n_test=model.proposals,
+            rpn_batch_size_per_image=model.rpn_samples,
+            box_roi_pool=MultiScaleRoIAlign(
+                levels, cells, sampling_ratio=2, canonical_scale=round(model.roi_scale)
+            ),
+            box_head=TwoMLPHead(channels * cells**2, model.head_width),
+            box_predictor=BoxPredictor(model.head_width, len(classes)),
+            box_score_thresh=model.score_threshold,
+            box_nms_thresh=model.nms,
+            box_detections_per_img=model.detections,
+            box_batch_size_per_image=model.roi_samples,
+        )
+        self.transform = FitInside(image_size, trunk.body.mean, trunk.body.std)
+        self.classes = tuple(classes)
+        self.image_size = image_size
+        self.config = model
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """Channels and stride of every feature map that can be read by name."""
+        return {**self.backbone.body.features, **self.backbone.neck.features}
+
+    @property
+    def network(self) -> Detector:
+        """What is judged and kept of a trainable: of a detector, itself."""
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Detector:
+        """The detector of a checkpoint, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: the file is missing, broken, hostile, or of another architecture.
+        """
+        return detector_from(read_checkpoint(path), path)
+
+
+class BoxPredictor(nn.Module):
+    """Class logits [R, K+1] and box deltas [R, 4(K+1)] of RoI features [R, width]."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(width, classes + 1)
+        self.bbox_pred = nn.Linear(width, 4 * (classes + 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) -> Detector:
+    """A detector for `classes` (the background comes on top) at `image_size` px.
+
+    Raises:
+        ConfigError: a name that does not exist, or parts that do not fit.
+        CheckpointError: backbone weights that do not fit.
+    """
+    body = build_backbone(
+        model.backbone,
+        weights=model.weights,
+        frozen_stages=model.frozen_stages,
+        frozen_norm=model.frozen_norm,
+    )
+    neck = build_neck(model.neck, body.features, model.neck_channels, model.levels)
+    return Detector(Trunk(body, neck), classes, image_size, model)
+
+
+def detector_from(checkpoint: dict[str, Any], path: str | Path) -> Detector:
+    """The detector that a checkpoint (as `read_checkpoint` gives it) describes.
+
+    Raises:
+        CheckpointError: its config or weights are not those of a detector.
+    """
+    try:
+        config = checkpoint["config"]
+        # The weights come from the checkpoint: where they once started does not matter now.
+        model = ModelConfig(**{**config["model"], "weights": None})
+        image_size = int(config["data"]["image_size"])
+        detector = build_detector(model, tuple(checkpoint["classes"]), image_size)
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: its config (written by detkd {checkpoint['version']}) describes no "
+            f"detector of this version: {error}."
+        ) from error
+    try:
+        detector.load_state_dict(checkpoint["weights"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights are not those of the '{model.backbone}' detector that its "
+            "config describes; take an intact checkpoint."
+        ) from error
+    return detector.eval()

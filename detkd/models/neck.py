@@ -1,0 +1,124 @@
+"""Necks: backbone features c2..c5 in, levels p2..p6 of one width out.
+
+The heads see only levels, so two networks whose necks have the same width and levels can share
+their heads, whatever their backbones are.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkd.errors import ConfigError
+from detkd.models.backbones import Feature
+
+LEVELS = ("p2", "p3", "p4", "p5", "p6")
+
+
+class FeaturePyramid(nn.Module):
+    """Feature pyramid network (Lin et al., CVPR 2017).
+
+    Laterals (1x1) bring every stage to one width; each level adds the one above it, doubled in
+    size; a 3x3 convolution smooths the sum. `light` makes that one depthwise-separable. Both
+    are followed by batch norm, without which a small network trained from scratch lags behind.
+    Levels above the deepest stage are pooled from the one below.
+    """
+
+    def __init__(
+        self, features: dict[str, Feature], channels: int, levels: list[str], *, light: bool
+    ) -> None:
+        super().__init__()
+        lowest, highest = LEVELS.index(levels[0]), LEVELS.index(levels[-1])
+        first = f"c{lowest + 2}"
+        if first not in features:
+            raise ConfigError(
+                f"model.levels: {levels[0]} needs stage {first}, and the backbone has "
+                f"{', '.join(features)}."
+            )
+        self.levels = list(levels)
+        # Deep stages help from above even where the heads do not read their level.
+        self.stages = [name for name in features if name >= first]
+        self.lateral = nn.ModuleDict(
+            {name: _conv_norm(features[name].channels, channels, 1) for name in self.stages}
+        )
+        smoothed = [f"p{name[1]}" for name in self.stages if f"p{name[1]}" in levels]
+        self.smooth = nn.ModuleDict(
+            {level: _smoothing(channels, light=light) for level in smoothed}
+        )
+        self.features = {
+            level: Feature(channels, 2 ** (index + 2))
+            for index, level in enumerate(LEVELS)
+            if lowest <= index <= highest
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Levels [N, channels, H/stride, W/stride] by name."""
+        merged: dict[str, Tensor] = {}
+        above = None
+        for name in reversed(self.stages):
+            x = self.lateral[name](features[name])
+            if above is not None:
+                x = x + F.interpolate(above, size=x.shape[-2:], mode="nearest")
+            merged[f"p{name[1]}"] = above = x
+        out: dict[str, Tensor] = {}
+        for level in self.levels:
+            if level in self.smooth:
+                out[level] = self.smooth[level](merged[level])
+            else:
+                out[level] = F.max_pool2d(list(out.values())[-1], 1, stride=2)
+        return out
+
+
+class SingleLevel(nn.Module):
+    """One level, as in the first Faster R-CNN: a stage, projected to the width of the heads."""
+
+    def __init__(self, features: dict[str, Feature], channels: int, levels: list[str]) -> None:
+        super().__init__()
+        if len(levels) != 1:
+            raise ConfigError(f"model.levels: neck 'none' has one level, and {levels} were asked.")
+        self.level, self.stage = levels[0], f"c{levels[0][1]}"
+        if self.stage not in features:
+            raise ConfigError(
+                f"model.levels: {self.level} needs stage {self.stage}, and the backbone has "
+                f"{', '.join(features)}."
+            )
+        self.project = _conv_norm(features[self.stage].channels, channels, 1)
+        self.features = {self.level: Feature(channels, features[self.stage].stride)}
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The level [N, channels, H/stride, W/stride] by name."""
+        return {self.level: self.project(features[self.stage])}
+
+
+def build_neck(
+    kind: str, features: dict[str, Feature], channels: int, levels: list[str]
+) -> FeaturePyramid | SingleLevel:
+    """The neck called `kind` (fpn, light_fpn or none) on a backbone's features.
+
+    Raises:
+        ConfigError: levels unknown, not in a row, or below the backbone's first stage.
+    """
+    if not levels or any(level not in LEVELS for level in levels):
+        raise ConfigError(f"model.levels: {levels} are not levels; there are {', '.join(LEVELS)}.")
+    first = LEVELS.index(levels[0])
+    if list(LEVELS[first : first + len(levels)]) != list(levels):
+        raise ConfigError(f"model.levels: {levels} do not follow each other.")
+    if kind == "none":
+        return SingleLevel(features, channels, levels)
+    return FeaturePyramid(features, channels, levels, light=kind == "light_fpn")
+
+
+def _conv_norm(channels: int, out_channels: int, size: int, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, size, padding=size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+def _smoothing(channels: int, *, light: bool) -> nn.Sequential:
+    if not light:
+        return _conv_norm(channels, channels, 3)
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+        *_conv_norm(channels, channels, 1),
+    )

@@ -1,0 +1,96 @@
+"""Weights from files: read as data, never as code, and never loaded half."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from detkd.errors import CheckpointError
+
+CHECKPOINT_KEYS = ("version", "config", "classes", "weights")
+
+
+def read_tensors(path: str | Path) -> dict[str, Any]:
+    """What a .safetensors, .pt or .pth file holds; code inside it is not run.
+
+    Raises:
+        CheckpointError: no such file, or one that is cut off, foreign or hostile.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; name a checkpoint or a weights file.")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors and plain values, so it was not opened "
+            "(it could run code); use a checkpoint that detkd wrote, or safetensors."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError,
+            zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as weights (cut off or of another kind); "
+            "take an intact copy."
+        ) from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            f"{path}: holds a {type(loaded).__name__} instead of named weights."
+        )
+    return loaded
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that detkd wrote, as a dictionary on the CPU.
+
+    Raises:
+        CheckpointError: as `read_tensors`, and where a part is missing.
+    """
+    checkpoint = read_tensors(path)
+    missing = [key for key in CHECKPOINT_KEYS if key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"{path}: is no checkpoint of detkd: '{missing[0]}' is missing; "
+            "plain backbone weights go into model.weights."
+        )
+    return checkpoint
+
+
+def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...] = ()) -> None:
+    """Load ImageNet weights from a file into `module`, all of them or none.
+
+    Counters of batch norm may be missing; keys that begin with one of `unused` (the
+    classifier, layers behind the last stage) may be missing or of any shape.
+
+    Raises:
+        CheckpointError: another key is missing, or a shape differs.
+    """
+    found = read_tensors(path)
+    wanted = module.state_dict()
+    needed = {
+        key: value
+        for key, value in wanted.items()
+        if not key.startswith(unused or ("\0",)) and not key.endswith("num_batches_tracked")
+    }
+    missing = [key for key in needed if key not in found]
+    if missing:
+        raise CheckpointError(
+            f"{path}: {len(missing)} of {len(needed)} weights of {type(module).__name__} are not "
+            f"in it, the first is '{missing[0]}'; is it the file of another network?"
+        )
+    for key, value in needed.items():
+        if not isinstance(found[key], Tensor) or found[key].shape != value.shape:
+            shape = list(getattr(found[key], "shape", []))
+            raise CheckpointError(
+                f"{path}: '{key}' has shape {shape} and the network needs {list(value.shape)}; "
+                "is it the file of another network?"
+            )
+    module.load_state_dict({key: found[key] for key in needed}, strict=False)
