@@ -51,6 +51,7 @@ class ModelConfig:
         neck: fpn, light_fpn (depthwise-separable) or none (one level, 1x1 projection).
         neck_channels: channels of every level.
         levels: levels that the heads see; those deeper than the backbone are pooled.
+        rpn: light (depthwise 5x5, pointwise) or full (3x3 convolution), before the RPN's outputs.
         head_width: width of the two fully connected layers of the RoI head.
         roi_size: cells a side that RoIAlign cuts out.
         roi_scale: side in px of an object that is read from level p4.
@@ -71,13 +72,14 @@ class ModelConfig:
     neck: Literal["fpn", "light_fpn", "none"] = "light_fpn"
     neck_channels: int = 128
     levels: list[str] = field(default_factory=lambda: ["p2", "p3", "p4", "p5"])
+    rpn: Literal["light", "full"] = "light"
     head_width: int = 256
     roi_size: int = 7
     roi_scale: float = 112.0
     anchor_sizes: Union[Literal["fit"], list[list[float]]] = "fit"
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     rpn_samples: int = 256
-    roi_samples: int = 128
+    roi_samples: int = 64
     proposals: int = 300
     detections: int = 100
     score_threshold: float = 0.02

@@ -86,6 +86,11 @@ class Detector(FasterRCNN):
                 tuple(tuple(sizes) for sizes in model.anchor_sizes),
                 (tuple(model.anchor_ratios),) * len(levels),
             ),
+            rpn_head=ProposalHead(
+                channels,
+                len(model.anchor_sizes[0]) * len(model.anchor_ratios),
+                light=model.rpn == "light",
+            ),
             rpn_pre_nms_top_n_train=4 * model.proposals,
             rpn_pre_nms_top_n_test=2 * model.proposals,
             rpn_post_nms_top_n_train=model.proposals,
@@ -126,6 +131,36 @@ class Detector(FasterRCNN):
         return detector_from(read_checkpoint(path), path)
 
 
+class ProposalHead(nn.Module):
+    """Objectness [N, A, h, w] and box deltas [N, 4A, h, w] of each level, for A anchors a cell.
+
+    `light` replaces the 3x3 convolution by a depthwise 5x5 and a pointwise one, as ThunderNet
+    does (Qin et al., ICCV 2019): on fine levels of a slim detector it is most of the cost.
+    """
+
+    def __init__(self, channels: int, anchors: int, *, light: bool) -> None:
+        super().__init__()
+        if light:
+            self.conv: nn.Module = nn.Sequential(
+                nn.Conv2d(channels, channels, 5, padding=2, groups=channels),
+                nn.Conv2d(channels, channels, 1),
+                nn.ReLU(inplace=True),
+            )
+        else:
+            self.conv = nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True)
+            )
+        self.cls_logits = nn.Conv2d(channels, anchors, 1)
+        self.bbox_pred = nn.Conv2d(channels, 4 * anchors, 1)
+        for layer in (self.cls_logits, self.bbox_pred):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hidden = [self.conv(level) for level in levels]
+        return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
+
+
 class BoxPredictor(nn.Module):
     """Class logits [R, K+1] and box deltas [R, 4(K+1)] of RoI features [R, width]."""
 
@@ -145,8 +180,11 @@ def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) 
         ConfigError: a name that does not exist, or parts that do not fit.
         CheckpointError: backbone weights that do not fit.
     """
+    name = model.backbone
+    if model.neck == "none" and "@" not in name:
+        name = f"{name}@c{model.levels[0][1:]}"  # stages behind the only level would idle
     body = build_backbone(
-        model.backbone,
+        name,
         weights=model.weights,
         frozen_stages=model.frozen_stages,
         frozen_norm=model.frozen_norm,

@@ -1,0 +1,164 @@
+"""An experiment from a YAML file and the command line, with errors in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig, TermConfig, TrainConfig
+from detkd.errors import ConfigError
+
+
+def read_experiment(
+    prog: str, argv: list[str], *, description: str, epilog: str
+) -> tuple[Experiment, Any]:
+    """The resolved experiment, and the options that are not part of it (run, resume).
+
+    Raises:
+        ConfigError: no such file, an unknown key (with the nearest right one), a wrong type.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    parser = ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=_formatter(),
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of an experiment.")
+    parser.add_argument("--run", type=str, default=None, help="run folder (runs/NAME).")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run.")
+    parser.add_class_arguments(Experiment)
+    argv = [*argv]
+    for path_at in _config_positions(argv):
+        argv[path_at] = str(_check_file(argv[path_at]))
+    _check_flags(argv)
+    try:
+        namespace = parser.parse_args(argv)
+        built = parser.instantiate_classes(namespace)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(_sentence(str(error), argv)) from error
+    values = {field.name: getattr(built, field.name) for field in fields(Experiment)}
+    return Experiment(**values), built
+
+
+def find_config(name: str) -> Path:
+    """The config file `name`, or the one of that name that detkd brings along.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from detkd.shipped import shipped
+
+    path = Path(name)
+    if path.is_file():
+        return path
+    inside = shipped("configs", *[part for part in path.parts if part not in ("configs", "..")])
+    if not path.is_absolute() and inside.is_file():
+        return inside
+    there = sorted(shipped("configs").glob("*/*.yaml"))
+    near = difflib.get_close_matches(name, [f"configs/{p.parent.name}/{p.name}" for p in there], 1)
+    hint = f"did you mean {near[0]}?" if near else "name a YAML file, such as one of configs/."
+    raise ConfigError(f"{name}: no such config file; {hint}")
+
+
+def _config_positions(argv: list[str]) -> list[int]:
+    """Where the paths behind --config stand; `--config=PATH` is opened up first."""
+    for at, word in enumerate(argv):
+        if word.startswith("--config="):
+            argv[at : at + 1] = ["--config", word.removeprefix("--config=")]
+    return [at + 1 for at, word in enumerate(argv[:-1]) if word == "--config"]
+
+
+def _check_file(name: str) -> Path:
+    """A config file whose keys all exist."""
+    path = find_config(name)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        raise ConfigError(f"{path}{line}: is not YAML; mend it there.") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no keys; see configs/ for an example.")
+    _check_keys(tree, Experiment, path, "")
+    return path
+
+
+def _check_keys(tree: dict[str, Any], kind: type, path: Path, prefix: str) -> None:
+    known = {field.name: field for field in fields(kind)}
+    for key, value in tree.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key '{prefix}{key}'{_nearest(prefix + str(key))}")
+        inner = PARTS.get(f"{prefix}{key}")
+        for item in value if isinstance(value, list) else [value]:
+            if inner and isinstance(item, dict):
+                _check_keys(item, inner, path, f"{prefix}{key}.")
+
+
+def _check_flags(argv: list[str]) -> None:
+    """Refuse an unknown flag, with the nearest right one."""
+    flags = {"config", "run", "resume", "print_config", "help", *_all_keys()}
+    for word in argv:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].removesuffix("+")
+            if name.split(".losses")[0] not in flags and name not in flags:
+                raise ConfigError(f"unknown option '--{name}'{_nearest(name, sorted(flags))}")
+
+
+PARTS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "distill.losses": TermConfig,
+}
+
+
+def _all_keys() -> list[str]:
+    names = [field.name for field in fields(Experiment)]
+    for prefix, part in PARTS.items():
+        names += [f"{prefix}.{field.name}" for field in fields(part) if is_dataclass(part)]
+    return names
+
+
+def _nearest(name: str, known: list[str] | None = None) -> str:
+    known = known or _all_keys()
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
+    if not near:
+        words = difflib.get_close_matches(name.rsplit(".", 1)[-1], last, n=1, cutoff=0.5)
+        near = [last[words[0]]] if words else []
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return "; --help lists what there is."
+
+
+def _sentence(message: str, argv: list[str]) -> str:
+    """jsonargparse's message, which runs over several lines, as one sentence."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    text = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
+    got = next((line for line in lines if "Got value" in line or "Got " in line), "")
+    if got and got not in text:
+        text += f": {got}"
+    if "is required" in text or "required" in text:
+        return f"{text}; give --config FILE, such as configs/synthetic/student.yaml."
+    where = next((argv[at] for at in _config_positions([*argv])), None)
+    return f"{where}: {text}" if where else text
+
+
+def _formatter() -> type:
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        """Keep the examples' lines, and jsonargparse's types and defaults."""
+
+    return typing.cast(type, Formatter)

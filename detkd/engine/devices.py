@@ -1,0 +1,77 @@
+"""Where a training runs: device, precision, processes, threads and determinism.
+
+One process is started by hand, several by `torchrun --nproc_per_node N` or by SLURM's `srun`;
+Lightning Fabric reads their environment.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from detkd.config import TrainConfig
+from detkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def choose_device(name: str) -> str:
+    """'cpu' or 'cuda' for 'auto', 'cpu' or 'cuda'.
+
+    Raises:
+        ConfigError: a GPU was asked for, and torch sees none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.device: 'cuda' was asked for, and torch sees no GPU; set train.device: auto, "
+            "or install a torch build that matches the driver."
+        )
+    return name
+
+
+def build_fabric(train: TrainConfig) -> Fabric:
+    """Fabric for this process and its siblings, already launched.
+
+    Raises:
+        ConfigError: no such device, or a precision that it cannot do.
+    """
+    from lightning_fabric import Fabric
+
+    device = choose_device(train.device)
+    if train.precision == "fp16" and device == "cpu":
+        raise ConfigError("train.precision: fp16 needs a GPU; use bf16 or 32 on the CPU.")
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    # CUBLAS asks for this before its first call where results must repeat.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
+    # torchvision's RoIAlign has no deterministic CUDA form; the warning would come every step.
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
+    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or local)
+    fabric = Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy="ddp" if world > 1 else "auto",
+        precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Make the randomness of a step a function of (seed, step, rank) alone.
+
+    Sampling of anchors and proposals draws from torch's global generator. Seeding it anew at
+    each step is what makes a resumed run equal an unbroken one without saving its state.
+    """
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)

@@ -1,0 +1,213 @@
+"""The training loop: the only one, for detectors, distillers and classifiers.
+
+A trainable maps `(images, targets)` to a dictionary of losses; its `network` is what is judged
+and kept. Read `fit` from top to bottom: nothing else happens.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from detkd.config import Experiment
+from detkd.engine.average import Average
+from detkd.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
+from detkd.engine.devices import seed_step
+from detkd.engine.optimiser import build_optimizer, lr_factor, set_lr
+from detkd.engine.progress import Display
+from detkd.engine.run import Log, RunFolder
+from detkd.errors import UserError
+
+Judge = Callable[[nn.Module], dict[str, Any]]
+
+
+def fit(
+    trainable: nn.Module,
+    loader: DataLoader,
+    judge: Judge,
+    experiment: Experiment,
+    run: RunFolder,
+    fabric: Fabric,
+    *,
+    resume: bool = False,
+) -> Progress:
+    """Train until the config's end; leaves `last.pt`, `best.pt` and the log in the run folder.
+
+    `loader` has an `EpochBatches` as its batch sampler. `judge` gives a network's metrics; its
+    "AP" decides which epoch is the best. Interrupted by Ctrl-C, it saves and raises
+    KeyboardInterrupt; with `resume` it goes on from `last.pt`, if there is one.
+
+    Raises:
+        UserError: a loss or a gradient is not finite.
+    """
+    train, sampler = experiment.train, loader.batch_sampler
+    classes = trainable.network.classes
+    optimizer = build_optimizer(trainable, train)
+    trainable.to(fabric.device)
+    average = Average(trainable.network, train.ema) if train.ema else None
+    model, wrapped_optimizer = fabric.setup(trainable, optimizer)
+    state = State(trainable, trainable.network, optimizer, average, Progress(), fabric)
+    if resume and run.last.is_file():
+        load_checkpoint(run.last, state)
+    progress = state.progress
+    steps_an_epoch = len(sampler) // train.accumulate or 1
+    steps = train.epochs * steps_an_epoch
+
+    def save_last() -> None:
+        if fabric.is_global_zero:
+            save_checkpoint(run.last, state, experiment, classes, resumable=True)
+
+    began = time.monotonic() - progress.seconds
+    with (
+        Log(run, since_step=progress.step) if fabric.is_global_zero else nullcontext() as log,
+        Display(experiment.name, train.epochs, len(sampler), fabric.is_global_zero) as display,
+        _interruptible() as interrupted,
+    ):
+        while progress.epoch < train.epochs and not _stale(progress, train):
+            sampler.set_epoch(progress.epoch, progress.batch)
+            model.train()
+            waited, epoch_began = 0.0, time.monotonic()
+            for images, targets, wait in _timed(loader):
+                waited += wait
+                progress.batch += 1
+                is_step = progress.batch % train.accumulate == 0
+                seed_step(train.seed, progress.epoch * len(sampler) + progress.batch, fabric.global_rank)
+                images = [image.to(fabric.device, non_blocking=True) for image in images]
+                targets = [_to(target, fabric.device) for target in targets]
+                with fabric.no_backward_sync(model, enabled=not is_step):
+                    losses = model(images, targets)
+                    total = sum(losses.values())
+                    values = _finite(losses, progress.step, run)
+                    fabric.backward(total / train.accumulate)
+                display.step(progress.epoch, progress.batch, values)
+                if not is_step:
+                    continue
+                set_lr(optimizer, lr_factor(progress.step, steps, train))
+                if train.clip:
+                    norm = fabric.clip_gradients(
+                        model, wrapped_optimizer, max_norm=train.clip, error_if_nonfinite=False
+                    )
+                    if train.precision != "fp16" and not math.isfinite(float(norm)):
+                        raise UserError(
+                            f"step {progress.step}: the gradient is not finite, though the losses "
+                            f"are.{_last_good(run)} Lower train.lr, or use train.precision: 32."
+                        )
+                wrapped_optimizer.step()
+                wrapped_optimizer.zero_grad()
+                if average:
+                    average.update(trainable.network)
+                progress.seconds = time.monotonic() - began
+                if log:
+                    log.write("train", progress.step, {**values, "lr": optimizer.param_groups[-1]["lr"]})
+                progress.step += 1
+                if interrupted():
+                    save_last()
+                    raise KeyboardInterrupt
+                if train.save_every and progress.step % train.save_every == 0:
+                    save_last()
+            wrapped_optimizer.zero_grad()
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            epoch_seconds = time.monotonic() - epoch_began
+            if fabric.is_global_zero and (
+                progress.epoch % train.judge_every == 0 or progress.epoch == train.epochs
+            ):
+                display.judging()
+                metrics = judge(average.network if average else trainable.network)
+                score = metrics["AP"] if metrics["AP"] is not None else 0.0
+                if score > progress.best:
+                    progress.best, progress.best_epoch = score, progress.epoch
+                    save_checkpoint(run.best, state, experiment, classes, resumable=False)
+                log.write(
+                    "val",
+                    progress.step - 1,
+                    {
+                        "epoch": progress.epoch,
+                        **metrics,
+                        "epoch_seconds": round(epoch_seconds, 2),
+                        "data_wait": round(waited / max(epoch_seconds, 1e-9), 4),
+                    },
+                )
+                display.judged(progress.epoch, metrics)
+            progress.best, progress.best_epoch = fabric.broadcast(
+                (progress.best, progress.best_epoch)
+            )
+            progress.seconds = time.monotonic() - began
+            save_last()
+            fabric.barrier()
+            if interrupted():
+                raise KeyboardInterrupt
+    return progress
+
+
+def _stale(progress: Progress, train: Any) -> bool:
+    """Whether the best epoch lies so far back that training ends early."""
+    waited = progress.epoch - progress.best_epoch
+    return bool(train.early_stop) and progress.best_epoch >= 0 and waited >= train.early_stop
+
+
+def _timed(loader: DataLoader) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]], float]]:
+    """Batches, each with the seconds that the loop waited for it."""
+    began = time.monotonic()
+    for images, targets in loader:
+        yield images, targets, time.monotonic() - began
+        began = time.monotonic()
+
+
+def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {key: value.to(device, non_blocking=True) for key, value in target.items()}
+
+
+def _finite(losses: dict[str, Tensor], step: int, run: RunFolder) -> dict[str, float]:
+    """The losses as numbers, or a sentence that names the one that is not finite."""
+    numbers = torch.stack([loss.detach().float() for loss in losses.values()]).tolist()
+    values = dict(zip(losses, numbers, strict=True))
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if not bad:
+        return values
+    task = sum(v for k, v in values.items() if k.startswith("loss_") and math.isfinite(v))
+    terms = [name for name in bad if not name.startswith("loss_")]
+    way_out = (
+        "Lower its weight, or see docs/methods.md#balance."
+        if terms
+        else "Lower train.lr, raise train.warmup, or set train.clip."
+    )
+    name = (terms or bad)[0]
+    raise UserError(
+        f"step {step}: {'term' if terms else 'loss'} '{name}' is not finite (the task loss was "
+        f"{task:.2f}).{_last_good(run)} {way_out}"
+    )
+
+
+def _last_good(run: RunFolder) -> str:
+    if run.last.is_file():
+        return f" The last good checkpoint is {run.last}."
+    return " There is no checkpoint yet."
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end the step that is under way; a second one ends the program at once."""
+    seen: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not in the main thread: leave signals alone
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,114 @@
+"""The parts of a training, built from its config: data, loader and judge."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detkd.config import DataConfig, Experiment
+from detkd.data.anchors import fit_anchors
+from detkd.data.dataset import CocoDataset, collate
+from detkd.data.sampler import EpochBatches
+from detkd.engine.curves import plot_curves
+from detkd.engine.fit import Judge
+from detkd.engine.predict import predict
+from detkd.engine.run import RunFolder
+from detkd.errors import DataError
+from detkd.evaluation.coco_map import coco_map
+from detkd.evaluation.judge import judge as judge_results
+from detkd.evaluation.plots import plot_all
+from detkd.files import write_json
+from detkd.models.backbones import STRIDES
+from detkd.models.detector import Detector
+
+
+def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
+    """Training and validation data; where anchors are to be fitted, the config gets their sizes.
+
+    Raises:
+        DataError: files that cannot be used, or classes that differ between the two.
+    """
+    data, model = experiment.data, experiment.model
+    train_set = _dataset(data, data.train, data.augment)
+    val_set = _dataset(data, data.val, "none")
+    if train_set.classes != val_set.classes:
+        differing = sorted(set(train_set.classes) ^ set(val_set.classes))
+        what = f"'{differing[0]}' is in one of them only" if differing else "their order differs"
+        raise DataError(
+            f"{data.val}: its classes are not those of {data.train} ({what}); "
+            "convert both with the same --classes."
+        )
+    if model.anchor_sizes == "fit":
+        strides = [STRIDES.get(f"c{level[1]}", 64) for level in model.levels]
+        sizes, _ = fit_anchors(train_set.box_sizes(), strides, model.anchor_ratios)
+        model.anchor_sizes = [list(level) for level in sizes]
+    return train_set, val_set
+
+
+def _dataset(data: DataConfig, annotations: str, augment: str) -> CocoDataset:
+    return CocoDataset(
+        annotations,
+        images=data.images,
+        image_size=data.image_size,
+        augment=augment,
+        cache=data.cache,
+        skip_missing=data.skip_missing,
+    )
+
+
+def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -> DataLoader:
+    """Training batches whose order and augmentation depend on seed and epoch alone."""
+    train, workers = experiment.train, experiment.data.workers
+    batches = EpochBatches(
+        len(dataset),
+        train.batch_size,
+        seed=train.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_leave_interrupts if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+        # Its own generator: the loader must not draw from the one that samples proposals.
+        generator=torch.Generator().manual_seed(train.seed),
+    )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C goes to every process of the group; the main one decides what to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def build_judge(dataset: CocoDataset, experiment: Experiment) -> Judge:
+    """A function that gives a network's COCO metrics on `dataset`."""
+
+    def judge(network: nn.Module) -> dict[str, Any]:
+        assert isinstance(network, Detector)
+        results = predict(network, dataset, batch_size=experiment.train.batch_size)
+        return coco_map(dataset.truth, results)["coco"]
+
+    return judge
+
+
+def final_judgement(
+    run: RunFolder, dataset: CocoDataset, experiment: Experiment, device: torch.device
+) -> dict[str, Any]:
+    """Judge the best checkpoint whole: metrics.json, predictions.json and plots/."""
+    detector = Detector.load(run.best)
+    results = predict(detector, dataset, batch_size=experiment.train.batch_size, device=device)
+    metrics = judge_results(dataset.truth, results)
+    write_json(run.predictions, results)
+    write_json(run.metrics, metrics)
+    plot_all(dataset.truth, results, run.plots, images=dataset.image_root)
+    plot_curves(run)
+    return metrics

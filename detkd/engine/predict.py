@@ -1,0 +1,64 @@
+"""Detections of a data set, as COCO results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from detkd.data.dataset import CocoDataset, collate
+from detkd.models.detector import Detector
+
+
+@torch.no_grad()
+def predict(
+    detector: Detector,
+    dataset: CocoDataset,
+    *,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> list[dict[str, Any]]:
+    """COCO results, boxes in px of the original images, in the data set's order.
+
+    The detector is put into evaluation mode for it and back after it. `progress` is called with
+    the number of images of each batch.
+    """
+    device = device or next(detector.parameters()).device
+    training = detector.training
+    detector.to(device).eval()
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    results: list[dict[str, Any]] = []
+    for images, targets in loader:
+        detections = detector([image.to(device) for image in images])
+        for image, target, found in zip(images, targets, detections, strict=True):
+            results += _coco_results(image, target, found, dataset.category_ids)
+        if progress:
+            progress(len(images))
+    detector.train(training)
+    return results
+
+
+def _coco_results(
+    image: torch.Tensor,
+    target: dict[str, torch.Tensor],
+    found: dict[str, torch.Tensor],
+    category_ids: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    height, width = target["orig_size"].tolist()
+    scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
+    boxes = found["boxes"].float().cpu() * scale
+    boxes[:, 2:] -= boxes[:, :2]
+    image_id = int(target["image_id"])
+    return [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+        for box, label, score in zip(
+            boxes.tolist(),
+            found["labels"].tolist(),
+            found["scores"].float().tolist(),
+            strict=True,
+        )
+    ]

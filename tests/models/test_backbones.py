@@ -1,0 +1,145 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.ops import FrozenBatchNorm2d
+
+from detkd.errors import CheckpointError, ConfigError
+from detkd.models.backbones import build_backbone
+
+NAMES = [
+    "resnet18",
+    "resnet34",
+    "vgg11",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "timm/resnet18",
+    "timm/tf_efficientnet_lite0",
+    "shallow_x1",
+    "shallow_x0.5_d1",
+    "shallow_x2_d3",
+    "resnet18@c3",
+    "shallow_x1@c4",
+    "timm/resnet18@c4",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_what_the_backbone_says(name):
+    backbone = build_backbone(name).eval()
+    with torch.no_grad():
+        out = backbone(torch.zeros(2, 3, 64, 96))
+    assert list(out) == list(backbone.features)
+    for key, feature in backbone.features.items():
+        size = (2, feature.channels, 64 // feature.stride, 96 // feature.stride)
+        assert out[key].shape == size, key
+        assert feature.stride == 2 ** int(key[1])
+
+
+@pytest.mark.parametrize("name", ["shallow_x1", "shallow_x2", "shallow_x1_d3"])
+def test_shallow_backbones_have_ten_to_a_hundred_thousand_parameters(name):
+    count = sum(p.numel() for p in build_backbone(name).parameters())
+    assert 10_000 <= count <= 100_000
+
+
+def test_depth_and_width_grow_the_shallow_backbone():
+    def size(name):
+        return sum(p.numel() for p in build_backbone(name).parameters())
+
+    assert size("shallow_x0.5") < size("shallow_x1") < size("shallow_x1_d3") < size("shallow_x2_d3")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet19", "no 'resnet19'"),
+        ("resnet18@c7", "no stage 'c7'"),
+        ("timm/resnet18_oops", "timm has no 'resnet18_oops'"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_what_there_is(name, said):
+    with pytest.raises(ConfigError, match=said):
+        build_backbone(name)
+
+
+def test_shallow_backbones_have_no_imagenet_weights():
+    with pytest.raises(ConfigError, match="no ImageNet weights of 'shallow_x1'"):
+        build_backbone("shallow_x1", weights="imagenet")
+
+
+def test_weights_of_a_local_file_are_loaded(tmp_path):
+    from torchvision.models import mobilenet_v2
+
+    torch.manual_seed(1)
+    net = mobilenet_v2(weights=None)
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith("classifier")}
+    save_file(state, tmp_path / "w.safetensors")
+    backbone = build_backbone("mobilenet_v2", weights=str(tmp_path / "w.safetensors"))
+    assert torch.equal(backbone.stages["stem2"][0][0].weight, net.features[0][0].weight)
+    assert torch.equal(backbone.stages["c5"][-1].conv[2].weight, net.features[17].conv[2].weight)
+
+
+def test_weights_that_lack_a_layer_or_have_another_shape_are_refused(tmp_path):
+    from torchvision.models import resnet18
+
+    state = resnet18(weights=None).state_dict()
+    lacking = {k: v for k, v in state.items() if k != "layer3.0.conv1.weight"}
+    save_file(lacking, tmp_path / "lacking.safetensors")
+    with pytest.raises(CheckpointError, match=r"the first is 'layer3.0.conv1.weight'"):
+        build_backbone("resnet18", weights=str(tmp_path / "lacking.safetensors"))
+    save_file(state | {"conv1.weight": torch.zeros(1)}, tmp_path / "shape.safetensors")
+    with pytest.raises(CheckpointError, match=r"'conv1.weight' has shape \[1\]"):
+        build_backbone("resnet18", weights=str(tmp_path / "shape.safetensors"))
+
+
+def test_a_file_with_code_in_it_is_never_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(CheckpointError, match="it could run code"):
+        build_backbone("resnet18", weights=str(tmp_path / "bomb.pt"))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"\x80\x04garbage", b"{}"])
+def test_garbage_is_refused_in_a_sentence(tmp_path, content):
+    for name in ("x.pt", "x.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            build_backbone("resnet18", weights=str(tmp_path / name))
+
+
+def test_frozen_norm_keeps_statistics_and_scales():
+    backbone = build_backbone("resnet18", frozen_norm=True).train()
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in backbone.modules())
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in backbone.modules())
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    backbone(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+
+
+def test_frozen_norm_computes_what_the_trained_norm_would():
+    torch.manual_seed(0)
+    trained = build_backbone("resnet18").train()
+    trained(torch.rand(4, 3, 64, 64))
+    frozen = build_backbone("resnet18", frozen_norm=True)
+    frozen.load_state_dict(
+        {k: v for k, v in trained.state_dict().items() if "num_batches" not in k}
+    )
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.allclose(trained.eval()(x)["c5"], frozen.train()(x)["c5"], atol=1e-4)
+
+
+def test_frozen_stages_are_trained_in_no_way():
+    backbone = build_backbone("resnet18", frozen_stages=2).train()
+    frozen = ("stages.stem", "stages.c2", "stages.c3")
+    for name, parameter in backbone.named_parameters():
+        assert parameter.requires_grad != name.startswith(frozen), name
+    before = {k: v.clone() for k, v in backbone.state_dict().items() if k.startswith(frozen)}
+    backbone(torch.rand(2, 3, 64, 64))
+    after = backbone.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+    with pytest.raises(ConfigError, match="more than the 4 stages"):
+        build_backbone("resnet18", frozen_stages=5)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from detkd.config import ModelConfig
+from detkd.errors import ConfigError
+from detkd.models.detector import build_detector
+
+
+def model(**changes):
+    sizes = {"anchor_sizes": [[16.0], [32.0], [64.0]], "levels": ["p3", "p4", "p5"]}
+    return ModelConfig(**{"neck_channels": 32, "head_width": 64, **sizes, **changes})
+
+
+def batch():
+    images = [torch.rand(3, 96, 128), torch.rand(3, 128, 100)]
+    boxes = torch.tensor([[10.0, 10, 50, 60], [60, 20, 95, 90]])
+    target = {"boxes": boxes, "labels": torch.tensor([1, 2])}
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    return images, [target, nothing]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"neck": "fpn", "rpn": "full"},
+        {"neck": "none", "levels": ["p4"], "anchor_sizes": [[32.0, 64.0]]},
+        {"backbone": "resnet18@c3", "levels": ["p3", "p4", "p5"]},
+        {"levels": ["p4", "p5", "p6"], "backbone": "mobilenet_v3_small"},
+        {"levels": ["p2"], "anchor_sizes": [[16.0, 32.0, 64.0]]},
+    ],
+)
+def test_it_keeps_torchvisions_contract(changes):
+    torch.manual_seed(0)
+    detector = build_detector(model(**changes), ["a", "b"], 128)
+    losses = detector(*batch())
+    assert set(losses) == {
+        "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg",
+    }
+    sum(losses.values()).backward()
+    trained = [p for p in detector.parameters() if p.requires_grad]
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+    detections = detector.eval()(batch()[0])
+    assert [set(found) for found in detections] == [{"boxes", "labels", "scores"}] * 2
+
+
+def test_features_name_stages_and_levels():
+    detector = build_detector(model(), ["a"], 128)
+    said = {name: str(feature) for name, feature in detector.features.items()}
+    assert said["c3"] == "24 ch, stride 8"
+    assert said["p5"] == "32 ch, stride 32"
+
+
+def test_an_image_of_the_right_size_is_not_resized_and_another_is():
+    detector = build_detector(model(), ["a"], 128)
+    right = torch.rand(3, 96, 128)
+    assert detector.transform.resize(right, None)[0] is right
+    assert detector.transform.resize(torch.rand(3, 300, 600), None)[0].shape == (3, 64, 128)
+
+
+def test_boxes_come_back_in_the_frame_of_the_given_image():
+    torch.manual_seed(0)
+    detector = build_detector(model(score_threshold=0.0), ["a"], 128).eval()
+    boxes = detector([torch.rand(3, 480, 640)])[0]["boxes"]
+    assert len(boxes)
+    assert boxes[:, 2].max() > 160
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"anchor_sizes": [[16.0]]}, "1 lists for 3 levels"),
+        ({"anchor_sizes": [[16.0], [32.0], [64.0, 90.0]]}, "the same number of sizes"),
+        ({"levels": ["p3", "p5"]}, "do not follow each other"),
+        ({"levels": ["q3"]}, "are not levels"),
+        ({"neck": "none"}, "has one level"),
+        ({"backbone": "shallow_x1@c3", "levels": ["p4", "p5", "p6"]}, "needs stage c4"),
+        ({"anchor_sizes": "fit"}, "must be measured"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        build_detector(model(**changes), ["a"], 128)
+
+
+def test_the_light_proposal_head_has_fewer_parameters():
+    def size(kind):
+        head = build_detector(model(rpn=kind), ["a"], 128).rpn.head
+        return sum(p.numel() for p in head.parameters())
+
+    assert size("light") < size("full") / 3
