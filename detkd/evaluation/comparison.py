@@ -1,0 +1,82 @@
+"""The same images side by side: the truth, and what each of several networks found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detkd.files import write_with
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+
+
+def draw_comparison(
+    truth: dict[str, Any],
+    found: Mapping[str, Sequence[dict[str, Any]]],
+    image_root: Path,
+    path: Path,
+    *,
+    count: int = 4,
+    threshold: float = 0.5,
+) -> None:
+    """Write a picture with one row an image and one column a network, after the truth.
+
+    Args:
+        truth: COCO ground truth.
+        found: COCO results by the name of the network.
+        count: how many images; those with most annotated objects are taken.
+        threshold: detections with a lower score are not drawn.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from PIL import Image, ImageOps
+
+    boxes_of: dict[int, list[dict[str, Any]]] = {}
+    for annotation in truth["annotations"]:
+        boxes_of.setdefault(annotation["image_id"], []).append(annotation)
+    images = sorted(
+        truth["images"], key=lambda image: (-len(boxes_of.get(image["id"], [])), image["id"])
+    )[:count]
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    colours = {key: COLOURS[at % len(COLOURS)] for at, key in enumerate(names)}
+    columns = ["truth", *found]
+    figure, axes = plt.subplots(
+        len(images),
+        len(columns),
+        figsize=(3.4 * len(columns), 2.7 * len(images)),
+        layout="constrained",
+        squeeze=False,
+    )
+    for row, image in zip(axes, images, strict=True):
+        with Image.open(image_root / image["file_name"]) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        for axis, column in zip(row, columns, strict=True):
+            axis.imshow(picture)
+            axis.set_axis_off()
+            if row is axes[0]:
+                axis.set_title(column)
+            if column == "truth":
+                shown = boxes_of.get(image["id"], [])
+            else:
+                shown = [
+                    box
+                    for box in found[column]
+                    if box["image_id"] == image["id"] and box["score"] >= threshold
+                ]
+            for box in shown:
+                x, y, width, height = box["bbox"]
+                colour = colours[box["category_id"]]
+                axis.add_patch(
+                    plt.Rectangle((x, y), width, height, fill=False, color=colour, linewidth=1.6)
+                )
+    handles = [
+        plt.Line2D([], [], color=colours[key], linewidth=2, label=name)
+        for key, name in names.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
+    plt.close(figure)

@@ -1,0 +1,53 @@
+"""The configs of a study are complete, and differ only in what the study varies."""
+
+import pytest
+import yaml
+
+from detkd.cli.arguments import read_experiment
+from detkd.shipped import shipped
+
+STUDIES = ("synthetic", "bccd", "microalgae", "pmid2019")
+VARIED_BY_TEACHER = {"name", "model.backbone", "model.weights"}
+VARIED_BY_DISTILLING = {"name", "distill"}
+
+
+def read(study, role):
+    path = shipped("configs", study, f"{role}.yaml")
+    return read_experiment("detkd train", ["--config", str(path)], description="", epilog="")[0]
+
+
+def flat(experiment):
+    out = {}
+    for key, value in experiment.as_dict().items():
+        if isinstance(value, dict) and key != "distill":
+            out |= {f"{key}.{inner}": item for inner, item in value.items()}
+        else:
+            out[key] = value
+    return out
+
+
+def differing(a, b):
+    a, b = flat(a), flat(b)
+    return {key for key in a if a[key] != b[key]}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_teacher_and_student_differ_in_the_backbone_alone(study):
+    assert differing(read(study, "teacher"), read(study, "student")) <= VARIED_BY_TEACHER
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_plain_and_distilled_student_differ_in_the_teacher_alone(study):
+    assert differing(read(study, "student"), read(study, "distill")) == VARIED_BY_DISTILLING
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_distilled_student_names_the_teachers_run(study):
+    assert read(study, "distill").distill.teacher == f"runs/{study}-teacher/best.pt"
+
+
+def test_the_papers_config_has_its_networks_and_classes():
+    assert read("pmid2019", "teacher").model.backbone == "vgg16"
+    assert read("pmid2019", "student").model.backbone == "vgg11"
+    card = yaml.safe_load(shipped("datasets", "pmid2019.yaml").read_text())
+    assert len(card["classes"]) == 24
