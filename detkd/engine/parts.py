@@ -22,8 +22,8 @@ from detkd.errors import DataError
 from detkd.evaluation.coco_map import coco_map
 from detkd.evaluation.judge import judge as judge_results
 from detkd.evaluation.plots import plot_all
+from detkd.evaluation.results import check_truth
 from detkd.files import write_json
-from detkd.models.backbones import STRIDES
 from detkd.models.detector import Detector
 
 
@@ -44,9 +44,9 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             "convert both with the same --classes."
         )
     if model.anchor_sizes == "fit":
-        strides = [STRIDES.get(f"c{level[1]}", 64) for level in model.levels]
-        sizes, _ = fit_anchors(train_set.box_sizes(), strides, model.anchor_ratios)
-        model.anchor_sizes = [list(level) for level in sizes]
+        model.anchor_sizes, _ = fit_anchors(
+            train_set.box_sizes(), len(model.levels), model.anchor_ratios
+        )
     return train_set, val_set
 
 
@@ -91,11 +91,12 @@ def _leave_interrupts(worker: int) -> None:
 
 def build_judge(dataset: CocoDataset, experiment: Experiment) -> Judge:
     """A function that gives a network's COCO metrics on `dataset`."""
+    truth = check_truth(dataset.truth, dataset.path)
 
     def judge(network: nn.Module) -> dict[str, Any]:
         assert isinstance(network, Detector)
         results = predict(network, dataset, batch_size=experiment.train.batch_size)
-        return coco_map(dataset.truth, results)["coco"]
+        return coco_map(truth, results)["coco"]
 
     return judge
 
@@ -106,9 +107,10 @@ def final_judgement(
     """Judge the best checkpoint whole: metrics.json, predictions.json and plots/."""
     detector = Detector.load(run.best)
     results = predict(detector, dataset, batch_size=experiment.train.batch_size, device=device)
-    metrics = judge_results(dataset.truth, results)
+    truth = check_truth(dataset.truth, dataset.path)
+    metrics = judge_results(truth, results)
     write_json(run.predictions, results)
     write_json(run.metrics, metrics)
-    plot_all(dataset.truth, results, run.plots, images=dataset.image_root)
+    plot_all(truth, results, run.plots, images=dataset.image_root)
     plot_curves(run)
     return metrics

@@ -1,0 +1,258 @@
+"""A COCO data set as torchvision's detectors want it: decoded once, resized once, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detkd.data.augment import Augment
+from detkd.errors import DataError
+
+# One thread a process: the loader's workers and torch's own threads share the cores.
+cv2.setNumThreads(0)
+
+Target = dict[str, Tensor]
+
+
+def load_image(path: Path, image_size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """RGB image [H, W, 3] uint8 whose longest side is `image_size`, and the file's (height, width).
+
+    The displayed frame is used (EXIF orientation is applied); grey becomes RGB, 16 bit is
+    divided by 256. Training, judging and prediction all come through here.
+
+    Raises:
+        DataError: the file cannot be decoded.
+    """
+    flags = cv2.IMREAD_COLOR
+    image = cv2.imread(str(path), flags)
+    if image is None:
+        raise DataError(f"{path}: cannot be read as an image; replace it, or leave it out.")
+    height, width = image.shape[:2]
+    scale = image_size / max(height, width)
+    if scale != 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = cv2.resize(image, size, interpolation=shrinks)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), (height, width)
+
+
+def read_coco(path: str | Path) -> dict[str, Any]:
+    """A COCO detection file, checked as far as training and judging rely on it.
+
+    Raises:
+        DataError: no such file, not JSON, or not a COCO detection file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; make it with 'detkd convert' and 'detkd split'.")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON ({error}); convert the data set again.") from error
+    wanted = {
+        "images": ("id", "file_name", "width", "height"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+        "categories": ("id", "name"),
+    }
+    for section, keys in wanted.items():
+        entries = document.get(section) if isinstance(document, dict) else None
+        if not isinstance(entries, list):
+            raise DataError(
+                f"{path}: is no COCO detection file: it has no list '{section}'; "
+                "convert the data set first."
+            )
+        for at, entry in enumerate(entries):
+            for key in keys:
+                if not isinstance(entry, dict) or key not in entry:
+                    raise DataError(
+                        f"{path}: {section}[{at}] has no '{key}'; convert the data set again."
+                    )
+    if not document["categories"]:
+        raise DataError(f"{path}: names no categories; convert the data set again.")
+    return document
+
+
+def image_root(path: Path, document: dict[str, Any], images: str | Path | None) -> Path:
+    """Folder that the file names of a COCO file start from."""
+    if images is not None:
+        return Path(images)
+    info = document.get("info")
+    record = info.get("detkd") if isinstance(info, dict) else None
+    inside = record.get("image_root") if isinstance(record, dict) else None
+    return Path(os.path.normpath(path.parent / inside)) if inside else path.parent
+
+
+class CocoDataset(Dataset[tuple[Tensor, Target]]):
+    """Images and targets of a COCO file.
+
+    A key `(index, draw)` gives the image augmented by the seed `draw`, an `index` alone the image
+    as it is. Boxes are xyxy in px of the image that is given; crowds are no training targets; an
+    image without boxes is a negative.
+
+    Args:
+        annotations: COCO file.
+        images: folder of the images; without it the COCO file says where they are.
+        image_size: longest side in px after resizing.
+        augment: name of an augmentation.
+        cache: memory, disk or none: where decoded and resized images are kept.
+        cache_dir: folder of the disk cache (DETKD_CACHE, or ~/.cache/detkd).
+        skip_missing: leave out images that are not on disk.
+
+    Raises:
+        DataError: the file cannot be used, or images are not there.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        *,
+        images: str | Path | None = None,
+        image_size: int,
+        augment: str = "none",
+        cache: str = "memory",
+        cache_dir: str | Path | None = None,
+        skip_missing: bool = False,
+    ) -> None:
+        self.path = Path(annotations)
+        self.truth = read_coco(self.path)
+        self.image_root = image_root(self.path, self.truth, images)
+        self.image_size, self.augment, self.cache = image_size, Augment(augment), cache
+        self.cache_dir = Path(
+            cache_dir or os.environ.get("DETKD_CACHE") or Path.home() / ".cache" / "detkd"
+        )
+        self._kept: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
+        self._find_images(skip_missing)
+        categories = self.truth["categories"]
+        self.classes = tuple(category["name"] for category in categories)
+        self.category_ids = tuple(category["id"] for category in categories)
+        self._boxes, self._labels = self._read_boxes()
+
+    def _find_images(self, skip_missing: bool) -> None:
+        missing = []
+        for image in self.truth["images"]:
+            name = PurePosixPath(str(image["file_name"]))
+            if name.is_absolute() or ".." in name.parts or "\\" in str(name):
+                raise DataError(
+                    f"{self.path}: image name '{name}' leaves the image root {self.image_root}; "
+                    "convert the data set again."
+                )
+            if not (self.image_root / name).is_file():
+                missing.append(image)
+        if missing and not skip_missing:
+            first = ", ".join(image["file_name"] for image in missing[:3])
+            raise DataError(
+                f"{len(missing)} of {len(self.truth['images'])} images are not in "
+                f"{self.image_root}: {first}{', ...' if len(missing) > 3 else ''}. Convert again, "
+                "name their folder with --data.images, or leave them out with --data.skip_missing true."
+            )
+        gone = {image["id"] for image in missing}
+        if gone:
+            self.truth = {
+                **self.truth,
+                "images": [image for image in self.truth["images"] if image["id"] not in gone],
+                "annotations": [
+                    box for box in self.truth["annotations"] if box["image_id"] not in gone
+                ],
+            }
+        if not self.truth["images"]:
+            raise DataError(f"{self.path}: holds no images; convert or split again.")
+
+    def _read_boxes(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Boxes [N, 4] xywh in px of the file, and labels from 1 on, of each image."""
+        label_of = {category: at for at, category in enumerate(self.category_ids, start=1)}
+        rows: dict[Any, list[list[float]]] = {image["id"]: [] for image in self.truth["images"]}
+        for at, box in enumerate(self.truth["annotations"]):
+            if box["image_id"] not in rows or box["category_id"] not in label_of:
+                raise DataError(
+                    f"{self.path}: annotations[{at}] names an image or category that does not "
+                    "exist; convert the data set again."
+                )
+            values = box["bbox"]
+            if len(values) != 4 or not np.isfinite(np.asarray(values, dtype=float)).all():
+                raise DataError(
+                    f"{self.path}: annotations[{at}] has the box {values}; four finite numbers "
+                    "are needed; convert the data set again."
+                )
+            if not box.get("iscrowd") and values[2] > 0 and values[3] > 0:
+                rows[box["image_id"]].append([*values, label_of[box["category_id"]]])
+        tables = [
+            np.asarray(rows[image["id"]], dtype=np.float32).reshape(-1, 5)
+            for image in self.truth["images"]
+        ]
+        return [t[:, :4] for t in tables], [t[:, 4].astype(np.int64) for t in tables]
+
+    def __len__(self) -> int:
+        return len(self.truth["images"])
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
+        index, draw = key if isinstance(key, tuple) else (key, None)
+        record = self.truth["images"][index]
+        image, (height, width) = self._load(index)
+        boxes, labels = self._boxes[index].copy(), self._labels[index]
+        boxes[:, 2:] += boxes[:, :2]
+        boxes *= np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, image.shape[1])
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, image.shape[0])
+        if draw is not None:
+            image, boxes, rows = self.augment(image, boxes, draw)
+            labels = labels[rows]
+        solid = ((boxes[:, 2] - boxes[:, 0]) > 0.1) & ((boxes[:, 3] - boxes[:, 1]) > 0.1)
+        xyxy = torch.from_numpy(boxes[solid])
+        target = {
+            "boxes": xyxy,
+            "labels": torch.from_numpy(labels[solid]),
+            "image_id": torch.tensor([record["id"]]),
+            "area": (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1]),
+            "iscrowd": torch.zeros(len(xyxy), dtype=torch.int64),
+            "orig_size": torch.tensor([height, width]),
+        }
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return pixels.float().div_(255), target
+
+    def box_sizes(self) -> np.ndarray:
+        """Widths and heights [N, 2] of all boxes, in px of the resized images."""
+        scaled = [
+            boxes[:, 2:] * (self.image_size / max(image["width"], image["height"]))
+            for boxes, image in zip(self._boxes, self.truth["images"], strict=True)
+        ]
+        return np.concatenate(scaled)
+
+    def _load(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        if index in self._kept:
+            return self._kept[index]
+        path = self.image_root / self.truth["images"][index]["file_name"]
+        loaded = self._from_disk(path) if self.cache == "disk" else load_image(path, self.image_size)
+        if self.cache == "memory":
+            self._kept[index] = loaded
+        return loaded
+
+    def _from_disk(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        """The resized image from the disk cache, which is filled on the way."""
+        state = path.stat()
+        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{self.image_size}"
+        kept = self.cache_dir / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npz"
+        if kept.is_file():
+            with np.load(kept, allow_pickle=False) as stored:
+                return stored["image"], tuple(stored["size"].tolist())
+        image, size = load_image(path, self.image_size)
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        # Several workers may write the same image: each its own file, the last rename wins.
+        with tempfile.NamedTemporaryFile(dir=self.cache_dir, delete=False) as stream:
+            np.savez(stream, image=image, size=np.array(size))
+        os.replace(stream.name, kept)
+        return image, size
+
+
+def collate(batch: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
+    """A batch as torchvision's detectors take it: images and targets as lists."""
+    return [image for image, _ in batch], [target for _, target in batch]
