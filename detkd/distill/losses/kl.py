@@ -1,0 +1,34 @@
+"""Softened logits (Hinton, Vinyals and Dean, 2015), here of the RoI head."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from detkd.distill.losses.reduction import full
+from detkd.distill.view import View
+
+
+class LogitsKL(nn.Module):
+    """Match the class probabilities that the two networks give to the same proposals.
+
+        L = T² · 1/R Σ_r Σ_k p_t (log p_t − log p_s),   p = softmax(z / T)
+
+    over the K + 1 classes (background first) of R proposals. T = 1 suits a RoI head, most of
+    whose proposals are background: a higher one flattens what the teacher is sure of.
+    """
+
+    needs_equal_width = True
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(
+        self, student: Float[Tensor, "r k"], teacher: Float[Tensor, "r k"], view: View
+    ) -> Float[Tensor, ""]:
+        log_s = torch.log_softmax(full(student) / self.temperature, dim=1)
+        log_t = torch.log_softmax(full(teacher) / self.temperature, dim=1)
+        divergence = (log_t.exp() * (log_t - log_s)).sum()
+        return self.temperature**2 * divergence / max(1, len(student))

@@ -1,0 +1,130 @@
+"""What of the teacher's neck, RPN and RoI head the student takes over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from detkd.errors import ConfigError
+from detkd.models.detector import Detector
+
+PARTS = ("neck", "rpn", "roi_heads")
+
+
+@dataclass
+class Plan:
+    """Which tensors are taken over, part by part, and what is left as it is; read it aloud."""
+
+    copied: dict[str, list[str]] = field(default_factory=dict)
+    kept: dict[str, list[str]] = field(default_factory=dict)
+    freeze: bool = False
+
+    def lines(self) -> list[str]:
+        """One line a part."""
+        verb = "taken over and frozen" if self.freeze else "taken over and trained on"
+        said = []
+        for part, names in self.copied.items():
+            own = self.kept.get(part, [])
+            rest = f"; its own stay: {', '.join(_modules(own))} (other widths)" if own else ""
+            said.append(f"{part}: {len(names)} tensors {verb}{rest}")
+        return said
+
+
+def plan_sharing(student: Detector, teacher: Detector, heads: str) -> Plan:
+    """What `heads` (none, inherit or freeze) means for these two networks.
+
+    Laterals of the neck whose input widths differ stay the student's own; everything behind them
+    must fit.
+
+    Raises:
+        ConfigError: levels, widths, anchors, box coding or classes differ.
+    """
+    if heads == "none":
+        return Plan()
+    if heads not in ("inherit", "freeze"):
+        raise ConfigError(f"distill.heads: '{heads}' is not none, inherit or freeze.")
+    _check(student, teacher)
+    plan = Plan(freeze=heads == "freeze")
+    for part in PARTS:
+        ours, theirs = _part(student, part).state_dict(), _part(teacher, part).state_dict()
+        fits = {key for key in ours if key in theirs and ours[key].shape == theirs[key].shape}
+        if part != "neck" and len(fits) != len(ours):
+            key = sorted(set(ours) - fits)[0]
+            theirs_shape = list(theirs[key].shape) if key in theirs else "nothing there"
+            raise ConfigError(
+                f"cannot share the {part}: '{key}' is {list(ours[key].shape)} in the student and "
+                f"{theirs_shape} in the teacher. Give both the same model settings, or set "
+                "distill.heads: none."
+            )
+        # A convolution and the norm behind it go together.
+        cut = {key.rsplit(".", 2)[0] for key in ours if key not in fits}
+        copied = [key for key in ours if key in fits and key.rsplit(".", 2)[0] not in cut]
+        plan.copied[part] = copied
+        plan.kept[part] = [key for key in ours if key not in copied]
+    return plan
+
+
+def apply_sharing(plan: Plan, student: Detector, teacher: Detector) -> None:
+    """Copy the planned tensors into the student; freeze their modules where planned."""
+    for part, names in plan.copied.items():
+        module, theirs = _part(student, part), _part(teacher, part).state_dict()
+        module.load_state_dict({**module.state_dict(), **{key: theirs[key] for key in names}})
+        if plan.freeze:
+            for name, parameter in module.named_parameters():
+                if name in names:
+                    parameter.requires_grad_(False)
+
+
+def frozen_norms(plan: Plan, student: Detector) -> list[nn.Module]:
+    """Batch norms taken over and frozen: they must stay in evaluation mode."""
+    if not plan.freeze:
+        return []
+    return [
+        module
+        for part, names in plan.copied.items()
+        for name, module in _part(student, part).named_modules()
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" in names
+    ]
+
+
+def _part(detector: Detector, part: str) -> nn.Module:
+    return detector.backbone.neck if part == "neck" else getattr(detector, part)
+
+
+def _check(student: Detector, teacher: Detector) -> None:
+    if student.classes != teacher.classes:
+        missing = [name for name in teacher.classes if name not in student.classes]
+        what = f"missing '{missing[0]}'" if missing else "in another order"
+        raise ConfigError(
+            f"the teacher knows {len(teacher.classes)} classes and the student "
+            f"{len(student.classes)}: {what}. Train both on the same categories."
+        )
+    ours, theirs = student.backbone.neck.features, teacher.backbone.neck.features
+    anchors = [
+        (d.rpn.anchor_generator.sizes, d.rpn.anchor_generator.aspect_ratios)
+        for d in (student, teacher)
+    ]
+    if ours != theirs or len(anchors[0][0][0]) != len(anchors[1][0][0]):
+        said = [
+            f"{list(levels)} of {d.backbone.out_channels} channels and "
+            f"{d.rpn.anchor_generator.num_anchors_per_location()[0]} anchors"
+            for levels, d in ((theirs, teacher), (ours, student))
+        ]
+        raise ConfigError(
+            f"cannot share the RPN: the teacher has {said[0]}, the student {said[1]}. Give both "
+            "the same levels, neck_channels and anchor_sizes, or set distill.heads: none."
+        )
+    if anchors[0] != anchors[1]:
+        raise ConfigError(
+            f"cannot share the RPN: the teacher's anchors are {anchors[1][0]}, the student's "
+            f"{anchors[0][0]}. Train both on the same data and image_size, or give both the same "
+            "anchor_sizes, or set distill.heads: none."
+        )
+    if student.roi_heads.box_coder.weights != teacher.roi_heads.box_coder.weights:
+        raise ConfigError("cannot share the RoI head: the two code boxes with other weights.")
+
+
+def _modules(keys: list[str]) -> list[str]:
+    """Names of the modules behind the keys, each once."""
+    return list(dict.fromkeys(key.rsplit(".", 2)[0] for key in keys))

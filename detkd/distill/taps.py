@@ -1,0 +1,82 @@
+"""Reading named features out of a running detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from detkd.errors import ConfigError
+from detkd.models.detector import Detector
+
+HEAD_FEATURES = ("roi.logits",)
+
+
+@dataclass
+class Reading:
+    """What one forward pass of a detector said.
+
+    `features` has c2..c5 and p2..p6 [N, C, h, w] and, in training, roi.logits [R, K+1];
+    `proposals` are the boxes [R_n, 4] of each image that the RoI head was given, row by row those
+    of roi.logits; `image_sizes` and `padded_size` are those of the batch; `targets` are in its
+    frame.
+    """
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    proposals: list[Tensor] = field(default_factory=list)
+    image_sizes: list[tuple[int, int]] = field(default_factory=list)
+    padded_size: tuple[int, int] = (0, 0)
+    targets: list[dict[str, Tensor]] = field(default_factory=list)
+
+
+@contextmanager
+def read(detector: Detector) -> Iterator[Reading]:
+    """Fill a `Reading` while the detector runs inside the `with`; no hook stays behind."""
+    reading = Reading()
+
+    def transform(module: Any, inputs: Any, output: Any) -> None:
+        images, targets = output
+        reading.image_sizes = [(int(h), int(w)) for h, w in images.image_sizes]
+        height, width = images.tensors.shape[-2:]
+        reading.padded_size = (int(height), int(width))
+        reading.targets = list(targets or [])
+
+    def maps(module: Any, inputs: Any, output: dict[str, Tensor]) -> None:
+        reading.features.update(output)
+
+    def pooled(module: Any, inputs: Any, output: Tensor) -> None:
+        reading.proposals = list(inputs[1])
+
+    def predicted(module: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        reading.features["roi.logits"] = output[0]
+
+    hooks = [
+        detector.transform.register_forward_hook(transform),
+        detector.backbone.body.register_forward_hook(maps),
+        detector.backbone.neck.register_forward_hook(maps),
+        detector.roi_heads.box_roi_pool.register_forward_hook(pooled),
+        detector.roi_heads.box_predictor.register_forward_hook(predicted),
+    ]
+    try:
+        yield reading
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check_feature(name: str, detector: Detector, whose: str) -> None:
+    """Refuse a feature that `detector` does not have.
+
+    Raises:
+        ConfigError: with the list of those that it has.
+    """
+    if name in HEAD_FEATURES or name in detector.features:
+        return
+    there = ", ".join(f"{key} ({feature})" for key, feature in detector.features.items())
+    raise ConfigError(
+        f"distill.losses: no feature '{name}' in the {whose} '{detector.config.backbone}'; "
+        f"it has {there}, {', '.join(HEAD_FEATURES)}."
+    )
