@@ -1,0 +1,75 @@
+"""Image files of a tree: found without following links out of it, measured by their headers."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+ORIENTATION = 0x0112
+TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
+END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+
+
+class ImageError(Exception):
+    """An image that cannot be measured; the message says why."""
+
+
+def files_below(root: Path) -> Iterator[Path]:
+    """Files below `root` in the order of their names; links to folders are not followed."""
+    for folder, folders, names in os.walk(root, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder) / name
+            if not name.startswith(".") and _inside(path, root):
+                yield path
+
+
+def images_below(root: Path) -> list[Path]:
+    return [path for path in files_below(root) if path.suffix.lower() in SUFFIXES]
+
+
+def measure(path: Path) -> tuple[int, int, str | None]:
+    """(width, height) of the displayed image, and a warning if its end is missing.
+
+    Raises:
+        ImageError: not an image, or one so large that it would fill the memory.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                kind = image.format or ""
+                width, height = image.size
+                if image.getexif().get(ORIENTATION) in TURNED:
+                    width, height = height, width
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ImageError("is so large that decoding it could fill the memory") from error
+    except UnidentifiedImageError as error:
+        raise ImageError("is not an image") from error
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise anything on broken headers
+        raise ImageError(f"cannot be read as an image ({type(error).__name__})") from error
+    marker = END_MARKERS.get(kind)
+    if marker and marker not in _tail(path):
+        return width, height, "has no end marker: it is probably cut off"
+    return width, height, None
+
+
+def _tail(path: Path, size: int = 4096) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - size))
+        return stream.read()
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether a file, links resolved, is a regular one inside the root."""
+    try:
+        if not path.is_symlink():
+            return path.is_file()
+        return path.resolve().is_relative_to(root.resolve()) and path.is_file()
+    except (OSError, RuntimeError):  # a loop of links
+        return False

@@ -1,0 +1,106 @@
+"""The one in-memory form that every annotation format maps to and from.
+
+Boxes are in px of the displayed image, float, origin top left, max edge exclusive. The
+off-by-one of VOC and the normalised centres of YOLO live in their formats and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+KEPT, MENDED, DROPPED_BOX, DROPPED_IMAGE, REFUSED = (
+    "kept",
+    "mended",
+    "dropped box",
+    "dropped image",
+    "refused",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where, and what was done about it.
+
+    `file` is relative to the root (None for the whole tree), `where` names the place inside.
+    """
+
+    kind: str
+    file: str | None
+    where: str
+    message: str
+    action: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "file": self.file,
+            "where": self.where,
+            "message": self.message,
+            "action": self.action,
+        }
+
+
+@dataclass(frozen=True)
+class BoxRecord:
+    """One annotated object.
+
+    `attributes` hold what the source said besides (pose, occluded); `extra` holds fields of COCO
+    that have no other home (segmentation, area, keypoints), so that they survive a round trip.
+    """
+
+    label: str
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+    difficult: bool = False
+    crowd: bool = False
+    truncated: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        return self.xmin, self.ymin, self.xmax, self.ymax
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image and its boxes; `file` is POSIX and relative to the root.
+
+    `problems` were met while reading; `labelled` is False where there is no annotation that could
+    be read: such an image is neither positive nor negative.
+    """
+
+    file: str
+    width: int
+    height: int
+    boxes: tuple[BoxRecord, ...] = ()
+    sample: str | None = None
+    labelled: bool = True
+    said_size: tuple[int, int] | None = None  # (width, height) in the annotation, if it says one
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a source's coordinates were read; kept in the conversion record."""
+
+    name: str
+    meaning: str
+
+
+@dataclass
+class DataSet:
+    """A tree that was read: its images, classes in order, rule, and problems of the whole."""
+
+    source_format: str
+    rule: Rule
+    classes: list[str]
+    images: list[ImageRecord]
+    problems: list[Problem] = field(default_factory=list)
+    listed_classes: bool = False  # the source itself lists its classes (YOLO, COCO)
+    info: Mapping[str, Any] = field(default_factory=dict)
