@@ -77,7 +77,7 @@ def _row(role: str) -> dict[str, object]:
         scores = coco_map(dataset.truth, results)["coco"]
         cost = measure_cost(detector, dataset[0][0])
         write_json(path.parent / "test_predictions.json", results)
-        write_json(path, {"backbone": detector.config.backbone, **asdict(cost), **scores})
+        write_json(path, {"backbone": detector.config.backbone, "cost": asdict(cost), **scores})
     return {"role": ROLES[role], **json.loads(path.read_text())}
 
 
@@ -94,13 +94,13 @@ def _show(rows: list[dict]) -> None:
     for row in rows:
         table.add_row(
             row["role"],
-            row["backbone_name"] if "backbone_name" in row else row["backbone"],
-            f"{row['backbone_parameters']:,}",
-            f"{row['parameters']:,}",
-            f"{row['gflops']:.2f}",
+            row["backbone"],
+            f"{row['cost']['backbone']:,}",
+            f"{row['cost']['parameters']:,}",
+            f"{row['cost']['gflops']:.2f}",
             f"{row['AP']:.3f}",
             f"{row['AP50']:.3f}",
-            f"{row['milliseconds']:.1f}",
+            f"{row['cost']['milliseconds']:.1f}",
             f"{row['AP'] / best:.0%}" if best else "-",
         )
     Console().print(table)

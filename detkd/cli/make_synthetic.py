@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(240, 320), metavar=("H", "W"))
     parser.add_argument("--taxa", nargs="+", default=["demo"], metavar="NAME",
                         help="'demo' (8 taxa), 'all' (24), or names")
-    parser.add_argument("--samples", type=int, default=24, help="water samples to render")
+    parser.add_argument("--samples", type=int, default=40, help="water samples to render")
     parser.add_argument("--sheet", type=Path, metavar="FILE",
                         help="only draw a contact sheet of 8 scenes")
     options = parser.parse_args(argv)
