@@ -33,8 +33,8 @@ def launch(command: str, argv: list[str] | None = None) -> int:
         return int(module.main(sys.argv[1:] if argv is None else argv))
     except UserError as error:
         return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\ninterrupted{': ' if stop.args else ''}{''.join(stop.args)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has left (`detkd ... | head`): nothing more to say.

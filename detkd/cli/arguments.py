@@ -43,7 +43,7 @@ def read_experiment(
     _check_flags(argv)
     try:
         namespace = parser.parse_args(argv)
-        built = parser.instantiate_classes(namespace)
+        built = parser.instantiate(namespace)
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(str(error), argv)) from error
     values = {field.name: getattr(built, field.name) for field in fields(Experiment)}

@@ -46,3 +46,9 @@ def run_detector(experiment, *, folder: str | None = None, resume: bool = False)
     if fabric.is_global_zero:
         final_judgement(run, val_set, experiment, fabric.device)
     return run
+
+
+if __name__ == "__main__":  # torchrun -m detkd.cli.train_det
+    from detkd.cli.app import launch
+
+    raise SystemExit(launch("train"))

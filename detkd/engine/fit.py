@@ -112,7 +112,7 @@ def fit(
                 progress.step += 1
                 if interrupted():
                     save_last()
-                    raise KeyboardInterrupt
+                    raise KeyboardInterrupt(_way_on(run))
                 if train.save_every and progress.step % train.save_every == 0:
                     save_last()
             wrapped_optimizer.zero_grad()
@@ -145,7 +145,7 @@ def fit(
             save_last()
             fabric.barrier()
             if interrupted():
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(_way_on(run))
     return progress
 
 
@@ -186,6 +186,10 @@ def _finite(losses: dict[str, Tensor], step: int, run: RunFolder) -> dict[str, f
         f"step {step}: {'term' if terms else 'loss'} '{name}' is not finite (the task loss was "
         f"{task:.2f}).{_last_good(run)} {way_out}"
     )
+
+
+def _way_on(run: RunFolder) -> str:
+    return f"saved {run.last}; the same command with --resume goes on"
 
 
 def _last_good(run: RunFolder) -> str:

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from conftest import small
+from networks import small
 
 from detkd.config import DistillConfig, TermConfig
 from detkd.distill.distiller import Distiller, build_distiller

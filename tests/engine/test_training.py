@@ -1,0 +1,201 @@
+"""A training as a user runs it: what it leaves behind, and how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from detkd.cli.app import launch
+from detkd.engine.run import RunFolder, read_log
+from detkd.models.detector import Detector
+from detkd.models.weights import read_checkpoint
+
+COMMAND = [sys.executable, "-c", "import sys; from detkd.cli.app import launch; sys.exit(launch('train'))"]
+
+
+def train(config, run, *more):
+    return launch("train", ["--config", str(config), "--run", str(run), *more])
+
+
+def weights(run):
+    return read_checkpoint(run / "last.pt")["training"]["trainable"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_what_the_design_names(tiny, tmp_path):
+    assert train(tiny(), tmp_path / "run") == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {
+        "config.yaml", "environment.txt", "log.jsonl", "tensorboard", "last.pt", "best.pt",
+        "metrics.json", "predictions.json", "plots",
+    }
+    plots = {path.name for path in (tmp_path / "run/plots").iterdir()}
+    assert plots == {"curves.png", "pr_curves.png", "per_class.png", "worst_images.png"}
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert set(metrics) == {"coco", "voc", "per_class", "counts", "intervals"}
+    lines = read_log(RunFolder(tmp_path / "run"))
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(6))
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2]
+
+
+def test_the_best_checkpoint_needs_nothing_else_to_be_used(tiny, tmp_path):
+    train(tiny(), tmp_path / "run")
+    detector = Detector.load(tmp_path / "run/best.pt")
+    assert len(detector.classes) == 8
+    assert not detector.training
+    assert "training" not in read_checkpoint(tmp_path / "run/best.pt")
+    assert set(detector([torch.rand(3, 60, 80)])[0]) == {"boxes", "labels", "scores"}
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny, tmp_path):
+    train(tiny(), tmp_path / "a")
+    train(tiny(), tmp_path / "b")
+    train(tiny(), tmp_path / "c", "--train.seed", "1")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_data_workers_change_nothing(tiny, tmp_path):
+    train(tiny(), tmp_path / "none")
+    train(tiny(), tmp_path / "two", "--data.workers", "2")
+    assert same(weights(tmp_path / "none"), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, workers):
+    more = ("--data.workers", str(workers), "--train.save_every", "1", "--train.epochs", "4",
+            "--train.optimizer", "sgd" if workers else "adamw")
+    train(tiny(), tmp_path / "whole", *more)
+    run = tmp_path / "killed"
+    process = subprocess.Popen(
+        [*COMMAND, "--config", str(tiny()), "--run", str(run), *more],
+        start_new_session=True, stderr=subprocess.PIPE,
+    )
+    log = run / "log.jsonl"
+    deadline = time.monotonic() + 120
+    # In the middle of the second epoch: after step 4 of 12 (3 an epoch).
+    while not (log.is_file() and '"step": 4' in log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = read_checkpoint(run / "last.pt")["training"]["progress"]["step"]
+    assert 0 < reached < 12
+    assert train(tiny(), run, *more, "--resume") == 0
+    assert same(weights(tmp_path / "whole"), weights(run))
+    whole, gone_on = (read_log(RunFolder(tmp_path / name)) for name in ("whole", "killed"))
+    for a, b in zip(whole, gone_on, strict=True):
+        times = ("epoch_seconds", "data_wait")
+        assert {k: v for k, v in a.items() if k not in times} == {
+            k: v for k, v in b.items() if k not in times
+        }
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [*COMMAND, "--config", str(tiny()), "--run", str(run), "--train.epochs", "200",
+         "--data.workers", "1"],
+        start_new_session=True, stderr=subprocess.PIPE, text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "log.jsonl").is_file() or not (run / "log.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
+    assert read_checkpoint(run / "last.pt")["training"]["progress"]["step"] > 0
+
+
+def test_a_distilled_student_trains_resumes_and_is_saved_as_a_plain_one(tiny, tmp_path):
+    teacher = tiny("teacher", model__backbone="mobilenet_v3_small@c4")
+    train(teacher, tmp_path / "teacher")
+    distill = {
+        "teacher": str(tmp_path / "teacher/best.pt"),
+        "heads": "inherit",
+        "losses": [
+            {"name": "kl", "at": ["roi.logits"], "weight": 1.0},
+            {"name": "hint", "at": ["c3"], "weight": 0.1},
+        ],
+    }
+    config = tiny("distilled", distill=distill)
+    train(config, tmp_path / "whole", "--train.epochs", "3")
+    train(tiny("plain"), tmp_path / "plain")
+    plain, distilled = (
+        read_checkpoint(tmp_path / name / "best.pt")["weights"] for name in ("plain", "whole")
+    )
+    assert {k: v.shape for k, v in plain.items()} == {k: v.shape for k, v in distilled.items()}
+    line = read_log(RunFolder(tmp_path / "whole"))[0]
+    assert {"kl@roi.logits", "hint@c3"} <= set(line)
+
+
+def test_accumulated_batches_count_as_one_step(tiny, tmp_path):
+    train(tiny(), tmp_path / "run", "--train.accumulate", "3")
+    steps = [line["step"] for line in read_log(RunFolder(tmp_path / "run")) if line["kind"] == "train"]
+    assert steps == [0, 1]
+
+
+@pytest.mark.parametrize("schedule", ["step", "one_cycle", "constant"])
+def test_every_schedule_trains(tiny, tmp_path, schedule):
+    more = ("--train.schedule", schedule, "--train.precision", "bf16", "--train.epochs", "1")
+    assert train(tiny(), tmp_path / "run", *more) == 0
+
+
+def test_early_stop_ends_a_run_that_no_longer_gains(tiny, tmp_path):
+    more = ("--train.lr", "0", "--train.early_stop", "2", "--train.epochs", "30", "--train.ema", "0")
+    assert train(tiny(), tmp_path / "run", *more) == 0
+    judged = [line for line in read_log(RunFolder(tmp_path / "run")) if line["kind"] == "val"]
+    assert len(judged) < 30
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_sentence(tiny, tmp_path, capsys):
+    assert train(tiny(), tmp_path / "run", "--train.lr", "1e30", "--train.clip", "0") == 2
+    said = capsys.readouterr().err
+    assert "is not finite" in said
+    assert "step" in said
+    assert "Traceback" not in said
+
+
+def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
+    # Frozen norms and sampling without chance: what is left is how gradients are averaged.
+    same_in_both = {
+        "model__frozen_norm": True,
+        "model__rpn_samples": 100000,
+        "train__ema": 0.0,
+        "train__epochs": 3,
+        "train__lr": 1e-3,
+        "train__clip": 0.0,
+        "train__optimizer": "sgd",
+    }
+    train(tiny("one", train__batch_size=4, **same_in_both), tmp_path / "one")
+    two = tiny("two", **same_in_both)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
+               "--master_port", "29611", "-m", "detkd.cli.train_det"]
+    subprocess.run(
+        [*command, "--config", str(two), "--run", str(tmp_path / "two"), "--train.batch_size", "2"],
+        check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    curves = []
+    for name in ("one", "two"):
+        lines = [x for x in read_log(RunFolder(tmp_path / name)) if x["kind"] == "train"]
+        curves.append([x["loss_objectness"] + x["loss_rpn_box_reg"] for x in lines])
+    assert len(curves[0]) == len(curves[1]) == 9
+    # The log of the two is that of the first process, which saw half of each batch.
+    means = [sum(curve) / len(curve) for curve in curves]
+    assert means[1] == pytest.approx(means[0], rel=0.1)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    start = torch.cat([v.flatten() for k, v in a.items() if "rpn.head" in k])
+    other = torch.cat([v.flatten() for k, v in b.items() if "rpn.head" in k])
+    assert torch.allclose(start, other, atol=5e-3)
