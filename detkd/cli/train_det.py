@@ -3,7 +3,7 @@
 One CPU or GPU:        detkd train --config configs/bccd/teacher.yaml
 Another value:         detkd train --config configs/bccd/student.yaml --train.epochs 50
 Go on after a stop:    detkd train --config configs/bccd/student.yaml --resume
-Several GPUs:          torchrun --nproc_per_node 4 tools/train_det.py --config ...
+Several GPUs:          torchrun --nproc_per_node 4 -- tools/train_det.py --config ...
 """
 
 from __future__ import annotations
@@ -47,8 +47,3 @@ def run_detector(experiment, *, folder: str | None = None, resume: bool = False)
         final_judgement(run, val_set, experiment, fabric.device)
     return run
 
-
-if __name__ == "__main__":  # torchrun -m detkd.cli.train_det
-    from detkd.cli.app import launch
-
-    raise SystemExit(launch("train"))

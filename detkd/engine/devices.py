@@ -1,6 +1,6 @@
 """Where a training runs: device, precision, processes, threads and determinism.
 
-One process is started by hand, several by `torchrun --nproc_per_node N` or by SLURM's `srun`;
+One process is started by hand, several by `torchrun --nproc_per_node N -- tools/train_det.py ...` or by SLURM's `srun`;
 Lightning Fabric reads their environment.
 """
 

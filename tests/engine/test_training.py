@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from detkd.engine.run import RunFolder, read_log
 from detkd.models.detector import Detector
 from detkd.models.weights import read_checkpoint
 
+# `--` keeps torchrun from reading --run as one of its own options.
+TOOL = Path(__file__).parents[2] / "tools/train_det.py"
 COMMAND = [sys.executable, "-c", "import sys; from detkd.cli.app import launch; sys.exit(launch('train'))"]
 
 
@@ -182,7 +185,7 @@ def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
     train(tiny("one", train__batch_size=4, **same_in_both), tmp_path / "one")
     two = tiny("two", **same_in_both)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-               "--master_port", "29611", "-m", "detkd.cli.train_det"]
+               "--master_port", "29611", "--", str(TOOL)]
     subprocess.run(
         [*command, "--config", str(two), "--run", str(tmp_path / "two"), "--train.batch_size", "2"],
         check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
