@@ -1,0 +1,53 @@
+"""Write the reference of all config keys (docs/config.md) from the dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from detkd.cli.arguments import PARTS
+from detkd.config import Experiment
+from detkd.files import write_atomic
+
+
+def page() -> str:
+    """The page as Markdown: a table for each part of an experiment."""
+    lines = ["# Config reference", "", "Made by `make docs` from `detkd/config.py`.", ""]
+    for prefix, part in {"": Experiment, **PARTS}.items():
+        summary = (part.__doc__ or "").strip().splitlines()[0]
+        lines += [f"## {prefix or 'top level'}", "", summary, ""]
+        lines += ["| key | default | meaning |", "|---|---|---|"]
+        meanings = _meanings(part.__doc__ or "")
+        for field in fields(part):
+            default = "required"
+            if field.default is not MISSING:
+                default = f"`{field.default}`"
+            elif field.default_factory is not MISSING:
+                value = field.default_factory()
+                default = "`{}`".format("see below" if hasattr(value, "__dataclass_fields__") else value)
+            name = f"{prefix}.{field.name}" if prefix else field.name
+            lines.append(f"| `{name}` | {default} | {meanings[field.name]} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _meanings(doc: str) -> dict[str, str]:
+    """What the docstring's Args say of each field."""
+    arguments = doc.partition("Args:")[2]
+    found = re.findall(r"^ {8}(\w+): (.+?)(?=^ {8}\w+: |\Z)", arguments, re.S | re.M)
+    return {name: " ".join(text.split()).replace("|", r"\|") for name, text in found}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    write_atomic(parser.parse_args(argv).out, page())
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    raise SystemExit(main(sys.argv[1:]))
