@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ORIENTATION = 0x0112
 TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
+START_OF_SCAN = b"\xff\xda"
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 
@@ -26,6 +27,16 @@ def files_below(root: Path) -> Iterator[Path]:
         for name in sorted(names):
             path = Path(folder) / name
             if not name.startswith(".") and _inside(path, root):
+                yield path
+
+
+def links_out(root: Path) -> Iterator[Path]:
+    """Links below `root` that `files_below` passes over: to folders, out of the root, to nothing."""
+    for folder, folders, names in os.walk(root, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [*folders, *sorted(names)]:
+            path = Path(folder) / name
+            if path.is_symlink() and not name.startswith(".") and not _inside(path, root):
                 yield path
 
 
@@ -45,7 +56,7 @@ def measure(path: Path) -> tuple[int, int, str | None]:
             with Image.open(path) as image:
                 kind = image.format or ""
                 width, height = image.size
-                if image.getexif().get(ORIENTATION) in TURNED:
+                if _orientation(image) in TURNED:
                     width, height = height, width
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError("is so large that decoding it could fill the memory") from error
@@ -53,10 +64,19 @@ def measure(path: Path) -> tuple[int, int, str | None]:
         raise ImageError("is not an image") from error
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise anything on broken headers
         raise ImageError(f"cannot be read as an image ({type(error).__name__})") from error
-    marker = END_MARKERS.get(kind)
-    if marker and marker not in _tail(path):
-        return width, height, "has no end marker: it is probably cut off"
+    if kind in END_MARKERS:
+        tail = _tail(path)
+        # After the last start of a scan: a thumbnail in the header has an end of its own.
+        if tail.rfind(END_MARKERS[kind]) <= tail.rfind(START_OF_SCAN if kind == "JPEG" else b"IDAT"):
+            return width, height, "has no end marker: it is probably cut off"
     return width, height, None
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:  # noqa: BLE001 - a broken EXIF block says nothing about the pixels
+        return None
 
 
 def _tail(path: Path, size: int = 4096) -> bytes:

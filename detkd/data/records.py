@@ -6,7 +6,8 @@ off-by-one of VOC and the normalised centres of YOLO live in their formats and n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,8 +47,9 @@ class Problem:
 class BoxRecord:
     """One annotated object.
 
-    `attributes` hold what the source said besides (pose, occluded); `extra` holds fields of COCO
-    that have no other home (segmentation, area, keypoints), so that they survive a round trip.
+    `difficult` and `truncated` are None where the source says nothing of them. `attributes` hold
+    what it said besides (pose, occluded); `extra` holds fields of COCO that have no other home
+    (segmentation, area, keypoints), so that they survive a round trip.
     """
 
     label: str
@@ -55,9 +57,9 @@ class BoxRecord:
     ymin: float
     xmax: float
     ymax: float
-    difficult: bool = False
+    difficult: bool | None = None
     crowd: bool = False
-    truncated: bool = False
+    truncated: bool | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -95,12 +97,36 @@ class Rule:
 
 @dataclass
 class DataSet:
-    """A tree that was read: its images, classes in order, rule, and problems of the whole."""
+    """A tree: its images, classes in order, rule, and problems of the whole.
+
+    A format's `read` gives `images` as a stream to be gone through once; `problems` is complete
+    after that. `extra` and `class_extra` hold what a COCO file says besides, of itself (licenses)
+    and of each class (supercategory).
+    """
 
     source_format: str
     rule: Rule
     classes: list[str]
-    images: list[ImageRecord]
+    images: Iterable[ImageRecord]
     problems: list[Problem] = field(default_factory=list)
     listed_classes: bool = False  # the source itself lists its classes (YOLO, COCO)
     info: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    class_extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+# Control characters and halves of surrogate pairs: no XML, no list of classes can hold them.
+UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]+")
+
+
+def clean(text: str) -> str:
+    """A name as every format can hold it: one line, no blanks around it."""
+    return UNWRITABLE.sub(" ", text).strip()
+
+
+def renamed(said: str, file: str | None, where: str) -> list[Problem]:
+    """The problem of a class whose name had to be cleaned, if it had to."""
+    if said == clean(said):
+        return []
+    message = f"{said!r} has blanks or control characters; read as '{clean(said)}'"
+    return [Problem("blank in class", file, where, message, MENDED)]
