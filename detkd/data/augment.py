@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,8 @@ class Augment:
         if self.name == "none":
             return image, boxes, np.arange(len(boxes))
         pipeline = _pipeline(self.name)
-        pipeline.set_random_seed(seed)
+        # Not `set_random_seed`: it gives each transform the same draws, so that all happen or none.
+        pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         out = pipeline(image=image, bboxes=boxes.astype(np.float64), rows=np.arange(len(boxes)))
         kept = np.asarray(out["rows"], dtype=np.int64)
         return out["image"], np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4), kept
