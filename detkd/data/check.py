@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detkd.data.formats import coco, guess, voc, yolo
+from detkd.data.formats import FORMATS, coco, guess, yolo
 from detkd.data.images import ImageError, measure
 from detkd.data.records import (
     DROPPED_BOX,
@@ -80,11 +80,9 @@ def examine(
         if not source.is_dir():
             raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
         root = source
-        data = (
-            voc.read(root, zero_based=zero_based, subset=subset)
-            if source_format == "voc"
-            else yolo.read(root, subset=subset)
-        )
+        said: dict[str, Any] = {"zero_based": zero_based} if source_format == "voc" else {}
+        said |= {"subset": subset} if subset else {}
+        data = FORMATS[source_format].read(root, **said)
     problems = list(data.problems)
     kept, unlabelled = [], []
     for record in data.images:

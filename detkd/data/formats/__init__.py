@@ -1,36 +1,33 @@
 """Annotation formats, one file each. To add one, write its file and list it here.
 
-A format has `recognise(path)`, `read(path, ...) -> DataSet` and, where it can hold the records,
-`write`.
+A format has `recognise(path)`, the number of its annotations that it sees there; `read(path, ...)
+-> DataSet`; and, where it can hold the records, `write`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from detkd.data.formats import coco, voc, yolo
 from detkd.errors import DataError
 
-# In the order in which they are tried on a tree of unknown kind.
 FORMATS = {"coco": coco, "voc": voc, "yolo": yolo}
-RECOGNISE: dict[str, Callable[[Path], bool]] = {
-    name: module.recognise for name, module in FORMATS.items()
-}
 
 
 def guess(path: Path) -> str:
-    """The format of `path`.
+    """The format that most annotations of `path` are in.
 
     Raises:
         DataError: nothing there, or nothing that is known.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
-    for name, recognise in RECOGNISE.items():
-        if recognise(path):
-            return name
+    counts = {name: module.recognise(path) for name, module in FORMATS.items()}
+    best = max(counts, key=lambda name: counts[name])
+    if counts[best]:
+        return best
+    lists = sorted(path.rglob("*.json")) if path.is_dir() else []
+    hint = f"for COCO, name the file, such as {lists[0]}" if lists else "name it with --from"
     raise DataError(
-        f"{path}: holds no annotations of a known format ({', '.join(FORMATS)}); "
-        "name it with --from, or name the folder above."
+        f"{path}: holds no annotations of a known format ({', '.join(FORMATS)}); {hint}."
     )

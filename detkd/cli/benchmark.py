@@ -1,0 +1,34 @@
+"""Measure ratios of speed in one run: nothing here is compared over machines or days.
+
+detkd bench train      a step of our loop against a plain PyTorch loop, teacher and student
+detkd bench distill    a distilling step against a plain step plus the teacher's forward pass
+detkd bench loading    share of an epoch that the loop waits for data
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="detkd bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=["train", "distill", "loading"])
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
+    options = parser.parse_args(argv)
+
+    from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
+    from detkd.files import write_json
+
+    bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
+    figures = bench[options.name](options.steps, options.image_size, options.batch_size)
+    print(json.dumps(figures, indent=1))
+    if options.out:
+        write_json(options.out, figures)
+    return 0

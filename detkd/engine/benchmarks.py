@@ -1,0 +1,184 @@
+"""What our loop and the distiller cost, as ratios measured side by side.
+
+The two sides of a ratio take turns, step by step, so that a machine that slows down slows both;
+the median of the steps is compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig, TermConfig, TrainConfig
+from detkd.data.dataset import collate
+from detkd.data.synthetic import write_scenes
+from detkd.distill.distiller import build_distiller
+from detkd.engine.devices import build_fabric, choose_device
+from detkd.engine.fit import fit
+from detkd.engine.optimiser import build_optimizer
+from detkd.engine.parts import build_loader, open_data
+from detkd.engine.run import RunFolder, read_log
+from detkd.models.detector import Detector, build_detector
+
+TEACHER, STUDENT = "mobilenet_v2", "shallow_x1"
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+
+
+def bench_train(steps: int, image_size: int, batch_size: int) -> dict[str, Any]:
+    """Seconds a step of `fit` over those of a plain loop (same model, batch and optimiser)."""
+    return {
+        name: _ratio_to_plain(backbone, steps, image_size, batch_size)
+        for name, backbone in (("teacher", TEACHER), ("student", STUDENT))
+    }
+
+
+def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any]:
+    """A distilling step over (a plain student's step + the teacher's forward pass)."""
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = _experiment(Path(folder), STUDENT, image_size, batch_size)
+        data, _ = open_data(experiment)
+        teacher = _detector(experiment, data.classes, TEACHER).eval()
+        plain = _detector(experiment, data.classes, STUDENT)
+        terms = [
+            TermConfig("kl", ["roi.logits"]),
+            TermConfig("pkd", list(experiment.model.levels), 0.5),
+        ]
+        distiller = build_distiller(
+            _detector(experiment, data.classes, STUDENT), teacher, DistillConfig("", "inherit", terms)
+        )
+        batch = _batch(data, batch_size)
+        batch = _to(batch, teacher)
+
+        def forward() -> None:
+            with torch.no_grad():
+                images, _ = teacher.transform(batch[0], None)
+                teacher.backbone(images.tensors)
+
+        plain_s, distil_s, forward_s = _take_turns(
+            [_step(plain, experiment, batch), _step(distiller, experiment, batch), forward], steps
+        )
+    return {
+        "plain_step_s": plain_s,
+        "teacher_forward_s": forward_s,
+        "distilling_step_s": distil_s,
+        "to_sum": distil_s / (plain_s + forward_s),
+        "to_plain": distil_s / plain_s,
+    }
+
+
+def bench_loading(steps: int, image_size: int, batch_size: int) -> dict[str, Any]:
+    """Share of an epoch that `fit` waits for its batches, from the second epoch on."""
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = _experiment(Path(folder), STUDENT, image_size, batch_size)
+        experiment.train.epochs = 3
+        lines = _fit(experiment, Path(folder))
+    waits = [line["data_wait"] for line in lines if line["kind"] == "val"]
+    return {"data_wait": max(waits[1:]), "epochs": waits}
+
+
+def _ratio_to_plain(backbone: str, steps: int, image_size: int, batch_size: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        experiment = _experiment(Path(folder), backbone, image_size, batch_size)
+        data, _ = open_data(experiment)
+        batch = _to(_batch(data, batch_size), _detector(experiment, data.classes, backbone))
+        fabric = build_fabric(experiment.train)
+        plain = _detector(experiment, data.classes, backbone)
+        ours = _detector(experiment, data.classes, backbone)
+        ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = build_optimizer(ours, experiment.train)
+        model, wrapped = fabric.setup(ours, optimizer)
+
+        def step() -> None:
+            losses = model(*batch)
+            fabric.backward(sum(losses.values()))
+            fabric.clip_gradients(model, wrapped, max_norm=10.0, error_if_nonfinite=False)
+            wrapped.step()
+            wrapped.zero_grad()
+
+        plain_s, ours_s = _take_turns([_step(plain, experiment, batch), step], steps)
+    return {"plain_s": plain_s, "ours_s": ours_s, "ratio": ours_s / plain_s}
+
+
+def _step(
+    trainable: nn.Module, experiment: Experiment, batch: Batch
+) -> Callable[[], None]:
+    """A step as the shortest loop has it."""
+    trainable.train()
+    optimizer = build_optimizer(trainable, experiment.train)
+
+    def step() -> None:
+        losses = trainable(*batch)
+        total = sum(losses.values())
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(trainable.parameters(), 10.0)
+        optimizer.step()
+
+    return step
+
+
+def _take_turns(steps: list[Callable[[], None]], rounds: int) -> list[float]:
+    """Median seconds of each, after two rounds to warm up."""
+    times: list[list[float]] = [[] for _ in steps]
+    for turn in range(rounds + 2):
+        for kept, step in zip(times, steps, strict=True):
+            torch.manual_seed(turn)
+            began = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= 2:
+                kept.append(time.perf_counter() - began)
+    return [statistics.median(kept) for kept in times]
+
+
+def _experiment(folder: Path, backbone: str, image_size: int, batch_size: int) -> Experiment:
+    from detkd.data.check import examine
+    from detkd.data.convert import write_dataset
+
+    if not (folder / "scenes").exists():
+        write_scenes(folder / "scenes", 4 * batch_size)
+        write_dataset(examine(folder / "scenes"), folder / "all.json", "coco")
+    file = str(folder / "all.json")
+    return Experiment(
+        DataConfig(file, file, image_size=image_size),
+        ModelConfig(backbone=backbone),
+        TrainConfig(batch_size=batch_size, ema=0.0),
+    )
+
+
+def _detector(experiment: Experiment, classes: tuple[str, ...], backbone: str) -> Detector:
+    torch.manual_seed(0)
+    model = ModelConfig(**{**vars(experiment.model), "backbone": backbone})
+    return build_detector(model, classes, experiment.data.image_size).to(choose_device("auto"))
+
+
+def _batch(data: Any, size: int) -> Batch:
+    return collate([data[at] for at in range(size)])
+
+
+def _to(batch: Batch, model: nn.Module) -> Batch:
+    device = next(model.parameters()).device
+    images, targets = batch
+    return (
+        [image.to(device) for image in images],
+        [{key: value.to(device) for key, value in target.items()} for target in targets],
+    )
+
+
+def _fit(experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
+    fabric = build_fabric(experiment.train)
+    data, _ = open_data(experiment)
+    detector = build_detector(experiment.model, data.classes, experiment.data.image_size)
+    run = RunFolder(folder / "run")
+    run.open(experiment, resume=False)
+    loader = build_loader(data, experiment, fabric)
+    fit(detector, loader, lambda _: {"AP": 0.0, "AP50": 0.0}, experiment, run, fabric)
+    return read_log(run)

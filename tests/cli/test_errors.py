@@ -1,0 +1,162 @@
+"""What a person can mend ends in one sentence and exit code 2, never in a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from detkd.cli.app import launch
+
+
+def refused(capsys, command, *argv):
+    assert launch(command, list(map(str, argv))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    return said
+
+
+def test_an_unknown_key_of_the_file_names_the_nearest(tiny, capsys):
+    said = refused(capsys, "train", "--config", tiny(train__epoch=3))
+    assert "unknown key 'train.epoch'; did you mean 'train.epochs'?" in said
+
+
+def test_an_unknown_option_names_the_nearest(tiny, capsys):
+    said = refused(capsys, "train", "--config", tiny(), "--train.batchsize", "3")
+    assert "did you mean 'train.batch_size'?" in said
+
+
+def test_a_wrong_type_names_key_and_value(tiny, capsys):
+    said = refused(capsys, "train", "--config", tiny(train__epochs="many"))
+    assert "epochs" in said
+    assert "many" in said
+
+
+def test_an_unknown_key_inside_a_loss_is_refused(tiny, capsys):
+    distill = {"teacher": "x.pt", "losses": [{"name": "kl", "at": ["roi.logits"], "wieght": 1}]}
+    said = refused(capsys, "train", "--config", tiny(distill=distill))
+    assert "unknown key 'distill.losses.wieght'" in said
+
+
+def test_a_missing_config_or_data_file(tiny, capsys):
+    assert "no such config file" in refused(capsys, "train", "--config", "nowhere.yaml")
+    said = refused(capsys, "train", "--config", tiny(data__train="nowhere.json"))
+    assert "nowhere.json: no such file" in said
+
+
+def test_yaml_that_is_none_or_hostile(tmp_path, capsys):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: [1")
+    assert "is not YAML" in refused(capsys, "train", "--config", path)
+    path.write_text("a: !!python/object/apply:os.system ['true']")
+    assert "is not YAML" in refused(capsys, "train", "--config", path)
+
+
+def test_a_gpu_that_is_not_there(tiny, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    said = refused(capsys, "train", "--config", tiny(train__device="cuda"), "--run", tmp_path / "r")
+    assert "torch sees no GPU" in said
+
+
+def test_a_teacher_that_is_missing_broken_hostile_or_foreign(tiny, tmp_path, capsys):
+    def said(teacher):
+        distill = {"teacher": str(teacher), "losses": []}
+        return refused(capsys, "train", "--config", tiny(distill=distill), "--run", tmp_path / "r")
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    assert "no such file" in said(tmp_path / "none.pt")
+    (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04")
+    assert "cannot be read as weights" in said(tmp_path / "cut.pt")
+    torch.save({"weights": Bomb()}, tmp_path / "bomb.pt")
+    assert "it could run code" in said(tmp_path / "bomb.pt")
+    assert not (tmp_path / "ran").exists()
+    torch.save({"layer": torch.zeros(1)}, tmp_path / "plain.pt")
+    assert "is no checkpoint of detkd" in said(tmp_path / "plain.pt")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_checkpoint_whose_weights_are_of_another_network(tiny, tmp_path, capsys, scenes):
+    assert launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]) == 0
+    checkpoint = torch.load(tmp_path / "a/best.pt", weights_only=True)
+    checkpoint["config"]["model"]["backbone"] = "resnet18"
+    torch.save(checkpoint, tmp_path / "other.pt")
+    capsys.readouterr()
+    command = ["--gt", scenes / "all.json", "--checkpoint", tmp_path / "other.pt"]
+    assert "its weights are not those of the 'resnet18' detector" in refused(capsys, "eval", *command)
+
+
+def test_a_run_that_exists_is_not_overwritten(tiny, tmp_path, capsys):
+    command = ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]
+    assert launch("train", command) == 0
+    capsys.readouterr()
+    assert "holds a run already; --resume goes on" in refused(capsys, "train", *command)
+    said = refused(capsys, "train", *command, "--resume", "--train.lr", "0.5")
+    assert "was begun with train.lr" in said
+
+
+def test_another_set_of_classes_is_refused(tiny, tmp_path, scenes, capsys):
+    import json
+
+    document = json.loads((scenes / "all.json").read_text())
+    document["categories"][0]["name"] = "other"
+    document["info"]["detkd"]["image_root"] = str(scenes / "scenes")
+    (tmp_path / "other.json").write_text(json.dumps(document))
+    said = refused(capsys, "train", "--config", tiny(data__val=str(tmp_path / "other.json")))
+    assert "its classes are not those of" in said
+    assert launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]) == 0
+    capsys.readouterr()
+    command = ["--gt", tmp_path / "other.json", "--checkpoint", tmp_path / "a/best.pt"]
+    assert "knows 8 classes and" in refused(capsys, "eval", *command)
+
+
+def test_a_full_disk_and_a_full_memory_end_in_a_sentence(monkeypatch, capsys):
+    import errno
+
+    import detkd.cli.environment as command
+
+    for error, said in (
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), "the disk is full"),
+        (MemoryError(), "lower train.batch_size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "lower train.batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "lower train.batch_size"),
+    ):
+
+        def fail(argv, error=error):
+            raise error
+
+        monkeypatch.setattr(command, "main", fail)
+        assert said in refused(capsys, "env")
+
+
+@pytest.mark.parametrize("argv", [["tran"], ["--nonsense"]])
+def test_an_unknown_command(argv):
+    code = "from detkd.cli.app import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no command")
+
+
+@pytest.mark.parametrize("command", ["convert", "check", "split", "synth", "train", "eval", "bench", "demo", "env"])
+def test_every_command_has_help_without_loading_torch(command):
+    code = (
+        "import sys\nfrom detkd.cli.app import launch\n"
+        f"try:\n    launch({command!r}, ['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"usage: detkd {command}" in done.stdout
+    assert done.stdout.rstrip().endswith("False"), done.stdout[-300:]
+
+
+def test_the_config_page_is_that_of_the_dataclasses():
+    from pathlib import Path
+
+    from detkd.cli.config_page import page
+
+    written = Path(__file__).parents[2] / "docs/config.md"
+    assert written.read_text() == page(), "run 'make docs'"
