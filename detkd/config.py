@@ -7,7 +7,7 @@ the optimiser sees them. A part of the program gets its own dataclass, never the
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Optional, Union  # jsonargparse resolves these on Python 3.10, too
+from typing import Any, Literal  # jsonargparse resolves these on Python 3.10, too
 
 NECKS = ("fpn", "light_fpn", "none")
 
@@ -29,7 +29,7 @@ class DataConfig:
 
     train: str
     val: str
-    images: Optional[str] = None
+    images: str | None = None
     image_size: int = 320
     augment: str = "microscope"
     cache: Literal["none", "memory", "disk"] = "memory"
@@ -66,7 +66,7 @@ class ModelConfig:
     """
 
     backbone: str = "shallow_x1"
-    weights: Optional[str] = None
+    weights: str | None = None
     frozen_stages: int = 0
     frozen_norm: bool = False
     neck: Literal["fpn", "light_fpn", "none"] = "light_fpn"
@@ -76,7 +76,7 @@ class ModelConfig:
     head_width: int = 256
     roi_size: int = 7
     roi_scale: float = 112.0
-    anchor_sizes: Union[Literal["fit"], list[list[float]]] = "fit"
+    anchor_sizes: Literal["fit"] | list[list[float]] = "fit"
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     rpn_samples: int = 256
     roi_samples: int = 64
@@ -185,7 +185,7 @@ class Experiment:
     data: DataConfig
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    distill: Optional[DistillConfig] = None
+    distill: DistillConfig | None = None
     name: str = "run"
 
     def as_dict(self) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def test_a_backbone(monkeypatch):
     monkeypatch.setitem(STAGES, "mine", ("resnet18", stages, ("fc.", "layer3.", "layer4.")))
     backbone = build_backbone("mine").eval()
     assert {k: str(v) for k, v in backbone.features.items()} == {
-        "c2": "64 ch, stride 4", "c3": "128 ch, stride 8",
+        "c2": "64 ch, stride 4",
+        "c3": "128 ch, stride 8",
     }
     assert backbone(torch.zeros(1, 3, 32, 32))["c3"].shape == (1, 128, 4, 4)
 

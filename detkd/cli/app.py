@@ -50,7 +50,7 @@ def launch(command: str, argv: list[str] | None = None) -> int:
             return _refuse(f"{error.filename}: {error.strerror}; choose a place that you can use.")
         raise
     except RuntimeError as error:
-        # torch reports memory (CUDA's own class, the CPU allocator) and disk failures as RuntimeError.
+        # torch reports a full memory (on a GPU or not) and a full disk as RuntimeError.
         text = str(error)
         if "out of memory" in text or "can't allocate memory" in text:
             return _refuse(f"out of memory: {LOWER_MEMORY}")

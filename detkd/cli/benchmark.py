@@ -14,7 +14,9 @@ from pathlib import Path
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="detkd bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="detkd bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=["train", "distill", "loading"])
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")

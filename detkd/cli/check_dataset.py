@@ -18,7 +18,9 @@ SHOWN = 3  # files named for each kind of problem
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="detkd check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="detkd check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(parser)
     options = parser.parse_args(argv)
@@ -43,16 +45,30 @@ def main(argv: list[str]) -> int:
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The arguments that `check` and `convert` share."""
     parser.add_argument("source", type=Path, metavar="SRC", help="folder, or COCO file")
-    parser.add_argument("--from", dest="source_format", choices=["voc", "yolo", "coco"],
-                        help="format of SRC (guessed, and said, otherwise)")
-    parser.add_argument("--classes", type=Path, metavar="FILE",
-                        help="the classes to keep, one a line, in their order")
-    parser.add_argument("--subset", metavar="NAME",
-                        help="only the images that SRC lists as NAME (VOC: ImageSets/Main/NAME.txt; "
-                        "YOLO: images/NAME)")
+    parser.add_argument(
+        "--from",
+        dest="source_format",
+        choices=["voc", "yolo", "coco"],
+        help="format of SRC (guessed, and said, otherwise)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="the classes to keep, one a line, in their order",
+    )
+    parser.add_argument(
+        "--subset",
+        metavar="NAME",
+        help="only the images that SRC lists as NAME (VOC: ImageSets/Main/NAME.txt; "
+        "YOLO: images/NAME)",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems as JSON")
-    parser.add_argument("--voc-zero-based", action="store_true",
-                        help="the VOC files count pixels from 0, not from 1")
+    parser.add_argument(
+        "--voc-zero-based",
+        action="store_true",
+        help="the VOC files count pixels from 0, not from 1",
+    )
 
 
 def read_classes(path: Path | None) -> list[str] | None:

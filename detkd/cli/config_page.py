@@ -26,7 +26,9 @@ def page() -> str:
                 default = f"`{field.default}`"
             elif field.default_factory is not MISSING:
                 value = field.default_factory()
-                default = "`{}`".format("see below" if hasattr(value, "__dataclass_fields__") else value)
+                default = "`{}`".format(
+                    "see below" if hasattr(value, "__dataclass_fields__") else value
+                )
             name = f"{prefix}.{field.name}" if prefix else field.name
             lines.append(f"| `{name}` | {default} | {meanings[field.name]} |")
         lines.append("")

@@ -21,12 +21,21 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_source(parser)
-    parser.add_argument("destination", type=Path, metavar="DST",
-                        help="a file that ends in .json (COCO), or a new folder")
-    parser.add_argument("--to", dest="target", choices=["coco", "voc", "yolo"],
-                        help="format of DST (coco if it ends in .json)")
-    parser.add_argument("--strict", action="store_true",
-                        help="write nothing and end with 1 if there is any problem")
+    parser.add_argument(
+        "destination",
+        type=Path,
+        metavar="DST",
+        help="a file that ends in .json (COCO), or a new folder",
+    )
+    parser.add_argument(
+        "--to",
+        dest="target",
+        choices=["coco", "voc", "yolo"],
+        help="format of DST (coco if it ends in .json)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="write nothing and end with 1 if there is any problem"
+    )
     options = parser.parse_args(argv)
     target = options.target or ("coco" if options.destination.suffix == ".json" else None)
     if target is None:

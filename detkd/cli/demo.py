@@ -86,8 +86,17 @@ def _show(rows: list[dict]) -> None:
     from rich.table import Table
 
     best = rows[0]["AP"]
-    names = ("network", "backbone", "backbone params", "all params", "GFLOPs", "mAP", "AP50",
-             "ms/image", "share of teacher")
+    names = (
+        "network",
+        "backbone",
+        "backbone params",
+        "all params",
+        "GFLOPs",
+        "mAP",
+        "AP50",
+        "ms/image",
+        "share of teacher",
+    )
     table = Table(title="rendered scenes, test split")
     for at, name in enumerate(names):
         table.add_column(name, justify="left" if at < 2 else "right")

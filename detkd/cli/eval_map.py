@@ -23,10 +23,17 @@ def main(argv: list[str]) -> int:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dt", type=Path, help="COCO results")
     source.add_argument("--checkpoint", type=Path, help="a detector to run on the images")
-    parser.add_argument("--out", type=Path, help="folder for metrics.json, predictions.json, plots/")
+    parser.add_argument(
+        "--out", type=Path, help="folder for metrics.json, predictions.json, plots/"
+    )
     parser.add_argument("--images", type=Path, help="folder of the images (else the truth says)")
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="N",
-                        help="draws for 95 %% intervals over samples (0: none)")
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draws for 95 %% intervals over samples (0: none)",
+    )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args(argv)
@@ -49,8 +56,12 @@ def main(argv: list[str]) -> int:
     if options.out:
         write_json(options.out / "metrics.json", metrics)
         write_json(options.out / "predictions.json", results)
-        plot_all(truth, results, options.out / "plots",
-                 images=image_root(options.gt, truth, options.images))
+        plot_all(
+            truth,
+            results,
+            options.out / "plots",
+            images=image_root(options.gt, truth, options.images),
+        )
         print(f"written: {options.out}/metrics.json, predictions.json, plots/")
     return 0
 
@@ -104,4 +115,6 @@ def _show(metrics: dict[str, Any]) -> None:
     for name in ("AP", "AP50"):
         if metrics["intervals"].get(name):
             low, high = metrics["intervals"][name]
-            console.print(f"{name}: {low:.3f} to {high:.3f} (95 %, by {metrics['intervals']['unit']})")
+            console.print(
+                f"{name}: {low:.3f} to {high:.3f} (95 %, by {metrics['intervals']['unit']})"
+            )

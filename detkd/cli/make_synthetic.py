@@ -15,17 +15,25 @@ from detkd.errors import DataError
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="detkd synth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="detkd synth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="new folder of the tree")
     parser.add_argument("--images", type=int, default=240, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, nargs=2, default=(240, 320), metavar=("H", "W"))
-    parser.add_argument("--taxa", nargs="+", default=["demo"], metavar="NAME",
-                        help="'demo' (8 taxa), 'all' (24), or names")
+    parser.add_argument(
+        "--taxa",
+        nargs="+",
+        default=["demo"],
+        metavar="NAME",
+        help="'demo' (8 taxa), 'all' (24), or names",
+    )
     parser.add_argument("--samples", type=int, default=40, help="water samples to render")
-    parser.add_argument("--sheet", type=Path, metavar="FILE",
-                        help="only draw a contact sheet of 8 scenes")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="only draw a contact sheet of 8 scenes"
+    )
     options = parser.parse_args(argv)
     if min(*options.size, options.images, options.samples) < 1:
         raise DataError("--images, --samples and --size must be 1 or more.")

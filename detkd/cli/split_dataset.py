@@ -17,20 +17,28 @@ from detkd.errors import DataError
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="detkd split", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="detkd split",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("coco", type=Path, metavar="COCO.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--ratios", type=float, nargs=3, default=(0.7, 0.15, 0.15),
-                        metavar=("TRAIN", "VAL", "TEST"))
-    parser.add_argument("--groups", metavar="CSV or FIELD",
-                        help="what belongs together: a field of the images (sample, where it is "
-                        "there), or a CSV file of images and groups")
+    parser.add_argument(
+        "--ratios", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST")
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="CSV or FIELD",
+        help="what belongs together: a field of the images (sample, where it is "
+        "there), or a CSV file of images and groups",
+    )
     parser.add_argument("--group-column", metavar="NAME", help="column of the groups in the CSV")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     if min(options.ratios) < 0 or sum(options.ratios) <= 0:
-        raise DataError(f"--ratios: {options.ratios} are not shares; give three, such as 0.7 0.15 0.15.")
+        raise DataError(
+            f"--ratios: {options.ratios} are not shares; give three, such as 0.7 0.15 0.15."
+        )
 
     from detkd.data.dataset import image_root, read_coco
     from detkd.data.split import SIDES, alone, divide, leaks, part_of, thin_classes

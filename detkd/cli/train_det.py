@@ -8,7 +8,13 @@ Several GPUs:          torchrun --nproc_per_node 4 -- tools/train_det.py --confi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from detkd.cli.arguments import read_experiment
+
+if TYPE_CHECKING:
+    from detkd.config import Experiment
+    from detkd.engine.run import RunFolder
 
 
 def main(argv: list[str]) -> int:
@@ -19,11 +25,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def run_detector(experiment, *, folder: str | None = None, resume: bool = False):
+def run_detector(
+    experiment: Experiment, *, folder: str | None = None, resume: bool = False
+) -> RunFolder:
     """Train, judge the best checkpoint, and say where everything lies; the run folder."""
     import torch
 
-    from detkd.distill.distiller import build_distiller
+    from detkd.distill.distiller import Distiller, build_distiller
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
     from detkd.engine.parts import build_judge, build_loader, final_judgement, open_data
@@ -33,10 +41,11 @@ def run_detector(experiment, *, folder: str | None = None, resume: bool = False)
     fabric = build_fabric(experiment.train)
     torch.manual_seed(experiment.train.seed)
     train_set, val_set = open_data(experiment)  # also measures the anchors, where asked for
-    trainable = build_detector(experiment.model, train_set.classes, experiment.data.image_size)
+    student = build_detector(experiment.model, train_set.classes, experiment.data.image_size)
+    trainable: Detector | Distiller = student
     if experiment.distill:
         teacher = Detector.load(experiment.distill.teacher)
-        trainable = build_distiller(trainable, teacher, experiment.distill)
+        trainable = build_distiller(student, teacher, experiment.distill)
     run = RunFolder(folder or f"runs/{experiment.name}")
     if fabric.is_global_zero:
         run.open(experiment, resume=resume)
@@ -46,4 +55,3 @@ def run_detector(experiment, *, folder: str | None = None, resume: bool = False)
     if fabric.is_global_zero:
         final_judgement(run, val_set, experiment, fabric.device)
     return run
-

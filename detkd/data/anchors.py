@@ -29,7 +29,10 @@ def fit_anchors(
     for _ in range(50):
         nearest = np.abs(sides[:, None] - centres).argmin(axis=1)
         moved = np.array(
-            [sides[nearest == k].mean() if (nearest == k).any() else centres[k] for k in range(levels)]
+            [
+                sides[nearest == k].mean() if (nearest == k).any() else centres[k]
+                for k in range(levels)
+            ]
         )
         if np.allclose(moved, centres, atol=1e-6):
             break

@@ -79,7 +79,7 @@ class Augment:
     def __call__(
         self, image: np.ndarray, boxes: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Augmented image [H, W, 3] uint8, boxes [M, 4] xyxy px, and which M of the N boxes they are.
+        """Augmented image [H, W, 3] uint8, boxes [M, 4] xyxy px, and which of the N they are.
 
         A mirrored border shows cells a second time; they carry no box, as cells cut by a real
         border that an annotator left out do not.

@@ -153,7 +153,8 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             raise DataError(
                 f"{len(missing)} of {len(self.truth['images'])} images are not in "
                 f"{self.image_root}: {first}{', ...' if len(missing) > 3 else ''}. Convert again, "
-                "name their folder with --data.images, or leave them out with --data.skip_missing true."
+                "name their folder with --data.images, or leave them out with "
+                "--data.skip_missing true."
             )
         gone = {image["id"] for image in missing}
         if gone:
@@ -231,7 +232,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if index in self._kept:
             return self._kept[index]
         path = self.image_root / self.truth["images"][index]["file_name"]
-        loaded = self._from_disk(path) if self.cache == "disk" else load_image(path, self.image_size)
+        loaded = (
+            self._from_disk(path) if self.cache == "disk" else load_image(path, self.image_size)
+        )
         if self.cache == "memory":
             self._kept[index] = loaded
         return loaded
@@ -249,7 +252,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         # Several workers may write the same image: each its own file, the last rename wins.
         with tempfile.NamedTemporaryFile(dir=self.cache_dir, delete=False) as stream:
             np.savez(stream, image=image, size=np.array(size))
-        os.replace(stream.name, kept)
+        Path(stream.name).replace(kept)
         return image, size
 
 

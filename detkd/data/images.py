@@ -31,7 +31,7 @@ def files_below(root: Path) -> Iterator[Path]:
 
 
 def links_out(root: Path) -> Iterator[Path]:
-    """Links below `root` that `files_below` passes over: to folders, out of the root, to nothing."""
+    """Links that `files_below` passes over: to folders, out of the root, to nothing."""
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in [*folders, *sorted(names)]:
@@ -62,12 +62,14 @@ def measure(path: Path) -> tuple[int, int, str | None]:
         raise ImageError("is so large that decoding it could fill the memory") from error
     except UnidentifiedImageError as error:
         raise ImageError("is not an image") from error
-    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise anything on broken headers
+    except Exception as error:
         raise ImageError(f"cannot be read as an image ({type(error).__name__})") from error
     if kind in END_MARKERS:
         tail = _tail(path)
         # After the last start of a scan: a thumbnail in the header has an end of its own.
-        if tail.rfind(END_MARKERS[kind]) <= tail.rfind(START_OF_SCAN if kind == "JPEG" else b"IDAT"):
+        if tail.rfind(END_MARKERS[kind]) <= tail.rfind(
+            START_OF_SCAN if kind == "JPEG" else b"IDAT"
+        ):
             return width, height, "has no end marker: it is probably cut off"
     return width, height, None
 
@@ -75,7 +77,7 @@ def measure(path: Path) -> tuple[int, int, str | None]:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:  # noqa: BLE001 - a broken EXIF block says nothing about the pixels
+    except Exception:
         return None
 
 

@@ -32,9 +32,7 @@ def groups_by_field(document: Mapping[str, Any], field: str) -> dict[Any, str]:
     return {key: _group(key, group) for key, group in groups.items()}
 
 
-def groups_by_table(
-    document: Mapping[str, Any], table: Path, column: str | None
-) -> dict[Any, str]:
+def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None) -> dict[Any, str]:
     """Group of each image id after a CSV file; rows are matched by file name, path or stem.
 
     Raises:
@@ -80,7 +78,11 @@ def _group(image: Any, group: Any) -> str:
 
 
 def divide(
-    document: Mapping[str, Any], groups: Mapping[Any, str], ratios: Sequence[float], *, seed: int = 0
+    document: Mapping[str, Any],
+    groups: Mapping[Any, str],
+    ratios: Sequence[float],
+    *,
+    seed: int = 0,
 ) -> dict[Any, str]:
     """The side of each image id; a group is never divided.
 
@@ -124,9 +126,7 @@ def divide(
         side_of[names[row]] = int(side)
         wanted[side] -= content[row]
         left.remove(row)
-    return {
-        image: SIDES[side_of[name]] for name, members in images_of.items() for image in members
-    }
+    return {image: SIDES[side_of[name]] for name, members in images_of.items() for image in members}
 
 
 def part_of(document: Mapping[str, Any], chosen: set[Any], root: str) -> dict[str, Any]:

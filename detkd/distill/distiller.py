@@ -78,7 +78,7 @@ class Distiller(nn.Module):
             norm.eval()
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Student, adapters, trainable losses and step count; the teacher has its own file."""
         state = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "") + "teacher."
@@ -88,9 +88,7 @@ class Distiller(nn.Module):
         teacher = {f"teacher.{key}": value for key, value in self.teacher.state_dict().items()}
         return super().load_state_dict({**teacher, **state}, strict=strict, assign=assign)
 
-    def forward(
-        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
-    ) -> Any:
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         if not self.training:
             return self.student(images)
         with read(self.student) as student:

@@ -8,9 +8,7 @@ from detkd.distill.taps import Reading
 from detkd.models.detector import Detector
 
 
-def roi_logits(
-    teacher: Detector, features: dict[str, Tensor], student: Reading
-) -> Tensor:
+def roi_logits(teacher: Detector, features: dict[str, Tensor], student: Reading) -> Tensor:
     """The teacher's class logits [R, K+1] for the proposals that the student was given.
 
     `features` are the teacher's levels of the same batch.

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from detkd.models.detector import Detector
+
 
 class Average:
     """Weights and statistics of a network, averaged over the steps.
@@ -15,7 +17,7 @@ class Average:
     start is soon forgotten. Integer buffers are copied.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Detector, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0

@@ -51,7 +51,9 @@ def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any
             TermConfig("pkd", list(experiment.model.levels), 0.5),
         ]
         distiller = build_distiller(
-            _detector(experiment, data.classes, STUDENT), teacher, DistillConfig("", "inherit", terms)
+            _detector(experiment, data.classes, STUDENT),
+            teacher,
+            DistillConfig("", "inherit", terms),
         )
         batch = _batch(data, batch_size)
         batch = _to(batch, teacher)
@@ -91,7 +93,7 @@ def _ratio_to_plain(backbone: str, steps: int, image_size: int, batch_size: int)
         fabric = build_fabric(experiment.train)
         plain = _detector(experiment, data.classes, backbone)
         ours = _detector(experiment, data.classes, backbone)
-        ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ours.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(ours, experiment.train)
         model, wrapped = fabric.setup(ours, optimizer)
 
@@ -106,9 +108,7 @@ def _ratio_to_plain(backbone: str, steps: int, image_size: int, batch_size: int)
     return {"plain_s": plain_s, "ours_s": ours_s, "ratio": ours_s / plain_s}
 
 
-def _step(
-    trainable: nn.Module, experiment: Experiment, batch: Batch
-) -> Callable[[], None]:
+def _step(trainable: nn.Module, experiment: Experiment, batch: Batch) -> Callable[[], None]:
     """A step as the shortest loop has it."""
     trainable.train()
     optimizer = build_optimizer(trainable, experiment.train)

@@ -1,7 +1,7 @@
 """Where a training runs: device, precision, processes, threads and determinism.
 
-One process is started by hand, several by `torchrun --nproc_per_node N -- tools/train_det.py ...` or by SLURM's `srun`;
-Lightning Fabric reads their environment.
+One process is started by hand, several by `torchrun --nproc_per_node N -- tools/train_det.py ...`
+or by SLURM's `srun`; Lightning Fabric reads their environment.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def build_fabric(train: TrainConfig) -> Fabric:
         devices=local,
         num_nodes=max(1, world // local),
         strategy="ddp" if world > 1 else "auto",
-        plugins=None if train.precision == "32" else MixedInside(PRECISIONS[train.precision], device),
+        plugins=None
+        if train.precision == "32"
+        else MixedInside(PRECISIONS[train.precision], device),
     )
     fabric.launch()
     return fabric

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detkd.config import Experiment
+from detkd.data.sampler import EpochBatches
+from detkd.distill.distiller import Distiller
 from detkd.engine.average import Average
 from detkd.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from detkd.engine.devices import seed_step
@@ -26,12 +28,14 @@ from detkd.engine.optimiser import build_optimizer, lr_factor, set_lr
 from detkd.engine.progress import Display
 from detkd.engine.run import Log, RunFolder
 from detkd.errors import UserError
+from detkd.models.detector import Detector
 
-Judge = Callable[[nn.Module], dict[str, Any]]
+Trainable = Detector | Distiller
+Judge = Callable[[Detector], dict[str, Any]]
 
 
 def fit(
-    trainable: nn.Module,
+    trainable: Trainable,
     loader: DataLoader,
     judge: Judge,
     experiment: Experiment,
@@ -50,10 +54,11 @@ def fit(
         UserError: a loss or a gradient is not finite.
     """
     train, sampler = experiment.train, loader.batch_sampler
+    assert isinstance(sampler, EpochBatches)
     classes = trainable.network.classes
     optimizer = build_optimizer(trainable, train)
     # Channels last is the layout that convolutions are fast in, on the CPU as on a GPU.
-    trainable.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainable.to(fabric.device).to(memory_format=torch.channels_last)
     average = Average(trainable.network, train.ema) if train.ema else None
     model, wrapped_optimizer = fabric.setup(trainable, optimizer)
     state = State(trainable, trainable.network, optimizer, average, Progress(), fabric)
@@ -81,7 +86,9 @@ def fit(
                 waited += wait
                 progress.batch += 1
                 is_step = progress.batch % train.accumulate == 0
-                seed_step(train.seed, progress.epoch * len(sampler) + progress.batch, fabric.global_rank)
+                seed_step(
+                    train.seed, progress.epoch * len(sampler) + progress.batch, fabric.global_rank
+                )
                 images = [image.to(fabric.device, non_blocking=True) for image in images]
                 targets = [_to(target, fabric.device) for target in targets]
                 with fabric.no_backward_sync(model, enabled=not is_step):
@@ -97,7 +104,7 @@ def fit(
                     norm = fabric.clip_gradients(
                         model, wrapped_optimizer, max_norm=train.clip, error_if_nonfinite=False
                     )
-                    if train.precision != "fp16" and not math.isfinite(float(norm)):
+                    if train.precision != "fp16" and norm is not None and not math.isfinite(norm):
                         raise UserError(
                             f"step {progress.step}: the gradient is not finite, though the losses "
                             f"are.{_last_good(run)} Lower train.lr, or use train.precision: 32."
@@ -108,7 +115,9 @@ def fit(
                     average.update(trainable.network)
                 progress.seconds = time.monotonic() - began
                 if log:
-                    log.write("train", progress.step, {**values, "lr": optimizer.param_groups[-1]["lr"]})
+                    log.write(
+                        "train", progress.step, {**values, "lr": optimizer.param_groups[-1]["lr"]}
+                    )
                 progress.step += 1
                 if interrupted():
                     save_last()
@@ -118,9 +127,7 @@ def fit(
             wrapped_optimizer.zero_grad()
             progress.epoch, progress.batch = progress.epoch + 1, 0
             epoch_seconds = time.monotonic() - epoch_began
-            if fabric.is_global_zero and (
-                progress.epoch % train.judge_every == 0 or progress.epoch == train.epochs
-            ):
+            if log and (progress.epoch % train.judge_every == 0 or progress.epoch == train.epochs):
                 display.judging()
                 metrics = judge(average.network if average else trainable.network)
                 score = metrics["AP"] if metrics["AP"] is not None else 0.0

@@ -110,8 +110,17 @@ def environment() -> str:
     """Versions and devices, one a line, for the run folder and for bug reports."""
     import torch
 
-    names = ("detkd", "torch", "torchvision", "timm", "lightning-fabric", "albumentations",
-             "numpy", "opencv-python-headless", "pycocotools")
+    names = (
+        "detkd",
+        "torch",
+        "torchvision",
+        "timm",
+        "lightning-fabric",
+        "albumentations",
+        "numpy",
+        "opencv-python-headless",
+        "pycocotools",
+    )
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
     for name in names:
         try:

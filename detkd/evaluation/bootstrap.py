@@ -39,7 +39,9 @@ def bootstrap_map(
     values: dict[str, list[float]] = {"AP": [], "AP50": []}
     for _ in range(draws):
         drawn = [
-            image for at in random.integers(len(members), size=len(members)) for image in members[at]
+            image
+            for at in random.integers(len(members), size=len(members))
+            for image in members[at]
         ]
         precision = reaccumulate(evaluation, drawn)
         for name, part in (("AP", precision), ("AP50", precision[0])):

@@ -45,7 +45,9 @@ def plot_classes(truth: dict[str, Any], results: Sequence[Result], path: Path) -
     figure, axis = plt.subplots(figsize=(6, 1 + 0.4 * max(1, len(known))), layout="constrained")
     places = np.arange(len(known))
     for offset, key, colour in ((-0.2, "AP", "#0072B2"), (0.2, "AP50", "#56B4E9")):
-        axis.barh(places + offset, [row[key] for row in known.values()], 0.4, label=key, color=colour)
+        axis.barh(
+            places + offset, [row[key] for row in known.values()], 0.4, label=key, color=colour
+        )
     axis.set_yticks(places, [f"{name} ({row['truths']})" for name, row in known.items()])
     axis.set(xlim=(0, 1))
     axis.invert_yaxis()
@@ -67,7 +69,9 @@ def plot_worst(
     from PIL import Image, ImageOps
 
     plt = _pyplot()
-    shown = {image["id"]: ([], []) for image in truth["images"]}
+    shown: dict[Any, tuple[list[Any], list[Any]]] = {
+        image["id"]: ([], []) for image in truth["images"]
+    }
     for box in truth["annotations"]:
         shown[box["image_id"]][0].append(box)
     for result in results:

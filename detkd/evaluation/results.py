@@ -29,7 +29,7 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def check_truth(truth: Any, path: str | Path) -> dict[str, Any]:
-    """Ground truth fit for judging; annotations get the ids 1, 2, 3 (pycocotools reads 0 as 'none').
+    """Ground truth fit for judging; annotations get new ids, since pycocotools reads 0 as 'none'.
 
     Raises:
         DataError: not a COCO detection file, or an entry that cannot be judged.
@@ -86,7 +86,9 @@ def check_results(
             )
         _check_box(result["bbox"], where)
         if not _finite(result["score"]):
-            raise DataError(f"{where} has the score {result['score']!r}; a finite number is needed.")
+            raise DataError(
+                f"{where} has the score {result['score']!r}; a finite number is needed."
+            )
         if result["category_id"] in categories:
             kept.append(result)
     return kept, len(results) - len(kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +84,13 @@ class Backbone(nn.Module):
 class TimmBackbone(Backbone):
     """A `features_only` network of timm; it cannot be cut into stages, so it is one."""
 
-    def __init__(self, net: nn.Module, names: list[str], **normalisation: tuple[float, ...]) -> None:
-        info = net.feature_info
+    def __init__(
+        self, net: nn.Module, names: list[str], **normalisation: tuple[float, ...]
+    ) -> None:
+        info: Any = net.feature_info
         features = {
             name: Feature(channels, stride)
-            for name, channels, stride in zip(
-                names, info.channels(), info.reduction(), strict=True
-            )
+            for name, channels, stride in zip(names, info.channels(), info.reduction(), strict=True)
         }
         super().__init__({"net": net}, features, **normalisation)
 
@@ -101,7 +102,7 @@ class TimmBackbone(Backbone):
         return dict(zip(self.features, self.stages["net"](x), strict=True))
 
 
-def resnet_stages(net: nn.Module) -> dict[str, nn.Module]:
+def resnet_stages(net: Any) -> dict[str, nn.Module]:
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return {"stem": stem, "c2": net.layer1, "c3": net.layer2, "c4": net.layer3, "c5": net.layer4}
 
@@ -121,16 +122,16 @@ def stages_by_stride(layers: nn.Sequential) -> dict[str, nn.Module]:
     return {name: nn.Sequential(*members) for name, members in stages.items()}
 
 
-def vgg_stages(net: nn.Module) -> dict[str, nn.Module]:
+def vgg_stages(net: Any) -> dict[str, nn.Module]:
     return stages_by_stride(net.features)
 
 
-def mobilenet_stages(net: nn.Module) -> dict[str, nn.Module]:
+def mobilenet_stages(net: Any) -> dict[str, nn.Module]:
     # The last 1x1 convolution only widens for the classifier.
     return stages_by_stride(net.features[:-1])
 
 
-STAGES: dict[str, tuple[str, Callable[[nn.Module], dict[str, nn.Module]], tuple[str, ...]]] = {
+STAGES: dict[str, tuple[str, Callable[[Any], dict[str, nn.Module]], tuple[str, ...]]] = {
     # our name: (torchvision's name, how it is cut, weights that a detector does not need)
     "resnet18": ("resnet18", resnet_stages, ("fc.",)),
     "resnet34": ("resnet34", resnet_stages, ("fc.",)),
@@ -180,7 +181,7 @@ def _staged_backbone(name: str, weights: str | None, last: str) -> Backbone:
             raise ConfigError(f"model.weights: there are no ImageNet weights of '{name}'.")
     elif name in STAGES:
         library_name, cut, unused = STAGES[name]
-        pretrained = models.get_model_weights(library_name).DEFAULT  # type: ignore[attr-defined]
+        pretrained = models.get_model_weights(library_name).DEFAULT
         net = models.get_model(library_name, weights=pretrained if weights == "imagenet" else None)
         if weights not in (None, "imagenet"):
             load_weights(net, weights, unused=unused)
@@ -224,11 +225,11 @@ def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:
         # timm passes over missing keys where only features are asked for: check them first.
         load_weights(timm.create_model(name), weights, unused=_behind_features(name))
         overlay = {"file": str(weights)}
-    probe = timm.create_model(name, features_only=True)
+    probe: Any = timm.create_model(name, features_only=True)
     reductions = probe.feature_info.reduction()
     names = [key for key, stride in STRIDES.items() if stride in reductions]
     names = names[: names.index(last) + 1] if last in names else names
-    net = timm.create_model(
+    net: Any = timm.create_model(
         name,
         features_only=True,
         pretrained=weights is not None,
@@ -246,8 +247,8 @@ def _behind_features(name: str) -> tuple[str, ...]:
     import timm
 
     settings = timm.get_pretrained_cfg(name)
-    heads = settings.classifier if settings is not None else None
-    heads = heads if isinstance(heads, tuple) else (heads or "classifier",)
+    named: Any = settings.classifier if settings is not None else None
+    heads = named if isinstance(named, tuple) else (named or "classifier",)
     return (*(f"{head}." for head in heads), "conv_head.", "bn2.")
 
 

@@ -154,7 +154,7 @@ class ProposalHead(nn.Module):
         self.bbox_pred = nn.Conv2d(channels, 4 * anchors, 1)
         for layer in (self.cls_logits, self.bbox_pred):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
 
     def forward(self, levels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         hidden = [self.conv(level) for level in levels]

@@ -35,16 +35,20 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
             f"{path}: holds more than tensors and plain values, so it was not opened "
             "(it could run code); use a checkpoint that detkd wrote, or safetensors."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError,
-            zipfile.BadZipFile) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CheckpointError(
-            f"{path}: cannot be read as weights (cut off or of another kind); "
-            "take an intact copy."
+            f"{path}: cannot be read as weights (cut off or of another kind); take an intact copy."
         ) from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{path}: holds a {type(loaded).__name__} instead of named weights."
-        )
+        raise CheckpointError(f"{path}: holds a {type(loaded).__name__} instead of named weights.")
     return loaded
 
 

@@ -81,13 +81,17 @@ def test_a_teacher_that_is_missing_broken_hostile_or_foreign(tiny, tmp_path, cap
 
 
 def test_a_checkpoint_whose_weights_are_of_another_network(tiny, tmp_path, capsys, scenes):
-    assert launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]) == 0
+    assert (
+        launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]) == 0
+    )
     checkpoint = torch.load(tmp_path / "a/best.pt", weights_only=True)
     checkpoint["config"]["model"]["backbone"] = "resnet18"
     torch.save(checkpoint, tmp_path / "other.pt")
     capsys.readouterr()
     command = ["--gt", scenes / "all.json", "--checkpoint", tmp_path / "other.pt"]
-    assert "its weights are not those of the 'resnet18' detector" in refused(capsys, "eval", *command)
+    assert "its weights are not those of the 'resnet18' detector" in refused(
+        capsys, "eval", *command
+    )
 
 
 def test_a_run_that_exists_is_not_overwritten(tiny, tmp_path, capsys):
@@ -108,7 +112,9 @@ def test_another_set_of_classes_is_refused(tiny, tmp_path, scenes, capsys):
     (tmp_path / "other.json").write_text(json.dumps(document))
     said = refused(capsys, "train", "--config", tiny(data__val=str(tmp_path / "other.json")))
     assert "its classes are not those of" in said
-    assert launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]) == 0
+    assert (
+        launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "a")]) == 0
+    )
     capsys.readouterr()
     command = ["--gt", tmp_path / "other.json", "--checkpoint", tmp_path / "a/best.pt"]
     assert "knows 8 classes and" in refused(capsys, "eval", *command)
@@ -141,7 +147,9 @@ def test_an_unknown_command(argv):
     assert done.stderr.startswith("error: no command")
 
 
-@pytest.mark.parametrize("command", ["convert", "check", "split", "synth", "train", "eval", "bench", "demo", "env"])
+@pytest.mark.parametrize(
+    "command", ["convert", "check", "split", "synth", "train", "eval", "bench", "demo", "env"]
+)
 def test_every_command_has_help_without_loading_torch(command):
     code = (
         "import sys\nfrom detkd.cli.app import launch\n"

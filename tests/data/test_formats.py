@@ -154,7 +154,9 @@ def test_a_broken_annotation_is_named_and_the_rest_goes_on(tmp_path, content):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_no_bytes_crash_the_readers(tmp_path, content):
     root = tmp_path / "any"
     if not root.exists():
@@ -288,9 +290,16 @@ def coco(path, **changes):
     document = {
         "images": [{"id": 7, "file_name": "one.jpg", "width": 100, "height": 80, "note": "x"}],
         "annotations": [
-            {"id": 0, "image_id": 7, "category_id": 5, "bbox": [10, 20, 30, 40], "area": 900.5,
-             "iscrowd": 1, "segmentation": {"size": [80, 100], "counts": "abc"},
-             "attributes": {"difficult": 1, "occluded": True}},
+            {
+                "id": 0,
+                "image_id": 7,
+                "category_id": 5,
+                "bbox": [10, 20, 30, 40],
+                "area": 900.5,
+                "iscrowd": 1,
+                "segmentation": {"size": [80, 100], "counts": "abc"},
+                "attributes": {"difficult": 1, "occluded": True},
+            },
         ],
         "categories": [{"id": 5, "name": "a"}, {"id": 9, "name": "b"}],
         **changes,
@@ -308,8 +317,13 @@ def test_coco_to_coco_keeps_what_it_does_not_know(tmp_path):
     ]
     (box,) = out["annotations"]
     assert box == {
-        "id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 20, 30, 40], "area": 900.5,
-        "iscrowd": 1, "segmentation": {"size": [80, 100], "counts": "abc"},
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [10, 20, 30, 40],
+        "area": 900.5,
+        "iscrowd": 1,
+        "segmentation": {"size": [80, 100], "counts": "abc"},
         "attributes": {"difficult": 1, "occluded": True},
     }
     assert out["categories"] == [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
@@ -372,7 +386,9 @@ def test_through_yolo_boxes_stay_within_the_printed_precision(scenes, tmp_path):
     back = content(convert(there, tmp_path / "back.json"))
     for ours, theirs in zip(back, content(scenes / "all.json"), strict=True):
         assert ours[:2] == theirs[:2]
-        assert all(math.isclose(a, b, abs_tol=1e-5) for a, b in zip(ours[2:6], theirs[2:6], strict=True))
+        assert all(
+            math.isclose(a, b, abs_tol=1e-5) for a, b in zip(ours[2:6], theirs[2:6], strict=True)
+        )
 
 
 def test_strict_writes_nothing_and_leaves_the_old_file(tmp_path):

@@ -1,5 +1,6 @@
 """CocoDataset, batches and augmentation."""
 
+import itertools
 import json
 
 import cv2
@@ -149,7 +150,7 @@ def test_boxes_still_cover_their_object_after_every_augmentation(name):
         # A mirrored border may show the object a second time: look at the box's surroundings.
         top, left = max(0, int(y0) - 6), max(0, int(x0) - 6)
         near = out[top : int(y1) + 7, left : int(x1) + 7]
-        found = np.array(frame_of(near)) + [left, top, left, top]
+        found = np.array(frame_of(near)) + np.array([left, top, left, top])
         slack = 3 if name == "strong" else 2
         assert np.abs(found - moved[0]).max() <= slack, (seed, found, moved)
         seen += 1
@@ -236,7 +237,7 @@ def test_anchors_fit_the_boxes_better_than_powers_of_two():
     anchors, overlap = fit_anchors(sizes, 3, [0.5, 1.0, 2.0])
     assert overlap == best_overlap(sizes, [a[0] for a in anchors], [0.5, 1.0, 2.0])
     assert overlap > best_overlap(sizes, [32, 64, 128], [0.5, 1.0, 2.0])
-    assert all(b[0] >= 1.29 * a[0] for a, b in zip(anchors, anchors[1:], strict=False))
+    assert all(b[0] >= 1.29 * a[0] for a, b in itertools.pairwise(anchors))
     assert fit_anchors(sizes[::-1], 3, [0.5, 1.0, 2.0])[0] == anchors
 
 

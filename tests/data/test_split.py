@@ -12,15 +12,29 @@ def document(samples=20, an_image=3):
     for sample in range(samples):
         for _ in range(an_image):
             images.append(
-                {"id": len(images) + 1, "file_name": f"{len(images) + 1}.png", "width": 9,
-                 "height": 9, "sample": f"S{sample}"}
+                {
+                    "id": len(images) + 1,
+                    "file_name": f"{len(images) + 1}.png",
+                    "width": 9,
+                    "height": 9,
+                    "sample": f"S{sample}",
+                }
             )
             # Class 1 is everywhere, class 2 in every fourth sample.
             for category in (1, 1, 2) if sample % 4 == 0 else (1, 1):
-                boxes.append({"id": len(boxes) + 1, "image_id": len(images),
-                              "category_id": category, "bbox": [0, 0, 5, 5]})
-    return {"images": images, "annotations": boxes,
-            "categories": [{"id": 1, "name": "often"}, {"id": 2, "name": "seldom"}]}
+                boxes.append(
+                    {
+                        "id": len(boxes) + 1,
+                        "image_id": len(images),
+                        "category_id": category,
+                        "bbox": [0, 0, 5, 5],
+                    }
+                )
+    return {
+        "images": images,
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "often"}, {"id": 2, "name": "seldom"}],
+    }
 
 
 def test_no_group_is_divided_and_every_class_is_in_proportion():
@@ -55,7 +69,9 @@ def test_the_command_writes_parts_that_find_their_images(scenes, tmp_path):
     parts = [CocoDataset(out / f"{side}.json", image_size=64) for side in ("train", "val", "test")]
     assert sum(map(len, parts)) == 12
     samples = [{image["sample"] for image in part.truth["images"]} for part in parts]
-    assert not samples[0] & samples[1] and not samples[0] & samples[2] and not samples[1] & samples[2]
+    assert (
+        not samples[0] & samples[1] and not samples[0] & samples[2] and not samples[1] & samples[2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +85,13 @@ def test_the_command_writes_parts_that_find_their_images(scenes, tmp_path):
 def test_groups_of_a_table(scenes, tmp_path, capsys, table, code, said):
     first = json.loads((scenes / "all.json").read_text())["images"][0]["file_name"]
     (tmp_path / "g.csv").write_text(table.format(first=first))
-    command = [str(scenes / "all.json"), "--out", str(tmp_path), "--groups", str(tmp_path / "g.csv")]
+    command = [
+        str(scenes / "all.json"),
+        "--out",
+        str(tmp_path),
+        "--groups",
+        str(tmp_path / "g.csv"),
+    ]
     assert launch("split", command) == code
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
@@ -80,7 +102,9 @@ def test_equal_images_on_two_sides_are_a_leak(tmp_path, capsys):
 
     for name in ("a", "b"):
         Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png")
-    images = [{"id": k, "file_name": f"{n}.png", "width": 9, "height": 9} for k, n in ((1, "a"), (2, "b"))]
+    images = [
+        {"id": k, "file_name": f"{n}.png", "width": 9, "height": 9} for k, n in ((1, "a"), (2, "b"))
+    ]
     data = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "x"}]}
     (tmp_path / "all.json").write_text(json.dumps(data))
     command = [str(tmp_path / "all.json"), "--out", str(tmp_path), "--ratios", "1", "1", "0"]
@@ -90,9 +114,17 @@ def test_equal_images_on_two_sides_are_a_leak(tmp_path, capsys):
 
 def test_microalgae_splits_by_its_groups(real_data, tmp_path):
     assert launch("convert", [str(real_data / "microalgae"), str(tmp_path / "all.json")]) == 0
-    command = [str(tmp_path / "all.json"), "--out", str(tmp_path), "--groups",
-               str(real_data / "microalgae/GROUPS.csv")]
+    command = [
+        str(tmp_path / "all.json"),
+        "--out",
+        str(tmp_path),
+        "--groups",
+        str(real_data / "microalgae/GROUPS.csv"),
+    ]
     assert launch("split", command) == 0
-    sizes = [len(json.loads((tmp_path / f"{s}.json").read_text())["images"]) for s in ("train", "val", "test")]
+    sizes = [
+        len(json.loads((tmp_path / f"{s}.json").read_text())["images"])
+        for s in ("train", "val", "test")
+    ]
     assert sum(sizes) == 1475
     assert sizes[0] == pytest.approx(0.7 * 1475, rel=0.03)

@@ -174,7 +174,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
 
 
 def test_a_feature_that_does_not_exist_is_refused_with_the_list(student, teacher):
-    with pytest.raises(ConfigError, match=r"no feature 'c6' in the student .* c3 \(24 ch, stride 8\)"):
+    with pytest.raises(
+        ConfigError, match=r"no feature 'c6' in the student .* c3 \(24 ch, stride 8\)"
+    ):
         Distiller(student, teacher, [TermConfig("pkd", ["c6"])])
 
 

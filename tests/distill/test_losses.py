@@ -101,7 +101,9 @@ def test_kl_is_the_mean_divergence_over_proposals():
 def test_kl_at_temperature_two_is_four_times_that_of_halved_logits():
     s, t = maps()[0, 0], maps(1)[0, 0]
     cold = build_loss("kl", {})(s / 2, t / 2, None)
-    assert float(build_loss("kl", {"temperature": 2.0})(s, t, None)) == pytest.approx(4 * float(cold))
+    assert float(build_loss("kl", {"temperature": 2.0})(s, t, None)) == pytest.approx(
+        4 * float(cold)
+    )
 
 
 @pytest.mark.parametrize("name", [*DENSE, "kl"])

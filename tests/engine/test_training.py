@@ -18,7 +18,11 @@ from detkd.models.weights import read_checkpoint
 
 # `--` keeps torchrun from reading --run as one of its own options.
 TOOL = Path(__file__).parents[2] / "tools/train_det.py"
-COMMAND = [sys.executable, "-c", "import sys; from detkd.cli.app import launch; sys.exit(launch('train'))"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from detkd.cli.app import launch; sys.exit(launch('train'))",
+]
 
 
 def train(config, run, *more):
@@ -37,8 +41,15 @@ def test_a_run_leaves_what_the_design_names(tiny, tmp_path):
     assert train(tiny(), tmp_path / "run") == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names >= {
-        "config.yaml", "environment.txt", "log.jsonl", "tensorboard", "last.pt", "best.pt",
-        "metrics.json", "predictions.json", "plots",
+        "config.yaml",
+        "environment.txt",
+        "log.jsonl",
+        "tensorboard",
+        "last.pt",
+        "best.pt",
+        "metrics.json",
+        "predictions.json",
+        "plots",
     }
     plots = {path.name for path in (tmp_path / "run/plots").iterdir()}
     assert plots == {"curves.png", "pr_curves.png", "per_class.png", "worst_images.png"}
@@ -74,13 +85,22 @@ def test_data_workers_change_nothing(tiny, tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, workers):
-    more = ("--data.workers", str(workers), "--train.save_every", "1", "--train.epochs", "4",
-            "--train.optimizer", "sgd" if workers else "adamw")
+    more = (
+        "--data.workers",
+        str(workers),
+        "--train.save_every",
+        "1",
+        "--train.epochs",
+        "4",
+        "--train.optimizer",
+        "sgd" if workers else "adamw",
+    )
     train(tiny(), tmp_path / "whole", *more)
     run = tmp_path / "killed"
     process = subprocess.Popen(
         [*COMMAND, "--config", str(tiny()), "--run", str(run), *more],
-        start_new_session=True, stderr=subprocess.PIPE,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
     )
     log = run / "log.jsonl"
     deadline = time.monotonic() + 120
@@ -106,9 +126,20 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, wor
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
     run = tmp_path / "run"
     process = subprocess.Popen(
-        [*COMMAND, "--config", str(tiny()), "--run", str(run), "--train.epochs", "200",
-         "--data.workers", "1"],
-        start_new_session=True, stderr=subprocess.PIPE, text=True,
+        [
+            *COMMAND,
+            "--config",
+            str(tiny()),
+            "--run",
+            str(run),
+            "--train.epochs",
+            "200",
+            "--data.workers",
+            "1",
+        ],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not (run / "log.jsonl").is_file() or not (run / "log.jsonl").read_text():
@@ -146,7 +177,9 @@ def test_a_distilled_student_trains_resumes_and_is_saved_as_a_plain_one(tiny, tm
 
 def test_accumulated_batches_count_as_one_step(tiny, tmp_path):
     train(tiny(), tmp_path / "run", "--train.accumulate", "3")
-    steps = [line["step"] for line in read_log(RunFolder(tmp_path / "run")) if line["kind"] == "train"]
+    steps = [
+        line["step"] for line in read_log(RunFolder(tmp_path / "run")) if line["kind"] == "train"
+    ]
     assert steps == [0, 1]
 
 
@@ -157,7 +190,16 @@ def test_every_schedule_trains(tiny, tmp_path, schedule):
 
 
 def test_early_stop_ends_a_run_that_no_longer_gains(tiny, tmp_path):
-    more = ("--train.lr", "0", "--train.early_stop", "2", "--train.epochs", "30", "--train.ema", "0")
+    more = (
+        "--train.lr",
+        "0",
+        "--train.early_stop",
+        "2",
+        "--train.epochs",
+        "30",
+        "--train.ema",
+        "0",
+    )
     assert train(tiny(), tmp_path / "run", *more) == 0
     judged = [line for line in read_log(RunFolder(tmp_path / "run")) if line["kind"] == "val"]
     assert len(judged) < 30
@@ -184,11 +226,23 @@ def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
     }
     train(tiny("one", train__batch_size=4, **same_in_both), tmp_path / "one")
     two = tiny("two", **same_in_both)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-               "--master_port", "29611", "--", str(TOOL)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29611",
+        "--",
+        str(TOOL),
+    ]
     subprocess.run(
         [*command, "--config", str(two), "--run", str(tmp_path / "two"), "--train.batch_size", "2"],
-        check=True, capture_output=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     curves = []
     for name in ("one", "two"):

@@ -36,15 +36,24 @@ def made(seed, images=12, crowds=False, most=6):
             w, h = draw.choice([8, 40, 110]), draw.choice([10, 50, 100])
             crowd = int(crowds and draw.random() < 0.2)
             truth["annotations"].append(
-                {"id": len(truth["annotations"]) + 1, "image_id": image["id"],
-                 "category_id": draw.choice([1, 3]), "bbox": [x, y, w, h], "area": w * h,
-                 "iscrowd": crowd}
+                {
+                    "id": len(truth["annotations"]) + 1,
+                    "image_id": image["id"],
+                    "category_id": draw.choice([1, 3]),
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": crowd,
+                }
             )
             for _ in range(draw.randrange(4)):
                 moved = [x + draw.gauss(0, 5), y + draw.gauss(0, 5), w, h * draw.uniform(0.8, 1.2)]
                 results.append(
-                    {"image_id": image["id"], "category_id": draw.choice([1, 3, 3, 7]),
-                     "bbox": moved, "score": round(draw.random(), 1)}
+                    {
+                        "image_id": image["id"],
+                        "category_id": draw.choice([1, 3, 3, 7]),
+                        "bbox": moved,
+                        "score": round(draw.random(), 1),
+                    }
                 )
     return truth, results
 
@@ -190,8 +199,10 @@ def test_counts_by_hand():
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}] * 3,
     }
-    results = [{"image_id": i, "category_id": 1, "bbox": [0, 0, 1, 1], "score": s}
-               for i, s in ((1, 0.9), (1, 0.4), (2, 0.5))]
+    results = [
+        {"image_id": i, "category_id": 1, "bbox": [0, 0, 1, 1], "score": s}
+        for i, s in ((1, 0.9), (1, 0.4), (2, 0.5))
+    ]
     row = count_errors(truth, results)["per_class"]["a"]
     # Image 1: 1 of 3; image 2: 1 of 0.
     assert row == {"annotated": 3, "counted": 2, "bias": -0.5, "mean_absolute_error": 1.5}
@@ -229,7 +240,12 @@ def test_a_missing_score_is_refused_and_an_unknown_category_passed_over():
 def test_eval_writes_metrics_predictions_and_plots(scenes, tmp_path, capsys):
     truth = json.loads((scenes / "all.json").read_text())
     results = [
-        {"image_id": b["image_id"], "category_id": b["category_id"], "bbox": b["bbox"], "score": 0.9}
+        {
+            "image_id": b["image_id"],
+            "category_id": b["category_id"],
+            "bbox": b["bbox"],
+            "score": 0.9,
+        }
         for b in truth["annotations"]
     ]
     (tmp_path / "dt.json").write_text(json.dumps(results))
@@ -239,7 +255,9 @@ def test_eval_writes_metrics_predictions_and_plots(scenes, tmp_path, capsys):
     assert metrics["coco"]["AP"] == pytest.approx(1)
     assert set(metrics["coco"]) == set(NAMES)
     assert {p.name for p in (tmp_path / "out/plots").iterdir()} == {
-        "pr_curves.png", "per_class.png", "worst_images.png",
+        "pr_curves.png",
+        "per_class.png",
+        "worst_images.png",
     }
 
 

@@ -35,7 +35,10 @@ def test_it_keeps_torchvisions_contract(changes):
     detector = build_detector(model(**changes), ["a", "b"], 128)
     losses = detector(*batch())
     assert set(losses) == {
-        "loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg",
+        "loss_classifier",
+        "loss_box_reg",
+        "loss_objectness",
+        "loss_rpn_box_reg",
     }
     sum(losses.values()).backward()
     trained = [p for p in detector.parameters() if p.requires_grad]

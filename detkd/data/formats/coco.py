@@ -113,9 +113,7 @@ def image_root(path: Path, info: Mapping[str, Any]) -> Path:
     return Path(os.path.normpath(path.parent / inside)) if isinstance(inside, str) else path.parent
 
 
-def document_of(
-    data: DataSet, path: Path, root: Path, record: Mapping[str, Any]
-) -> dict[str, Any]:
+def document_of(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """The COCO document of a data set whose images lie below `root`, to be written to `path`."""
     category_of = {name: at for at, name in enumerate(data.classes, start=1)}
     images: list[dict[str, Any]] = []
@@ -143,7 +141,9 @@ def document_of(
                 "bbox": [box.xmin, box.ymin, width, height],
                 "iscrowd": int(box.crowd),
             }
-            annotations.append({**annotation, "attributes": attributes} if attributes else annotation)
+            annotations.append(
+                {**annotation, "attributes": attributes} if attributes else annotation
+            )
     inside = os.path.relpath(root.resolve(), path.resolve().parent)
     return {
         "info": {

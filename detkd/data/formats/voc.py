@@ -71,8 +71,13 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
     if wanted is not None:
         for stem in sorted(wanted - {d.stem for d in documents}):
             problems.append(
-                Problem("listed but missing", None, stem,
-                        f"'{subset}' lists '{stem}', which has no annotation", DROPPED_IMAGE)
+                Problem(
+                    "listed but missing",
+                    None,
+                    stem,
+                    f"'{subset}' lists '{stem}', which has no annotation",
+                    DROPPED_IMAGE,
+                )
             )
     for image in images:
         if image not in used and (wanted is None or image.stem in wanted):
@@ -96,7 +101,11 @@ def _subset(root: Path, subset: str) -> set[str]:
 
 
 def _read_document(
-    path: Path, root: Path, by_stem: dict[str, list[Path]], zero_based: bool, problems: list[Problem]
+    path: Path,
+    root: Path,
+    by_stem: dict[str, list[Path]],
+    zero_based: bool,
+    problems: list[Problem],
 ) -> ImageRecord | None:
     name = _name(path, root)
 
@@ -178,7 +187,8 @@ def _read_object(
         if text is None:
             message = f"has no {side}" if frame is not None else "has no bndbox"
             return None, [
-                *problems, Problem("missing coordinate", file, where, message, DROPPED_BOX)
+                *problems,
+                Problem("missing coordinate", file, where, message, DROPPED_BOX),
             ]
         try:
             value = float(text)
@@ -214,7 +224,7 @@ def _read_object(
 def _image_of(
     document: Path, root: Path, by_stem: dict[str, list[Path]], said: str | None
 ) -> Path | None:
-    """The image of an annotation's own stem: in its folder, in the mirrored one, or the only one."""
+    """The image of an annotation's own stem: beside it, in the mirrored folder, or the only one."""
     candidates = by_stem.get(document.stem, [])
     here = [image for image in candidates if image.parent == document.parent]
     if not here:

@@ -42,9 +42,7 @@ def read(root: Path, *, subset: str | None = None) -> DataSet:
     if subset:
         images = [image for image in images if subset in image.relative_to(root).parts[:-1]]
         if not images:
-            there = [
-                name for name in SUBSETS if any(p.is_dir() for p in root.glob(f"**/{name}"))
-            ]
+            there = [name for name in SUBSETS if any(p.is_dir() for p in root.glob(f"**/{name}"))]
             hint = f"there are {', '.join(there)}" if there else "it has no subsets"
             raise DataError(f"{root}: has no images of a subset '{subset}'; {hint}.")
     problems: list[Problem] = []
@@ -99,14 +97,14 @@ def label_file(image: Path, root: Path) -> Path | None:
     places = [image.with_suffix(".txt")]
     for at, part in enumerate(parts[:-1]):
         if part.lower() in ("images", "image", "jpegimages"):
-            places.append((root.joinpath(*parts[:at], "labels", *parts[at + 1 :])).with_suffix(".txt"))
+            places.append(
+                (root.joinpath(*parts[:at], "labels", *parts[at + 1 :])).with_suffix(".txt")
+            )
     places.append((root / "labels" / inside).with_suffix(".txt"))
     return next((place for place in places if place.is_file()), None)
 
 
-def _read_image(
-    image: Path, root: Path, names: list[str], problems: list[Problem]
-) -> ImageRecord:
+def _read_image(image: Path, root: Path, names: list[str], problems: list[Problem]) -> ImageRecord:
     file = image.relative_to(root).as_posix()
     path = label_file(image, root)
     if path is None:
@@ -130,7 +128,9 @@ def _read_image(
             found.append(Problem("malformed line", name, where, message, DROPPED_BOX))
             continue
         if not all(map(math.isfinite, values)):
-            found.append(Problem("not finite", name, where, "has a number that is not finite", DROPPED_BOX))
+            found.append(
+                Problem("not finite", name, where, "has a number that is not finite", DROPPED_BOX)
+            )
             continue
         label = _label(values[0], names)
         if label is None:
@@ -179,7 +179,11 @@ def to_pixels(record: ImageRecord) -> ImageRecord:
             ]
         boxes.append(
             replace(
-                box, xmin=box.xmin * w, ymin=box.ymin * h, xmax=box.xmax * w, ymax=box.ymax * h,
+                box,
+                xmin=box.xmin * w,
+                ymin=box.ymin * h,
+                xmax=box.xmax * w,
+                ymax=box.ymax * h,
                 extra=extra,
             )
         )
@@ -190,7 +194,13 @@ def _orphans(root: Path, labels: set[Path]) -> list[Problem]:
     """Label files without an image."""
     images = {label_file(image, root) for image in images_below(root)}
     return [
-        Problem("orphan annotation", path.relative_to(root).as_posix(), "", "has no image", "dropped image")
+        Problem(
+            "orphan annotation",
+            path.relative_to(root).as_posix(),
+            "",
+            "has no image",
+            "dropped image",
+        )
         for path in sorted(labels - images)
         if "labels" in path.relative_to(root).parts
     ]
@@ -215,8 +225,11 @@ def write(data: DataSet, folder: Path) -> list[str]:
         path = folder / "labels" / PurePosixPath(record.file).with_suffix(".txt")
         write_atomic(path, "".join(lines))
     write_atomic(folder / "classes.txt", "".join(f"{name}\n" for name in data.classes))
-    document = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(data.classes))}
+    document = {
+        "path": ".",
+        "train": "images",
+        "val": "images",
+        "names": dict(enumerate(data.classes)),
+    }
     write_atomic(folder / "data.yaml", yaml.safe_dump(document, sort_keys=False))
     return sorted(lost)
-
-

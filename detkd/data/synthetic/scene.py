@@ -105,7 +105,9 @@ def _sample(seed: int, number: int, taxa: Sequence[str]) -> _Sample:
     frequency = 1 / (1 + np.arange(len(taxa))) ** 0.7  # a long tail, and each sample its own
     shares = frequency * random.gamma(2.0, size=len(taxa))
     warm = random.uniform(-0.07, 0.07)
-    colour = random.uniform(0.7, 0.88) + np.array([warm, warm / 3, -warm]) + random.normal(0, 0.02, 3)
+    colour = (
+        random.uniform(0.7, 0.88) + np.array([warm, warm / 3, -warm]) + random.normal(0, 0.02, 3)
+    )
     return _Sample(
         colour=colour.astype(np.float32),
         tilt=random.normal(0, 0.06, 2),
@@ -118,9 +120,7 @@ def _sample(seed: int, number: int, taxa: Sequence[str]) -> _Sample:
     )
 
 
-def _place(
-    patch: np.ndarray, centre: np.ndarray, size: tuple[int, int]
-) -> tuple[np.ndarray, bool]:
+def _place(patch: np.ndarray, centre: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
     """The patch on an empty scene, and whether all of it is in the picture."""
     layer = np.zeros(size, np.float32)
     half = patch.shape[0] // 2
@@ -156,8 +156,12 @@ def _debris(
             points = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], 1)
             cv2.fillPoly(layer, [points.astype(np.int32)], 255, cv2.LINE_AA)
         elif kind == "fibre":
-            steps = np.cumsum(random.normal(0, size * 0.4, (8, 2)) + random.normal(0, size * 0.6, 2), 0)
-            cv2.polylines(layer, [((x, y) + steps).astype(np.int32)], False, 255, 1, cv2.LINE_AA)
+            steps = np.cumsum(
+                random.normal(0, size * 0.4, (8, 2)) + random.normal(0, size * 0.6, 2), 0
+            )
+            cv2.polylines(
+                layer, [(steps + np.array([x, y])).astype(np.int32)], False, 255, 1, cv2.LINE_AA
+            )
         elif kind == "grain":
             cv2.circle(layer, (int(x), int(y)), max(1, int(size * 0.12)), 255, -1, cv2.LINE_AA)
         else:

@@ -54,21 +54,19 @@ class Canvas:
     def lines(self, segments: list[Any], density: float, width: float) -> None:
         layer = np.zeros(self.density.shape, np.uint8)
         thickness = max(1, round(width * FINE))
-        cv2.polylines(
-            layer, [self._px(s) for s in segments], False, 255, thickness, cv2.LINE_AA, 4
-        )
+        cv2.polylines(layer, [self._px(s) for s in segments], False, 255, thickness, cv2.LINE_AA, 4)
         self._add(layer, density, mode="max")
 
     def blob(self, centre: Any, radius: float, density: float) -> None:
         """A plastid: a small soft-edged disc on top of what is there."""
         layer = np.zeros(self.density.shape, np.uint8)
         x, y = self._px(centre)[0]
-        cv2.circle(
-            layer, (int(x), int(y)), int(radius * self.unit * 16), 255, -1, cv2.LINE_AA, 4
-        )
+        cv2.circle(layer, (int(x), int(y)), int(radius * self.unit * 16), 255, -1, cv2.LINE_AA, 4)
         self._add(layer, density, mode="add")
 
-    def cell(self, outline: Any, *, body: float = BODY, wall: float = WALL, width: float = 1.0) -> None:
+    def cell(
+        self, outline: Any, *, body: float = BODY, wall: float = WALL, width: float = 1.0
+    ) -> None:
         self.fill(outline, body)
         self.line(outline, wall, width, closed=True)
 
@@ -135,7 +133,8 @@ def pennate(c: Canvas, rng: np.random.Generator, *, width: float, bend: float = 
     c.line(np.stack([x, middle], 1), 0.6, 0.6)
     c.blob((0, 0), 0.05, 0.3)
     for side in (-0.22, 0.22):
-        c.fill(ellipse(0.16, 0.5 * width * 0.4) + (side, np.interp(side, x, middle)), 0.5)
+        plastid = ellipse(0.16, 0.5 * width * 0.4)
+        c.fill(plastid + np.array([side, np.interp(side, x, middle)]), 0.5)
 
 
 def _along(bend: float, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -161,7 +160,11 @@ def chain(
     count = int(rng.integers(4, 9)) if cell != "tube" else int(rng.integers(2, 5))
     centres, angles = _along(bend, count, rng)
     half = 0.5 / count * (1 - gap)
-    tall = {"bead": 0.5, "box": 0.75, "tube": 0.4, "horned": 0.9}[cell] / (count if cell != "tube" else 2.2) / 1.2
+    tall = (
+        {"bead": 0.5, "box": 0.75, "tube": 0.4, "horned": 0.9}[cell]
+        / (count if cell != "tube" else 2.2)
+        / 1.2
+    )
     for at, angle in zip(centres, angles, strict=True):
         if cell == "bead":
             outline = ellipse(half, tall, n=20)
@@ -177,7 +180,14 @@ def chain(
         c.blob(at, min(half, tall) * 0.6, 0.3)
     if cell == "bead":
         for y in (-0.5, 0, 0.5):
-            c.line([_turned(np.array([[0, y * tall]]), a, p)[0] for p, a in zip(centres, angles, strict=True)], 0.5, 0.5)
+            c.line(
+                [
+                    _turned(np.array([[0, y * tall]]), a, p)[0]
+                    for p, a in zip(centres, angles, strict=True)
+                ],
+                0.5,
+                0.5,
+            )
 
 
 def spined_chain(c: Canvas, rng: np.random.Generator, *, spines: float) -> None:
@@ -266,7 +276,7 @@ def ceratium(c: Canvas, rng: np.random.Generator, *, kind: str) -> None:
 
 def dinophysis(c: Canvas, rng: np.random.Generator) -> None:
     """An oval with a tail, a collar and a sail."""
-    c.cell(ellipse(0.26, 0.19) + (-0.1, 0), body=0.45, width=1.3)
+    c.cell(ellipse(0.26, 0.19) + np.array([-0.1, 0]), body=0.45, width=1.3)
     c.fill([(0.05, 0.15), (0.5, 0.04), (0.48, -0.05), (0.08, -0.12)], 0.45)
     c.line([(0.05, 0.15), (0.5, 0.04), (0.48, -0.05), (0.08, -0.12)], 0.8, 1.0)
     c.fill([(-0.33, -0.05), (-0.48, -0.2), (-0.46, 0.22), (-0.33, 0.08)], FAINT)
@@ -326,7 +336,10 @@ def wheel(c: Canvas, rng: np.random.Generator) -> None:
     c.cell(ellipse(0.12, 0.12), body=0.4, width=1.2)
     count = int(rng.integers(9, 14))
     for angle in np.linspace(0, 2 * np.pi, count, endpoint=False) + rng.uniform(0, 6.28):
-        radial, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        radial, across = (
+            np.array([np.cos(angle), np.sin(angle)]),
+            np.array([-np.sin(angle), np.cos(angle)]),
+        )
         fork = 0.28 * radial
         c.line([0.12 * radial, fork], 0.5, 0.6)
         for side in (-1, 1):
@@ -349,8 +362,22 @@ def helix(c: Canvas, rng: np.random.Generator) -> None:
 SHAPES: dict[str, Callable[..., None]] = {
     shape.__name__: shape
     for shape in (
-        disc, flank, pennate, chain, spined_chain, corethron, ditylum, biddulphia, ceratium,
-        dinophysis, needle, star, zigzag, flagellate, wheel, helix,
+        disc,
+        flank,
+        pennate,
+        chain,
+        spined_chain,
+        corethron,
+        ditylum,
+        biddulphia,
+        ceratium,
+        dinophysis,
+        needle,
+        star,
+        zigzag,
+        flagellate,
+        wheel,
+        helix,
     )
 }
 

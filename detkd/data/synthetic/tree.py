@@ -104,10 +104,10 @@ def write_sheet(
     """A contact sheet of scenes; boxes and names are drawn in the lower half."""
     lines = []
     for row in range(rows):
-        scenes = [render_scene(seed, row * columns + c, size=size, taxa=taxa) for c in range(columns)]
-        lines.append(
-            np.hstack([_annotated(s) if row >= rows / 2 else s.image for s in scenes])
-        )
+        scenes = [
+            render_scene(seed, row * columns + c, size=size, taxa=taxa) for c in range(columns)
+        ]
+        lines.append(np.hstack([_annotated(s) if row >= rows / 2 else s.image for s in scenes]))
     sheet = cv2.cvtColor(np.vstack(lines), cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(path.suffix or ".png", sheet)
     write_atomic(path, encoded.tobytes())
