@@ -86,33 +86,34 @@ def _show(rows: list[dict]) -> None:
     from rich.table import Table
 
     best = rows[0]["AP"]
-    names = (
-        "network",
-        "backbone",
-        "backbone params",
-        "all params",
-        "GFLOPs",
-        "mAP",
-        "AP50",
-        "ms/image",
-        "share of teacher",
-    )
     table = Table(title="rendered scenes, test split")
-    for at, name in enumerate(names):
-        table.add_column(name, justify="left" if at < 2 else "right")
+    for name in ("network", "backbone"):
+        table.add_column(name)
+    for name in ("params", "GFLOPs", "mAP", "AP50", "ms", "kept"):
+        table.add_column(name, justify="right")
     for row in rows:
+        cost = row["cost"]
         table.add_row(
             row["role"],
-            row["backbone"],
-            f"{row['cost']['backbone']:,}",
-            f"{row['cost']['parameters']:,}",
-            f"{row['cost']['gflops']:.2f}",
+            f"{row['backbone']} ({_short(cost['backbone'])})",
+            _short(cost["parameters"]),
+            f"{cost['gflops']:.2f}",
             f"{row['AP']:.3f}",
             f"{row['AP50']:.3f}",
-            f"{row['cost']['milliseconds']:.1f}",
+            f"{cost['milliseconds']:.1f}",
             f"{row['AP'] / best:.0%}" if best else "-",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(
+        "params: weights of the backbone, and of all; ms: an image on one thread; "
+        "kept: share of the teacher's mAP",
+        style="dim",
+    )
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
 
 
 def _picture() -> Path:

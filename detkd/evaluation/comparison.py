@@ -9,7 +9,7 @@ from typing import Any
 from detkd.files import write_with
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF")
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
 
 
 def draw_comparison(
@@ -51,14 +51,14 @@ def draw_comparison(
         layout="constrained",
         squeeze=False,
     )
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(column)
     for row, image in zip(axes, images, strict=True):
         with Image.open(image_root / image["file_name"]) as opened:
             picture = ImageOps.exif_transpose(opened).convert("RGB")
         for axis, column in zip(row, columns, strict=True):
             axis.imshow(picture)
             axis.set_axis_off()
-            if row is axes[0]:
-                axis.set_title(column)
             if column == "truth":
                 shown = boxes_of.get(image["id"], [])
             else:
