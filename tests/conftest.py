@@ -2,6 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# The shapes in the signatures of the losses are checked at run time, in the tests alone.
+install_import_hook("detkd.distill.losses", "beartype.beartype")
 
 ROOT = Path(__file__).parent.parent
 

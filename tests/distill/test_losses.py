@@ -94,14 +94,14 @@ def test_kl_is_the_mean_divergence_over_proposals():
     s = torch.zeros(2, 2)
     t = torch.tensor([[0.0, 0.0], [0.0, math.log(3.0)]])
     expected = (0.25 * math.log(0.5) + 0.75 * math.log(1.5)) / 2
-    assert float(build_loss("kl", {})(s, t, None)) == pytest.approx(expected, rel=1e-5)
-    assert float(build_loss("kl", {})(s[:0], t[:0], None)) == 0
+    assert float(build_loss("kl", {})(s, t, whole(maps()))) == pytest.approx(expected, rel=1e-5)
+    assert float(build_loss("kl", {})(s[:0], t[:0], whole(maps()))) == 0
 
 
 def test_kl_at_temperature_two_is_four_times_that_of_halved_logits():
     s, t = maps()[0, 0], maps(1)[0, 0]
-    cold = build_loss("kl", {})(s / 2, t / 2, None)
-    assert float(build_loss("kl", {"temperature": 2.0})(s, t, None)) == pytest.approx(
+    cold = build_loss("kl", {})(s / 2, t / 2, whole(maps()))
+    assert float(build_loss("kl", {"temperature": 2.0})(s, t, whole(maps()))) == pytest.approx(
         4 * float(cold)
     )
 
@@ -177,3 +177,8 @@ def test_every_loss_has_a_section_in_the_methods_page():
 
     page = (Path(__file__).parents[2] / "docs/methods.md").read_text()
     assert all(f"\n## {name}: " in page for name in LOSSES)
+
+
+def test_shapes_that_do_not_agree_are_caught_by_the_signature():
+    with pytest.raises(Exception, match="Type-check error"):
+        build_loss("hint", {})(maps(c=2), maps(c=3), whole(maps()))

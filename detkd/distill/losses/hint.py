@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -23,7 +21,7 @@ class Hint(nn.Module):
 
     needs_equal_width = True
 
-    def __init__(self, mask: Literal["everywhere", "near_objects"] = "everywhere") -> None:
+    def __init__(self, mask: str = "everywhere") -> None:
         super().__init__()
         if mask not in ("everywhere", "near_objects"):
             raise ValueError(f"mask is 'everywhere' or 'near_objects', not {mask!r}")
