@@ -1,45 +1,50 @@
 """Find every problem of a data set, and say what conversion would do about it.
 
-detkd check my_voc_folder
-detkd check my_yolo_folder --report problems.json
+Ends with 0 if there is none, and with 1 if there is any.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from detkd.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from detkd.data.check import Examined
 
+EXAMPLES = """examples:
+  detkd check my_voc_folder
+  detkd check my_yolo_folder --report problems.json
+  detkd check my_voc_folder --subset train
+"""
 SHOWN = 3  # files named for each kind of problem
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one sentence, as all of detkd does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; '{self.prog} --help' tells what there is.")
+
+
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="detkd check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("detkd check", __doc__, EXAMPLES)
     add_source(parser)
     options = parser.parse_args(argv)
-
-    from detkd.data.check import examine
-    from detkd.files import write_json
-
-    examined = examine(
-        options.source,
-        source_format=options.source_format,
-        zero_based=options.voc_zero_based,
-        subset=options.subset,
-        classes=read_classes(options.classes),
-    )
-    show(examined)
-    if options.report:
-        write_json(options.report, examined.report())
-        print(f"report: {options.report}")
+    examined = examine_source(options)
+    show(examined, options.report)
     return 1 if examined.problems else 0
+
+
+def build_parser(prog: str, description: str | None, examples: str) -> Parser:
+    return Parser(
+        prog=prog,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -48,20 +53,21 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="source_format",
-        choices=["voc", "yolo", "coco"],
-        help="format of SRC (guessed, and said, otherwise)",
+        metavar="FORMAT",
+        help="format of SRC: voc, yolo or coco (guessed, and said, otherwise)",
     )
     parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="the classes to keep, one a line, in their order",
+        help="the classes to keep, one a line, in their order; for a YOLO tree without names of "
+        "classes these are the names",
     )
     parser.add_argument(
         "--subset",
         metavar="NAME",
-        help="only the images that SRC lists as NAME (VOC: ImageSets/Main/NAME.txt; "
-        "YOLO: images/NAME)",
+        help="only the images that SRC lists as NAME (VOC: ImageSets/Main/NAME.txt; YOLO: "
+        "images/NAME, or NAME in data.yaml)",
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems as JSON")
     parser.add_argument(
@@ -71,12 +77,35 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def examine_source(options: argparse.Namespace) -> Examined:
+    """Read and check what the arguments of `add_source` name.
+
+    Raises:
+        DataError: an unknown format, or a source that cannot be read at all.
+    """
+    from detkd.data.check import examine
+    from detkd.data.formats import FORMATS
+
+    known = ", ".join(FORMATS)
+    if options.source_format is not None and options.source_format not in FORMATS:
+        raise DataError(f"--from: no format '{options.source_format}'; there are {known}.")
+    try:
+        return examine(
+            options.source,
+            source_format=options.source_format,
+            zero_based=options.voc_zero_based,
+            subset=options.subset,
+            classes=read_classes(options.classes),
+        )
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"{error.filename or options.source}: cannot be read ({why}).") from error
+
+
 def read_classes(path: Path | None) -> list[str] | None:
     """Names of a class file, one a line."""
     if path is None:
         return None
-    from detkd.errors import DataError
-
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -87,35 +116,56 @@ def read_classes(path: Path | None) -> list[str] | None:
     return names
 
 
-def show(examined: Examined) -> None:
-    """Counts, and each kind of problem with its first files."""
+def show(examined: Examined, report: Path | None) -> None:
+    """Print counts and each kind of problem with its first files; write all to `report`."""
     from collections import defaultdict
 
     from rich.console import Console
     from rich.table import Table
 
-    report = examined.report()
+    from detkd.data.convert import writing
+    from detkd.files import write_json
+
+    found: dict[str, Any] = examined.report()
+    if report:
+        with writing(report):
+            write_json(report, found)
     console = Console()
     console.print(
-        f"{examined.root} ({examined.data.source_format}): {report['images']} images, "
-        f"{report['boxes']} boxes, {len(report['classes'])} classes: "
-        f"{', '.join(report['classes'])}",
-        markup=False,
-        highlight=False,
+        plain(
+            f"{examined.root} (read as {examined.data.source_format}, {found['rule']['name']}): "
+            f"{found['images']} images, {found['boxes']} boxes, {len(found['classes'])} classes: "
+            f"{', '.join(found['classes'])}"
+        )
     )
     if not examined.problems:
         console.print("no problems")
-        return
-    kinds = defaultdict(list)
-    for problem in examined.problems:
-        kinds[problem.kind, problem.action].append(problem)
-    table = Table(title=f"{len(examined.problems)} problems")
-    for name in ("problem", "action", "count", "for example"):
-        table.add_column(name, justify="right" if name == "count" else "left")
-    for (kind, action), found in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        first = "\n".join(
-            f"{p.file or '(whole tree)'} {p.where}: {p.message}".replace("[", r"\[")
-            for p in found[:SHOWN]
-        )
-        table.add_row(kind, action, str(len(found)), first)
-    console.print(table)
+    else:
+        kinds = defaultdict(list)
+        for problem in examined.problems:
+            kinds[problem.kind, problem.action].append(problem)
+        table = Table(title=f"{len(examined.problems)} problems")
+        for name in ("problem", "action", "count", "for example"):
+            table.add_column(name, justify="right" if name == "count" else "left")
+        for (kind, action), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
+            first = [
+                f"{' '.join(filter(None, (p.file or '(whole tree)', p.where)))}: {p.message}"
+                for p in members[:SHOWN]
+            ]
+            more = [f"and {len(members) - SHOWN} more"] if len(members) > SHOWN else []
+            table.add_row(kind, action, str(len(members)), plain("\n".join(first + more)))
+        console.print(table)
+    if report:
+        print(f"report: {report}")
+    elif examined.problems:
+        print("--report FILE writes all of them as JSON")
+
+
+def plain(text: str) -> Any:
+    """`text` for rich, without markup, and without what a terminal cannot show or would obey."""
+    from rich.text import Text
+
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    return Text(shown)

@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detkd.data.formats import FORMATS, coco, guess, yolo
-from detkd.data.images import ImageError, measure
+from detkd.data.images import ImageError, links_out, measure
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
     KEPT,
     MENDED,
+    REFUSED,
     BoxRecord,
     DataSet,
     ImageRecord,
@@ -28,24 +29,31 @@ from detkd.data.records import (
 from detkd.errors import DataError
 
 TINY = 2.0  # px: a narrower box is kept, and told
-SLACK = 0.5  # px that rounded fractions may reach over the edge unsaid
+SLACK = 0.1  # px that rounded fractions may reach over the edge unsaid
 
 
 @dataclass
 class Examined:
-    """A data set fit to be written, and everything that was wrong with its source."""
+    """A data set fit to be written, and everything that was wrong with its source.
+
+    `unlabelled` names the images without any annotation, for use as unlabelled frames.
+    """
 
     data: DataSet
     root: Path
     problems: list[Problem]
     unlabelled: list[str] = field(default_factory=list)
 
+    @property
+    def images(self) -> list[ImageRecord]:
+        return list(self.data.images)
+
     def report(self) -> dict[str, Any]:
         """The report of `check` and `convert`, ready for JSON."""
         data = self.data
         return {
-            "images": len(data.images),
-            "boxes": sum(len(image.boxes) for image in data.images),
+            "images": len(self.images),
+            "boxes": sum(len(image.boxes) for image in self.images),
             "classes": data.classes,
             "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
             "unlabelled": self.unlabelled,
@@ -66,9 +74,9 @@ def examine(
     Raises:
         DataError: nothing there that could be read at all.
     """
-    source_format = source_format or guess(source)
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.")
+    source_format = source_format or guess(source)
     if source_format == "coco":
         if subset:
             raise DataError("--subset: a COCO file has no subsets; name the file of the subset.")
@@ -81,23 +89,26 @@ def examine(
             raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
         root = source
         said: dict[str, Any] = {"zero_based": zero_based} if source_format == "voc" else {}
+        said |= {"names": classes} if source_format == "yolo" else {}
         said |= {"subset": subset} if subset else {}
         data = FORMATS[source_format].read(root, **said)
-    problems = list(data.problems)
-    kept, unlabelled = [], []
+    kept: list[ImageRecord] = []
+    problems: list[Problem] = []
+    unlabelled: list[str] = []
     for record in data.images:
         mended, found = _examine_image(record, root, data.source_format)
         problems += found
-        if mended is None:
-            continue
-        if not mended.labelled:
-            unlabelled.append(mended.file)
-            continue
-        kept.append(mended)
-    kept = _settle_classes(kept, data, classes, problems)
+        if mended is not None:
+            kept.append(mended)
+        elif not record.labelled and not record.problems:
+            unlabelled.append(record.file)
+    problems = [*_skipped_links(root, source), *data.problems, *problems]
+    kept.sort(key=lambda record: record.file)
+    kept, names = _settle_classes(kept, data, classes, problems)
     problems += _double_names(kept)
-    data = replace(data, images=kept, problems=[])
-    return Examined(data, root, problems, unlabelled)
+    return Examined(
+        replace(data, images=kept, classes=names, problems=[]), root, problems, unlabelled
+    )
 
 
 def _examine_image(
@@ -109,10 +120,6 @@ def _examine_image(
     def problem(kind: str, where: str, message: str, action: str) -> None:
         problems.append(Problem(kind, record.file, where, message, action))
 
-    name = PurePosixPath(record.file)
-    if name.is_absolute() or ".." in name.parts or "\\" in record.file or ":" in record.file[:3]:
-        problem("path outside", "", "leaves the image root and is not followed", DROPPED_IMAGE)
-        return None, problems
     path = root / record.file
     if not path.is_file():
         problem("missing image", "", "is not there", DROPPED_IMAGE)
@@ -128,31 +135,32 @@ def _examine_image(
     if warning:
         problem("truncated image", "", warning, KEPT)
     if not record.labelled:
-        if record.problems:
-            if not any(p.action == DROPPED_IMAGE for p in record.problems):
-                problem("no box left", "", "has no sound box and is no negative", DROPPED_IMAGE)
-        else:
+        if not record.problems:
             message = "has no annotation: it is unlabelled, not a negative"
             problem("unlabelled image", "", message, DROPPED_IMAGE)
-        return replace(record, labelled=False), problems
+        elif not any(p.action == DROPPED_IMAGE for p in record.problems):
+            problem("no box left", "", "has no sound box and is no negative", DROPPED_IMAGE)
+        return None, problems
     record = replace(record, width=width, height=height)
     if source_format == "yolo":
         record = yolo.to_pixels(record)
     if record.said_size and record.said_size != (width, height):
         said = "x".join(map(str, record.said_size))
         problem("wrong size", "size", f"says {said}, the image is {width}x{height}", MENDED)
-    boxes: list[BoxRecord] = []
+    boxes: dict[tuple[str, tuple[float, ...]], BoxRecord] = {}
     for at, box in enumerate(record.boxes):
         sound, found = _examine_box(box, at, record)
         problems += found
-        if sound is not None and sound in boxes:
+        if sound is None:
+            continue
+        if (sound.label, sound.xyxy) in boxes:
             problem("double box", _where(at, box), "stands there twice", DROPPED_BOX)
-        elif sound is not None:
-            boxes.append(sound)
+        else:
+            boxes[sound.label, sound.xyxy] = sound
     if record.boxes and not boxes:
         problem("no box left", "", "has no sound box and is no negative", DROPPED_IMAGE)
         return None, problems
-    return replace(record, boxes=tuple(boxes)), problems
+    return replace(record, boxes=tuple(boxes.values())), problems
 
 
 def _examine_box(
@@ -202,8 +210,8 @@ def _settle_classes(
     data: DataSet,
     wanted: list[str] | None,
     problems: list[Problem],
-) -> list[ImageRecord]:
-    """Put `data.classes` in their final order; boxes of classes that are not wanted leave."""
+) -> tuple[list[ImageRecord], list[str]]:
+    """The images and the classes in their final order; boxes of classes not wanted leave."""
     used = Counter(box.label for image in images for box in image.boxes)
     folded: dict[str, set[str]] = {}
     for name in used:
@@ -217,11 +225,10 @@ def _settle_classes(
             if name not in used:
                 message = f"'{name}' is listed and has no box"
                 problems.append(Problem("unused class", None, "classes", message, KEPT))
+    if wanted is None and data.listed_classes:
+        return images, data.classes
     if wanted is None:
-        if not data.listed_classes:
-            data.classes = sorted(used)
-        return images
-    data.classes = list(wanted)
+        return images, sorted(used, key=_class_order)
     kept = []
     for image in images:
         boxes = tuple(box for box in image.boxes if box.label in wanted)
@@ -236,16 +243,36 @@ def _settle_classes(
             problems.append(Problem("no box left", image.file, "", message, DROPPED_IMAGE))
             continue
         kept.append(replace(image, boxes=boxes))
-    return kept
+    return kept, list(wanted)
+
+
+def _class_order(name: str) -> tuple[str, int]:
+    """By name, and class_10 after class_9."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :][:9] or -1)
+
+
+def _skipped_links(root: Path, source: Path) -> list[Problem]:
+    """Links that were not followed: a tree may hold its images by them."""
+    if source.is_file():
+        return []
+    message = "is a link to a folder, out of the tree, or to nothing; it is not followed"
+    return [
+        Problem("link", path.relative_to(root).as_posix(), "", message, REFUSED)
+        for path in links_out(root)
+    ]
 
 
 def _double_names(images: Iterable[ImageRecord]) -> list[Problem]:
-    """Two images of one stem in one folder (a.jpg and a.png)."""
+    """Images listed twice, and two of one stem in one folder (a.jpg and a.png)."""
     stems: dict[PurePosixPath, str] = {}
     problems = []
     for image in images:
         stem = PurePosixPath(image.file).with_suffix("")
-        if stem in stems:
+        if stems.get(stem) == image.file:
+            message = "is listed twice, with other boxes each time"
+            problems.append(Problem("image listed twice", image.file, "", message, KEPT))
+        elif stem in stems:
             message = f"shares its stem with {stems[stem]}; both may have got one annotation"
             problems.append(Problem("two images of one stem", image.file, "", message, KEPT))
         stems.setdefault(stem, image.file)

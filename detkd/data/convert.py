@@ -2,58 +2,123 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import tempfile
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import detkd
 from detkd.data.check import Examined
 from detkd.data.formats import coco, voc, yolo
+from detkd.data.records import DataSet
 from detkd.errors import DataError
+from detkd.files import write_json
 
 IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn whatever keeps `path` from being written into a refusal; a full disk has its own.
+
+    Raises:
+        DataError: no permission, a file where a folder is needed, a name too long.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = error.strerror or error
+        raise DataError(f"{path}: cannot be written ({why}); name another place.") from error
+
+
+def check_destination(destination: Path, target: str) -> None:
+    """Refuse a destination before any work is done for it.
+
+    Raises:
+        DataError: an existing folder, or a file where a folder is to be made.
+    """
+    if target == "coco" and destination.is_dir():
+        raise DataError(f"{destination}: is a folder; name a file that ends in .json.")
+    if target != "coco" and destination.suffix.lower() == ".json":
+        raise DataError(f"{destination}: a name in .json means COCO; name a folder for {target}.")
+    if target != "coco" and (destination.exists() or destination.is_symlink()):
+        raise DataError(f"{destination}: exists already; name a new folder, or remove it.")
 
 
 def write_dataset(examined: Examined, destination: Path, target: str) -> list[str]:
     """Write a data set; what the target format cannot hold is returned by name.
 
-    COCO replaces an existing file as a whole; VOC and YOLO make a new folder with the images in
-    it, complete or not there.
+    COCO replaces an existing file as a whole; VOC and YOLO make a new folder with the images and
+    the record of the conversion in it, complete or not there.
 
     Raises:
         DataError: the destination is an existing folder, or there is nothing to write.
     """
-    if not examined.data.images:
+    if not examined.images:
         raise DataError(
             f"{examined.root}: no image with a sound annotation is left, so nothing was written; "
             "see the report."
         )
-    if target == "coco":
-        if destination.is_dir():
-            raise DataError(f"{destination}: is a folder; name a file that ends in .json.")
-        coco.write(examined.data, destination, examined.root, conversion_record(examined))
-        return []
-    if destination.exists():
-        raise DataError(f"{destination}: exists already; name a new folder, or remove it.")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-    try:
-        for image in examined.data.images:
-            copy = building / IMAGE_FOLDERS[target] / image.file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(examined.root / image.file, copy)
-        lost = {"voc": voc, "yolo": yolo}[target].write(examined.data, building)
-        building.chmod(0o755)
-        building.rename(destination)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+    check_destination(destination, target)
+    with writing(destination):
+        if target == "coco":
+            coco.write(examined.data, destination, examined.root, conversion_record(examined))
+            return []
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
+        try:
+            lost = _build(examined, building, target)
+            building.chmod(0o755)
+            building.rename(destination)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
     return lost
 
 
+def _build(examined: Examined, folder: Path, target: str) -> list[str]:
+    data = _without_image_folder(examined.data)
+    for source, image in zip(examined.images, data.images, strict=True):
+        copy = folder / IMAGE_FOLDERS[target] / image.file
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(examined.root / source.file, copy)
+    lost = {"voc": voc, "yolo": yolo}[target].write(data, folder)
+    record = {
+        "version": detkd.__version__,
+        "source_format": data.source_format,
+        "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
+        "classes": data.classes,
+        **conversion_record(examined),
+        "lost": lost,
+    }
+    write_json(folder / "conversion.json", record)
+    return lost
+
+
+def _without_image_folder(data: DataSet) -> DataSet:
+    """The same data with the names of its images counted from their folder, if all are in one.
+
+    JPEGImages/a.jpg of a VOC tree becomes images/a.jpg of a YOLO tree, not images/JPEGImages/a.jpg.
+    """
+    images = list(data.images)
+    first = {PurePosixPath(image.file).parts[0] for image in images}
+    folders = (*yolo.IMAGE_FOLDERS, *(name.lower() for name in IMAGE_FOLDERS.values()))
+    if len(first) != 1 or next(iter(first)).lower() not in folders:
+        return data
+    inside = [PurePosixPath(*PurePosixPath(image.file).parts[1:]).as_posix() for image in images]
+    renamed = [replace(image, file=name) for image, name in zip(images, inside, strict=True)]
+    return replace(data, images=renamed)
+
+
 def conversion_record(examined: Examined) -> dict[str, Any]:
-    """What a COCO file says of its making, besides the rule and the classes."""
+    """What is said of a conversion besides its rule and its classes."""
     actions = Counter(problem.action for problem in examined.problems)
     return {
         "dropped": {

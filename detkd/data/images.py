@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ORIENTATION = 0x0112
 TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
-START_OF_SCAN = b"\xff\xda"
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+LAST_PART = {"JPEG": b"\xff\xda", "PNG": b"IDAT"}  # what the pixels of each begin with
 
 
 class ImageError(Exception):
@@ -31,7 +31,7 @@ def files_below(root: Path) -> Iterator[Path]:
 
 
 def links_out(root: Path) -> Iterator[Path]:
-    """Links that `files_below` passes over: to folders, out of the root, to nothing."""
+    """Links that `files_below` passes over: to folders, out of the root, or to nothing."""
     for folder, folders, names in os.walk(root, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in [*folders, *sorted(names)]:
@@ -62,14 +62,12 @@ def measure(path: Path) -> tuple[int, int, str | None]:
         raise ImageError("is so large that decoding it could fill the memory") from error
     except UnidentifiedImageError as error:
         raise ImageError("is not an image") from error
-    except Exception as error:
+    except Exception as error:  # Pillow's plugins raise anything on broken headers
         raise ImageError(f"cannot be read as an image ({type(error).__name__})") from error
     if kind in END_MARKERS:
         tail = _tail(path)
-        # After the last start of a scan: a thumbnail in the header has an end of its own.
-        if tail.rfind(END_MARKERS[kind]) <= tail.rfind(
-            START_OF_SCAN if kind == "JPEG" else b"IDAT"
-        ):
+        # It has to come after the pixels: a thumbnail in the header has an end of its own.
+        if tail.rfind(END_MARKERS[kind]) <= tail.rfind(LAST_PART[kind]):
             return width, height, "has no end marker: it is probably cut off"
     return width, height, None
 
@@ -77,7 +75,7 @@ def measure(path: Path) -> tuple[int, int, str | None]:
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ORIENTATION)
-    except Exception:
+    except Exception:  # a broken EXIF block says nothing about the pixels
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,10 +38,37 @@ def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None
     Raises:
         DataError: the table has no column of files or of groups, or fits no image.
     """
+    rows = _rows(table, column)
+    short: dict[
+        str, str
+    ] = {}  # the same rows by name and by stem alone, for tables that name other folders
+    for name, group in rows.items():
+        path = PurePosixPath(name)
+        short.setdefault(path.name, group)
+        short.setdefault(path.stem, group)
+    groups: dict[Any, str] = {}
+    matched = 0
+    for image in document["images"]:
+        path = PurePosixPath(image["file_name"])
+        keys = (str(path), path.name, path.stem)
+        found = next((t[k] for t in (rows, short) for k in keys if k in t), None)
+        matched += found is not None
+        groups[image["id"]] = _group(image["id"], found)
+    if not matched:
+        raise DataError(f"{table}: names none of the images; is it the table of another data set?")
+    return groups
+
+
+def _rows(table: Path, column: str | None) -> dict[str, str]:
+    """Group of each image that a CSV file names, with commas or semicolons."""
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
+            header = stream.readline()
+            stream.seek(0)
+            delimiter = ";" if ";" in header and "," not in header else ","
+            reader = csv.DictReader(stream, delimiter=delimiter)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
             key = next((name for name in FILE_COLUMNS if name in columns), None)
             value = column or next((name for name in GROUP_COLUMNS if name in columns), None)
             if key is None or value is None or value not in columns:
@@ -50,19 +77,18 @@ def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None
                     f"groups ({', '.join(GROUP_COLUMNS)}, or --group-column); "
                     f"it has {', '.join(columns)}."
                 )
-            rows = {row[key]: row[value] for row in reader}
+            rows: dict[str, str] = {}
+            for row in reader:
+                image = (row[key] or "").strip().replace("\\", "/")
+                group = (row[value] or "").strip()
+                if rows.setdefault(image, group) != group:
+                    raise DataError(
+                        f"{table}: puts '{image}' into two groups, '{rows[image]}' and '{group}'; "
+                        "an image is in one."
+                    )
+            return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as CSV ({error}).") from error
-    groups: dict[Any, str] = {}
-    matched = 0
-    for image in document["images"]:
-        name = PurePosixPath(image["file_name"])
-        found = next((rows[k] for k in (str(name), name.name, name.stem) if k in rows), None)
-        matched += found is not None
-        groups[image["id"]] = _group(image["id"], found)
-    if not matched:
-        raise DataError(f"{table}: names none of the images; is it the table of another data set?")
-    return groups
 
 
 def alone(groups: Mapping[Any, str]) -> int:
@@ -86,53 +112,71 @@ def divide(
 ) -> dict[Any, str]:
     """The side of each image id; a group is never divided.
 
-    After Sechidis et al. (2011), carried over from labels to groups: the group with the rarest
-    class goes first, to the side that lacks most of it, then of images. The same seed gives the
-    same division.
+    After Sechidis et al. (2011), carried over from labels to groups: the class with the fewest
+    boxes left is served first, its largest group first, by the side that lacks most of it (of
+    images, where two lack as much). The same seed gives the same division.
+
+    Raises:
+        DataError: fewer groups than sides, so that one would stay empty.
     """
     images_of: dict[str, list[Any]] = defaultdict(list)
     for image in document["images"]:
         images_of[groups[image["id"]]].append(image["id"])
-    boxes = Counter((box["image_id"], box["category_id"]) for box in document["annotations"])
-    categories = [category["id"] for category in document["categories"]]
-    names = sorted(images_of)
-    random = np.random.default_rng(seed)
-    random.shuffle(names)
-    # One row a group: boxes of each class, then images.
-    content = np.array(
-        [
-            [sum(boxes[i, c] for i in images_of[name]) for c in categories] + [len(images_of[name])]
-            for name in names
-        ],
-        dtype=float,
-    )
     share = np.asarray(ratios, dtype=float) / sum(ratios)
-    wanted = share[:, None] * content.sum(axis=0)  # [side, class and images]
+    asked = np.flatnonzero(share)
+    if len(images_of) < len(asked):
+        raise DataError(
+            f"--groups: {len(images_of)} groups cannot fill {len(asked)} sides; "
+            "set a ratio to 0, or name smaller groups."
+        )
+    names = sorted(images_of)
+    np.random.default_rng(seed).shuffle(names)
+    content = _content(document, images_of, names)
+    total = content.sum(axis=0)
+    lacking = share[:, None] * total  # [side, class and images]
+    remaining = total.copy()
     side_of: dict[str, int] = {}
+    empty = set(asked.tolist())
     left = list(range(len(names)))
     while left:
-        remaining = content[left].sum(axis=0)
         present = np.flatnonzero(remaining[:-1])
-        if present.size:
-            rarest = present[remaining[present].argmin()]
-            row = max(left, key=lambda at: content[at, rarest])
-        else:
-            rarest, row = len(categories), max(left, key=lambda at: content[at, -1])
+        column = present[remaining[present].argmin()] if present.size else len(total) - 1
+        row = left.pop(int(content[left, column].argmax()))
+        if not content[row, column]:
+            column = len(total) - 1
+        # The last groups go to sides that have none yet.
+        open_sides = np.array(sorted(empty)) if len(left) + 1 == len(empty) else asked
         # Relative to what the side wants in all, so that a small side is served as well.
-        need = wanted[:, rarest] / np.maximum(share * content[:, rarest].sum(), 1e-9)
-        need = np.where(share > 0, need, -np.inf)
-        tied = np.flatnonzero(np.isclose(need, need.max()))
-        side = tied[(wanted[tied, -1] / share[tied]).argmax()]
-        side_of[names[row]] = int(side)
-        wanted[side] -= content[row]
-        left.remove(row)
+        need = lacking[open_sides, column] / (share[open_sides] * max(total[column], 1))
+        tied = open_sides[np.isclose(need, need.max())]
+        side = int(tied[(lacking[tied, -1] / share[tied]).argmax()])
+        side_of[names[row]] = side
+        empty.discard(side)
+        lacking[side] -= content[row]
+        remaining -= content[row]
     return {image: SIDES[side_of[name]] for name, members in images_of.items() for image in members}
+
+
+def _content(
+    document: Mapping[str, Any], images_of: Mapping[str, Sequence[Any]], names: Sequence[str]
+) -> np.ndarray:
+    """One row a group: its boxes of each class, then its images."""
+    column = {category["id"]: at for at, category in enumerate(document["categories"])}
+    row_of = {image: row for row, name in enumerate(names) for image in images_of[name]}
+    content = np.zeros((len(names), len(column) + 1))
+    for row in row_of.values():
+        content[row, -1] += 1
+    for box in document["annotations"]:
+        content[row_of[box["image_id"]], column[box["category_id"]]] += 1
+    return content
 
 
 def part_of(document: Mapping[str, Any], chosen: set[Any], root: str) -> dict[str, Any]:
     """The COCO document of some of the images; ids are kept, `root` is its image root."""
-    info = dict(document.get("info") or {})
-    info["detkd"] = {**info.get("detkd", {}), "image_root": root}
+    said = document.get("info")
+    info = dict(said) if isinstance(said, dict) else {}
+    record = info.get("detkd")
+    info["detkd"] = {**(record if isinstance(record, dict) else {}), "image_root": root}
     return {
         **document,
         "info": info,
@@ -144,16 +188,16 @@ def part_of(document: Mapping[str, Any], chosen: set[Any], root: str) -> dict[st
 def leaks(
     document: Mapping[str, Any], sides: Mapping[Any, str], root: Path
 ) -> list[tuple[str, str]]:
-    """Pairs of images with the same content on two sides."""
-    seen: dict[bytes, Any] = {}
+    """Pairs of images on two sides that are one file, or files of the same content."""
+    seen: dict[str | bytes, Any] = {}
     names = {image["id"]: image["file_name"] for image in document["images"]}
     found = []
     for image, name in names.items():
         path = root / name
-        if not path.is_file():
-            continue
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-        other = seen.setdefault(digest, image)
+        content: str | bytes = name
+        if path.is_file():
+            content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        other = seen.setdefault(content, image)
         if sides[other] != sides[image]:
             found.append((names[other], name))
     return found

@@ -1,33 +1,34 @@
 """Annotation formats, one file each. To add one, write its file and list it here.
 
-A format has `recognise(path)`, `read(path, ...) -> DataSet` and, where it can hold the records,
-`write`.
+A format has `recognise(path)`, the number of its annotations that it sees there; `read(path, ...)
+-> DataSet`; and, where it can hold the records, `write`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 from detkd.data.formats import coco, voc, yolo
+from detkd.data.images import files_below
 from detkd.errors import DataError
 
-# In the order in which they are tried on a tree of unknown kind.
-FORMATS: dict[str, ModuleType] = {"coco": coco, "voc": voc, "yolo": yolo}
+FORMATS = {"coco": coco, "voc": voc, "yolo": yolo}
 
 
 def guess(path: Path) -> str:
-    """The format of `path`.
+    """The format that most annotations of `path` are in.
 
     Raises:
         DataError: nothing there, or nothing that is known.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
-    for name, module in FORMATS.items():
-        if module.recognise(path):
-            return name
+    counts = {name: module.recognise(path) for name, module in FORMATS.items()}
+    best = max(counts, key=lambda name: counts[name])
+    if counts[best]:
+        return best
+    lists = [file for file in files_below(path) if file.suffix.lower() == ".json"]
+    hint = f"for COCO, name the file, such as {lists[0]}" if lists else "name it with --from"
     raise DataError(
-        f"{path}: holds no annotations of a known format ({', '.join(FORMATS)}); "
-        "name it with --from, or name the folder above."
+        f"{path}: holds no annotations of a known format ({', '.join(FORMATS)}); {hint}."
     )

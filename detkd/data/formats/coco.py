@@ -5,47 +5,49 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import detkd
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
+    MENDED,
+    UNWRITABLE,
     BoxRecord,
     DataSet,
     ImageRecord,
     Problem,
     Rule,
+    clean,
+    renamed,
 )
 from detkd.errors import DataError
 from detkd.files import write_json
 
 RULE = Rule("coco", "[x, y, width, height]")
 FLAGS = ("difficult", "truncated")
+MEND = "mend it with 'detkd convert'."
+SECTIONS = ("images", "annotations", "categories")
 BOX_KEYS = {"id", "image_id", "category_id", "bbox", "iscrowd", "attributes"}
 IMAGE_KEYS = {"id", "file_name", "width", "height", "sample"}
 
 
-def recognise(path: Path) -> bool:
-    """Whether `path` is a JSON file."""
-    return path.is_file() and path.suffix.lower() == ".json"
+def recognise(path: Path) -> int:
+    """1 if `path` is a JSON file."""
+    return int(path.is_file() and path.suffix.lower() == ".json")
 
 
 def read(path: Path) -> DataSet:
-    """A COCO detection file; the image root is its own folder, or what its record says.
+    """A COCO detection file.
 
     Raises:
-        DataError: not JSON, or without the three lists of a COCO detection file.
+        DataError: not JSON, or without the three lists of a COCO detection file. A broken entry
+            raises nothing: it is told.
     """
-    document = _read_document(path)
-    names: dict[Any, str] = {}
-    problems: list[Problem] = []
-    for at, category in enumerate(document["categories"]):
-        if not isinstance(category, dict) or "id" not in category or "name" not in category:
-            raise DataError(f"{path}: categories[{at}] has no id or no name; mend the file.")
-        names[_key(category["id"])] = str(category["name"]).strip()
+    document, problems = _read_document(path)
+    names, class_extra = _categories(document["categories"], path.name, problems)
     boxes: dict[Any, list[BoxRecord]] = {}
     trouble: dict[Any, list[Problem]] = {}
     for at, entry in enumerate(document["annotations"]):
@@ -55,62 +57,136 @@ def read(path: Path) -> DataSet:
             trouble.setdefault(image, []).append(box)
         else:
             boxes.setdefault(image, []).append(box)
-    records = []
-    known = set()
-    for at, entry in enumerate(document["images"]):
-        if not isinstance(entry, dict) or "id" not in entry or "file_name" not in entry:
-            message = "has no id or no file_name"
-            problems.append(
-                Problem("malformed entry", path.name, f"images[{at}]", message, DROPPED_IMAGE)
-            )
-            continue
-        key = _key(entry["id"])
-        if key in known:
-            message = f"has the id {entry['id']} of another image"
-            problems.append(
-                Problem("double image id", path.name, f"images[{at}]", message, DROPPED_IMAGE)
-            )
-            continue
-        known.add(key)
-        inside, wrong = tuple(boxes.get(key, ())), tuple(trouble.get(key, ()))
-        sample = entry.get("sample")
-        records.append(
-            ImageRecord(
-                str(entry["file_name"]),
-                0,
-                0,
-                boxes=inside,
-                sample=str(sample) if sample is not None else None,
-                labelled=bool(inside) or not wrong,
-                said_size=_said_size(entry),
-                extra={k: v for k, v in entry.items() if k not in IMAGE_KEYS},
-                problems=wrong,
-            )
-        )
-    for key in [*boxes, *trouble]:
-        if key not in known:
-            count = len(boxes.get(key, [])) + len(trouble.get(key, []))
-            message = f"{count} annotations are of image {key!r}, which is not listed"
-            problems.append(
-                Problem("unknown image", path.name, "annotations", message, DROPPED_BOX)
-            )
     info = document.get("info")
     return DataSet(
         "coco",
         RULE,
         list(dict.fromkeys(names.values())),
-        records,
+        _records(document["images"], boxes, trouble, path.name, problems),
         problems,
         listed_classes=True,
         info=info if isinstance(info, dict) else {},
+        extra={key: v for key, v in document.items() if key not in (*SECTIONS, "info")},
+        class_extra=class_extra,
     )
 
 
+def _categories(
+    entries: list[Any], file: str, problems: list[Problem]
+) -> tuple[dict[Any, str], dict[str, dict[str, Any]]]:
+    """Name of each category id, and what is said of each name besides."""
+    names: dict[Any, str] = {}
+    extra: dict[str, dict[str, Any]] = {}
+    for at, entry in enumerate(entries):
+        where = f"categories[{at}]"
+        key = _key(entry.get("id")) if isinstance(entry, dict) else None
+        said = entry.get("name") if key is not None else None
+        if not isinstance(said, str | int) or not clean(str(said)) or key in names:
+            message = "has no name, or no id of its own; its boxes leave"
+            problems.append(Problem("malformed entry", file, where, message, DROPPED_BOX))
+            continue
+        name = clean(str(said))
+        problems += renamed(str(said), file, where)
+        if name in extra:
+            message = f"is a second '{name}'; both ids mean one class"
+            problems.append(Problem("double class", file, where, message, MENDED))
+        names[key] = name
+        extra.setdefault(name, {k: v for k, v in entry.items() if k not in ("id", "name")})
+    return names, extra
+
+
+def _records(
+    entries: list[Any],
+    boxes: Mapping[Any, list[BoxRecord]],
+    trouble: Mapping[Any, list[Problem]],
+    file: str,
+    problems: list[Problem],
+) -> Iterator[ImageRecord]:
+    known = set()
+    for at, entry in enumerate(entries):
+
+        def leave(kind: str, message: str, at: int = at) -> None:
+            problems.append(Problem(kind, file, f"images[{at}]", message, DROPPED_IMAGE))
+
+        key = _key(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("file_name") if key is not None else None
+        if not isinstance(name, str) or not name:
+            leave("malformed entry", "has no id or no file_name")
+            continue
+        if key in known:
+            leave("double image id", f"has the id {key!r} of another image")
+            continue
+        known.add(key)
+        if not stays_inside(name):
+            leave("path outside", f"{name!r} leaves the image root and is not followed")
+            continue
+        inside, wrong = tuple(boxes.get(key, ())), tuple(trouble.get(key, ()))
+        sample = entry.get("sample")
+        yield ImageRecord(
+            name.replace("\\", "/"),
+            0,
+            0,
+            boxes=inside,
+            sample=str(sample) if sample is not None else None,
+            labelled=bool(inside) or not wrong,
+            said_size=_said_size(entry),
+            extra={k: v for k, v in entry.items() if k not in IMAGE_KEYS},
+            problems=wrong,
+        )
+    for key in dict.fromkeys([*boxes, *trouble]):
+        if key not in known:
+            count = len(boxes.get(key, [])) + len(trouble.get(key, []))
+            message = f"{count} annotations are of image {key!r}, which is not listed"
+            problems.append(Problem("unknown image", file, "annotations", message, DROPPED_BOX))
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a file name is relative and does not climb, on any system."""
+    path = PureWindowsPath(name)
+    return not (path.drive or path.root or ".." in path.parts or UNWRITABLE.search(name))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A COCO detection file as it is, once it is known to be consistent.
+
+    Raises:
+        DataError: not a COCO detection file, or one whose ids or file names do not hold.
+    """
+    document, _ = _read_document(path)
+    ids: dict[str, set[Any]] = {}
+    for section in ("images", "categories"):
+        ids[section] = set()
+        for at, entry in enumerate(document[section]):
+            key = _key(entry.get("id")) if isinstance(entry, dict) else None
+            if key is None or key in ids[section]:
+                raise DataError(f"{path}: {section}[{at}] has no id of its own; {MEND}")
+            named = entry.get("file_name" if section == "images" else "name")
+            if not isinstance(named, str) or (section == "images" and not stays_inside(named)):
+                raise DataError(f"{path}: {section}[{at}] has no usable name; {MEND}")
+            ids[section].add(key)
+    for at, entry in enumerate(document["annotations"]):
+        for section, field in (("images", "image_id"), ("categories", "category_id")):
+            key = _key(entry.get(field)) if isinstance(entry, dict) else None
+            if key not in ids[section]:
+                raise DataError(f"{path}: annotations[{at}] has an unknown {field}; {MEND}")
+    return document
+
+
 def image_root(path: Path, info: Mapping[str, Any]) -> Path:
-    """Folder that the file names of a COCO file start from."""
+    """Folder that the file names of a COCO file start from: what it says, or its own folder.
+
+    Raises:
+        DataError: it says an absolute path.
+    """
     record = info.get("detkd")
     inside = record.get("image_root") if isinstance(record, dict) else None
-    return Path(os.path.normpath(path.parent / inside)) if isinstance(inside, str) else path.parent
+    if not isinstance(inside, str):
+        return path.parent
+    if PureWindowsPath(inside).drive or PureWindowsPath(inside).root or "\0" in inside:
+        raise DataError(
+            f"{path}: info.detkd.image_root is '{inside}'; make it relative to the file."
+        )
+    return Path(os.path.normpath(path.parent / inside))
 
 
 def document_of(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +207,9 @@ def document_of(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]
         for box in image.boxes:
             width, height = box.xmax - box.xmin, box.ymax - box.ymin
             attributes = dict(box.attributes)
-            attributes |= {flag: 1 for flag in FLAGS if getattr(box, flag)}
+            for flag in FLAGS:
+                if (value := getattr(box, flag)) is not None:
+                    attributes[flag] = int(value)
             annotation: dict[str, Any] = {
                 "area": width * height,
                 **box.extra,
@@ -146,12 +224,13 @@ def document_of(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]
             )
     inside = os.path.relpath(root.resolve(), path.resolve().parent)
     return {
+        **data.extra,
         "info": {
             **{key: value for key, value in data.info.items() if key != "detkd"},
             "detkd": {
                 "version": detkd.__version__,
                 "source_format": data.source_format,
-                "image_root": PurePosixPath(Path(inside)).as_posix(),
+                "image_root": Path(inside).as_posix(),
                 "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
                 "classes": category_of,
                 **record,
@@ -159,7 +238,10 @@ def document_of(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]
         },
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": at, "name": name} for name, at in category_of.items()],
+        "categories": [
+            {**data.class_extra.get(name, {}), "id": at, "name": name}
+            for name, at in category_of.items()
+        ],
     }
 
 
@@ -168,15 +250,34 @@ def write(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> N
     write_json(path, document_of(data, path, root, record))
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path) -> tuple[dict[str, Any], list[Problem]]:
+    """The JSON of a COCO detection file, with null for every number that is not finite."""
+    odd: list[str] = []
+
+    def number(text: str) -> float | None:
+        if math.isfinite(value := float(text)):
+            return value
+        odd.append(text[:20])
+        return None
+
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        document = json.loads(
+            path.read_text(encoding="utf-8-sig"), parse_constant=number, parse_float=number
+        )
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); mend or replace it.") from error
-    for section in ("images", "annotations", "categories"):
+    for section in SECTIONS:
         if not isinstance(document, dict) or not isinstance(document.get(section), list):
-            raise DataError(f"{path}: is no COCO detection file: it has no list '{section}'.")
-    return document
+            raise DataError(
+                f"{path}: is no COCO detection file: it has no list '{section}'; "
+                "name the annotation file."
+            )
+    if not odd:
+        return document, []
+    message = f"{len(odd)} numbers are not finite ({', '.join(sorted(set(odd))[:3])}); read as null"
+    return document, [Problem("not finite", path.name, "", message, MENDED)]
 
 
 def _read_box(entry: Any, names: Mapping[Any, str], where: str, file: str) -> BoxRecord | Problem:
@@ -191,19 +292,22 @@ def _read_box(entry: Any, names: Mapping[Any, str], where: str, file: str) -> Bo
     values = entry.get("bbox")
     if not isinstance(values, list) or len(values) != 4:
         return problem("missing coordinate", "has no bbox of four numbers")
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
-        return problem("not finite", f"has the box {values!r:.80}")
+    try:
+        x, y, width, height = (float(v) if isinstance(v, int | float) else math.nan for v in values)
+    except OverflowError:  # an integer beyond all floats
+        x = y = width = height = math.inf
+    if not all(map(math.isfinite, (x, y, width, height))):
+        return problem("not finite", f"has the box {str(values)[:80]}")
     said = entry.get("attributes")
     said = said if isinstance(said, dict) else {}
-    x, y, width, height = map(float, values)
     return BoxRecord(
         label,
         x,
         y,
         x + width,
         y + height,
-        difficult=_flag(said.get("difficult")),
-        truncated=_flag(said.get("truncated")),
+        difficult=_flag(said["difficult"]) if "difficult" in said else None,
+        truncated=_flag(said["truncated"]) if "truncated" in said else None,
         crowd=_flag(entry.get("iscrowd")),
         attributes={key: value for key, value in said.items() if key not in FLAGS},
         extra={key: value for key, value in entry.items() if key not in BOX_KEYS},
@@ -212,13 +316,13 @@ def _read_box(entry: Any, names: Mapping[Any, str], where: str, file: str) -> Bo
 
 def _said_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
     size = entry.get("width"), entry.get("height")
-    if all(isinstance(side, int) and side > 0 for side in size):
+    if all(isinstance(side, int) and 0 < side < 10**9 for side in size):
         return size  # type: ignore[return-value]
     return None
 
 
 def _key(value: Any) -> Any:
-    """An id that can be looked up; lists and dictionaries are no ids."""
+    """An id that can be looked up; null, lists and dictionaries are no ids."""
     return value if isinstance(value, int | str | float) else None
 
 

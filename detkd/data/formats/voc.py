@@ -7,37 +7,44 @@ Boxes count pixels from 1 and include the last one: [10, 20, 19, 29] becomes
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ElementTree  # only to write; reading goes through defusedxml
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import defusedxml
 import defusedxml.ElementTree
 
-from detkd.data.images import files_below, images_below
+from detkd.data.images import SUFFIXES, files_below, images_below
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
     KEPT,
     MENDED,
+    UNWRITABLE,
     BoxRecord,
     DataSet,
     ImageRecord,
     Problem,
     Rule,
+    clean,
+    renamed,
 )
 from detkd.errors import DataError
 
 ONE_BASED = Rule("voc-one-based", "[xmin-1, ymin-1, xmax-xmin+1, ymax-ymin+1]")
 ZERO_BASED = Rule("voc-zero-based", "[xmin, ymin, xmax-xmin+1, ymax-ymin+1]")
 SIDES = ("xmin", "ymin", "xmax", "ymax")
-KNOWN = {"name", "bndbox", "difficult", "truncated"}
+OF_OBJECT = {"name", "bndbox", "difficult", "truncated"}  # tags with a home in BoxRecord
+OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecord, or of no use
+FLAG = {"0": 0, "1": 1}
+TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
-def recognise(root: Path) -> bool:
-    """Whether the tree holds VOC annotations."""
-    return any(path.suffix.lower() == ".xml" for path in files_below(root))
+def recognise(root: Path) -> int:
+    """How many files of the tree look like VOC annotations."""
+    return len(_documents(root))
 
 
 def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> DataSet:
@@ -50,60 +57,87 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
         DataError: `root` holds no annotation, or no list of the asked subset. A broken file
             raises nothing: its record carries the problem.
     """
-    documents = [path for path in files_below(root) if path.suffix.lower() == ".xml"]
+    documents = _documents(root)
     if not documents:
         raise DataError(f"{root}: holds no VOC annotation (*.xml); name another folder or --from.")
     images = images_below(root)
     problems: list[Problem] = []
-    wanted = _subset(root, subset) if subset else None
+    if subset is not None:
+        lines = _subset(root, subset)
+        stems = {path.stem for path in (*documents, *images)}
+        wanted = {_listed(line, stems) for line in lines}
+        documents = [path for path in documents if path.stem in wanted]
+        images = [path for path in images if path.stem in wanted]
+        for stem in sorted(wanted - {path.stem for path in documents}):
+            message = f"'{subset}' lists '{stem}', which has no annotation"
+            problems.append(Problem("listed but missing", None, stem, message, DROPPED_IMAGE))
+    rule = ZERO_BASED if zero_based else ONE_BASED
+    records = _records(root, documents, images, zero_based, problems)
+    return DataSet("voc", rule, [], records, problems)
+
+
+def _documents(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [path for path in files_below(root) if path.suffix.lower() == ".xml"]
+
+
+def _records(
+    root: Path,
+    documents: list[Path],
+    images: list[Path],
+    zero_based: bool,
+    problems: list[Problem],
+) -> Iterator[ImageRecord]:
     by_stem: dict[str, list[Path]] = {}
     for image in images:
         by_stem.setdefault(image.stem, []).append(image)
-    used: set[Path] = set()
-    records = []
+    owner: dict[str, Path] = {}
     for document in documents:
-        if wanted is not None and document.stem not in wanted:
-            continue
         record = _read_document(document, root, by_stem, zero_based, problems)
-        if record is not None:
-            used.add(root / record.file)
-            records.append(record)
-    if wanted is not None:
-        for stem in sorted(wanted - {d.stem for d in documents}):
-            problems.append(
-                Problem(
-                    "listed but missing",
-                    None,
-                    stem,
-                    f"'{subset}' lists '{stem}', which has no annotation",
-                    DROPPED_IMAGE,
-                )
-            )
+        if record is None:
+            continue
+        if record.file in owner:
+            message = f"{record.file} has its boxes from {_name(owner[record.file], root)} already"
+            name = _name(document, root)
+            problems.append(Problem("second annotation", name, "", message, DROPPED_IMAGE))
+            continue
+        owner[record.file] = document
+        yield record
     for image in images:
-        if image not in used and (wanted is None or image.stem in wanted):
-            records.append(ImageRecord(_name(image, root), 0, 0, labelled=False))
-    records.sort(key=lambda record: record.file)
-    classes = sorted({box.label for record in records for box in record.boxes})
-    rule = ZERO_BASED if zero_based else ONE_BASED
-    return DataSet("voc", rule, classes, records, problems)
+        if _name(image, root) not in owner:
+            yield ImageRecord(_name(image, root), 0, 0, labelled=False)
 
 
-def _subset(root: Path, subset: str) -> set[str]:
-    """Stems that ImageSets/Main/SUBSET.txt lists, wherever it lies below the root."""
-    lists = [p for p in files_below(root) if p.name == f"{subset}.txt" and "ImageSets" in p.parts]
-    if not lists:
-        there = sorted({p.stem for p in files_below(root) if "ImageSets" in p.parts})
-        hint = f"there are {', '.join(there)}" if there else "the tree has no ImageSets folder"
+def _subset(root: Path, subset: str) -> list[str]:
+    """The lines of ImageSets/Main/SUBSET.txt, wherever it lies below the root."""
+    lists = [
+        path
+        for path in files_below(root)
+        if path.suffix == ".txt" and "ImageSets" in path.relative_to(root).parts
+    ]
+    named = [path for path in lists if path.stem == subset]
+    if not named:
+        there = ", ".join(sorted({path.stem for path in lists}))
+        hint = f"there are {there}" if there else "the tree has no ImageSets folder"
         raise DataError(f"{root}: has no list '{subset}' in ImageSets/Main; {hint}.")
-    main = next((path for path in lists if path.parent.name == "Main"), lists[0])
-    lines = main.read_text(encoding="utf-8", errors="replace").split("\n")
-    return {line.split()[0] for line in lines if line.strip()}
+    chosen = next((path for path in named if path.parent.name == "Main"), named[0])
+    lines = chosen.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _listed(line: str, stems: set[str]) -> str:
+    """The stem that a line names: lists of one class add -1, 0 or 1, some tools a suffix."""
+    bare = re.sub(r"\s+-?[01]$", "", line)
+    name = PurePosixPath(bare)
+    short = name.stem if name.suffix.lower() in SUFFIXES else name.name
+    return next((stem for stem in (line, bare, short) if stem in stems), bare)
 
 
 def _read_document(
     path: Path,
     root: Path,
-    by_stem: dict[str, list[Path]],
+    by_stem: Mapping[str, list[Path]],
     zero_based: bool,
     problems: list[Problem],
 ) -> ImageRecord | None:
@@ -113,7 +147,8 @@ def _read_document(
         return Problem(kind, name, where, message, action)
 
     tree, broken = _parse(path)
-    image = _image_of(path, root, by_stem, _text(tree, "filename") if tree is not None else None)
+    said = _text(tree, "filename") if tree is not None else None
+    image = _image_of(path, root, by_stem, said)
     if image is None:
         kind = "orphan annotation" if tree is not None else "malformed annotation"
         why = "has no image of its name" if tree is not None else broken
@@ -121,95 +156,100 @@ def _read_document(
         return None
     file = _name(image, root)
     if tree is None:
-        found = (problem("malformed annotation", "", broken, DROPPED_IMAGE),)
-        return ImageRecord(file, 0, 0, labelled=False, problems=found)
-    found_list: list[Problem] = []
-    said = _text(tree, "filename")
-    if said and PurePosixPath(PureWindowsPath(said).name).stem not in ("", image.stem):
-        found_list.append(
+        wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
+        return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
+    found: list[Problem] = []
+    inside = PureWindowsPath(said or "")
+    if inside.name and image.stem not in (inside.stem, inside.name):
+        found.append(
             problem("wrong file name", "filename", f"says '{said}'; read as {file}", MENDED)
         )
     boxes = []
     for at, element in enumerate(_children(tree, "object")):
         box, trouble = _read_object(element, at, name, zero_based)
-        found_list += trouble
+        found += trouble
         if box is not None:
             boxes.append(box)
-    source = _child(tree, "source")
-    sample = _text(source, "sample") if source is not None else None
-    size = _child(tree, "size")
-    dropped = any(p.action == DROPPED_BOX for p in found_list)
+    besides = {key: value for key, value in _values(tree).items() if key not in OF_IMAGE}
+    source = besides.get("source")
+    sample = source.pop("sample", None) if isinstance(source, dict) else None
+    if source == {}:
+        del besides["source"]
+    dropped = any(p.action == DROPPED_BOX for p in found)
     return ImageRecord(
         file,
         0,
         0,
         boxes=tuple(boxes),
-        sample=sample or None,
+        sample=sample if isinstance(sample, str) and sample else None,
         labelled=bool(boxes) or not dropped,
-        said_size=_size(size),
-        problems=tuple(found_list),
+        said_size=_size(_child(tree, "size")),
+        extra={"voc": besides} if besides else {},
+        problems=tuple(found),
     )
 
 
 def _parse(path: Path) -> tuple[Any, str]:
     """The root element, or None and what is wrong."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().lstrip()
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
-    if not data.strip():
+    if not data:
         return None, "is empty"
     try:
-        return defusedxml.ElementTree.fromstring(data, forbid_dtd=True), ""
+        tree = defusedxml.ElementTree.fromstring(data)
     except defusedxml.DefusedXmlException:
-        return None, "declares entities or a document type, which is refused as hostile"
+        return None, "declares entities, which is refused as hostile"
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return None, f"is not well-formed XML ({error})"
-    except RecursionError:
-        return None, "is nested too deeply"
+    if _tag(tree) != "annotation":
+        return None, f"is no VOC annotation: its outermost tag is '{_tag(tree)}'"
+    return tree, ""
 
 
 def _read_object(
     element: Any, at: int, file: str, zero_based: bool
 ) -> tuple[BoxRecord | None, list[Problem]]:
-    label = _text(element, "name") or ""
-    where = f"object {at + 1}" + (f" ({label.strip()})" if label.strip() else "")
-    problems = []
-    if not label.strip():
-        return None, [Problem("object without name", file, where, "has no name", DROPPED_BOX)]
-    if label != label.strip():
-        message = f"'{label}' has blanks around it; read as '{label.strip()}'"
-        problems.append(Problem("blank in class", file, where, message, MENDED))
+    said = _text(element, "name") or ""
+    label = clean(said)
+    where = f"object {at + 1}" + (f" ({label})" if label else "")
+    problems = renamed(said, file, where) if label else []
+
+    def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
+        return None, [*problems, Problem(kind, file, where, message, DROPPED_BOX)]
+
+    if not label:
+        return drop("object without name", "has no name")
     frame = _child(element, "bndbox")
+    if frame is None:
+        return drop("missing coordinate", "has no bndbox")
     values = []
     for side in SIDES:
-        text = _text(frame, side) if frame is not None else None
+        text = _text(frame, side)
         if text is None:
-            message = f"has no {side}" if frame is not None else "has no bndbox"
-            return None, [
-                *problems,
-                Problem("missing coordinate", file, where, message, DROPPED_BOX),
-            ]
+            return drop("missing coordinate", f"has no {side}")
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            message = f"{side} is '{text[:40]}', which is no finite number"
-            return None, [*problems, Problem("not finite", file, where, message, DROPPED_BOX)]
+            return drop("not finite", f"{side} is '{text[:40]}', which is no finite number")
         values.append(value)
-    if not zero_based and min(values[0], values[1]) == 0:
+    xmin, ymin, xmax, ymax = values
+    if xmax < xmin or ymax < ymin:
+        said = ", ".join(f"{value:.6g}" for value in values)
+        kind = "empty box" if min(xmax - xmin, ymax - ymin) == -1 else "inverted box"
+        return drop(kind, f"[{said}] ends before it begins")
+    if not zero_based and min(xmin, ymin) == 0:
         message = "has a coordinate 0, though VOC counts from 1; see --voc-zero-based"
         problems.append(Problem("zero coordinate", file, where, message, KEPT))
     first = 0 if zero_based else 1
-    xmin, ymin, xmax, ymax = values
-    attributes = {
-        child.tag.lower(): child.text.strip()
-        for child in element
-        if child.tag.lower() not in KNOWN and not len(child) and (child.text or "").strip()
-    }
+    attributes = {key: v for key, v in _values(element).items() if key not in OF_OBJECT}
+    if attributes.get("occluded") in FLAG:
+        attributes["occluded"] = FLAG[attributes["occluded"]]
     box = BoxRecord(
-        label.strip(),
+        label,
         xmin - first,
         ymin - first,
         xmax + 1 - first,
@@ -222,9 +262,9 @@ def _read_object(
 
 
 def _image_of(
-    document: Path, root: Path, by_stem: dict[str, list[Path]], said: str | None
+    document: Path, root: Path, by_stem: Mapping[str, list[Path]], said: str | None
 ) -> Path | None:
-    """The image of an annotation's own stem: beside it, in the mirrored folder, or the only one."""
+    """The image of an annotation's stem: in its folder, in the mirrored one, or the only one."""
     candidates = by_stem.get(document.stem, [])
     here = [image for image in candidates if image.parent == document.parent]
     if not here:
@@ -248,13 +288,17 @@ def _mirrors(image: Path, document: Path, root: Path) -> bool:
     return len(ours) == len(theirs) and differing == 1
 
 
-def _child(element: Any, tag: str) -> Any:
-    """A child by its name in any case: PMID2019 writes `Difficult`."""
-    return next(_children(element, tag), None)
+def _tag(element: Any) -> str:
+    """Name of an element in lower case, without a namespace: PMID2019 writes `Difficult`."""
+    return element.tag.rsplit("}", 1)[-1].lower() if isinstance(element.tag, str) else ""
 
 
 def _children(element: Any, tag: str) -> Iterator[Any]:
-    return (c for c in element if isinstance(c.tag, str) and c.tag.lower() == tag)
+    return (child for child in element if _tag(child) == tag)
+
+
+def _child(element: Any, tag: str) -> Any:
+    return next(_children(element, tag), None)
 
 
 def _text(element: Any, tag: str) -> str | None:
@@ -262,15 +306,36 @@ def _text(element: Any, tag: str) -> str | None:
     return None if child is None else (child.text or "")
 
 
-def _flag(element: Any, tag: str) -> bool:
-    return (_text(element, tag) or "").strip().lower() in ("1", "true", "yes")
+def _values(element: Any, depth: int = 8) -> dict[str, Any]:
+    """What an element holds: text, or a dictionary where tags are nested, or a list of either."""
+    found: dict[str, Any] = {}
+    for child in element:
+        tag = _tag(child)
+        if not TAG.fullmatch(tag) or not depth:
+            continue
+        value: Any = _values(child, depth - 1) if len(child) else clean(child.text or "")
+        if not value:
+            continue
+        if tag in found:
+            first = found[tag] if isinstance(found[tag], list) else [found[tag]]
+            value = [*first, value]
+        found[tag] = value
+    return found
+
+
+def _flag(element: Any, tag: str) -> bool | None:
+    text = _text(element, tag)
+    return None if text is None else text.strip().lower() in ("1", "true", "yes")
 
 
 def _size(element: Any) -> tuple[int, int] | None:
-    try:
-        return int(float(_text(element, "width"))), int(float(_text(element, "height")))
-    except (TypeError, ValueError, OverflowError):
+    if element is None:
         return None
+    try:
+        width, height = (int(float(_text(element, side) or "")) for side in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return width, height
 
 
 def _name(path: Path, root: Path) -> str:
@@ -278,12 +343,16 @@ def _name(path: Path, root: Path) -> str:
 
 
 def write(data: DataSet, folder: Path) -> list[str]:
-    """Annotations/ of a VOC tree whose images lie in JPEGImages/; what VOC cannot hold is told.
+    """Annotations/ of a VOC tree whose images lie in JPEGImages/.
+
+    Returns:
+        Names of the fields that VOC cannot hold, and so were left out.
 
     Raises:
         DataError: two images would get the same annotation file.
     """
-    lost: set[str] = set()
+    lost = set(data.extra)
+    lost |= {f"categories[].{key}" for extra in data.class_extra.values() for key in extra}
     for record in data.images:
         inside = PurePosixPath(record.file)
         target = folder / "Annotations" / inside.with_suffix(".xml")
@@ -295,32 +364,58 @@ def write(data: DataSet, folder: Path) -> list[str]:
         root = ElementTree.Element("annotation")
         _add(root, "folder", "JPEGImages")
         _add(root, "filename", inside.name)
+        said = record.extra.get("voc")
+        besides = dict(said) if isinstance(said, dict) else {}
+        source = besides.pop("source", {})
+        source = dict(source) if isinstance(source, dict) else {}
         if record.sample is not None:
-            _add(ElementTree.SubElement(root, "source"), "sample", record.sample)
-        size = ElementTree.SubElement(root, "size")
-        for tag, value in (("width", record.width), ("height", record.height), ("depth", 3)):
-            _add(size, tag, str(value))
+            source["sample"] = record.sample
+        if source:
+            _add(root, "source", source)
+        size = {"width": record.width, "height": record.height, "depth": 3}
+        _add(root, "size", size)
+        for key, value in besides.items():
+            _add(root, key, value)
         for box in record.boxes:
-            _write_box(root, box)
-            lost |= {f"annotations[].{key}" for key in box.extra if key != "area"}
-            lost |= {"annotations[].iscrowd"} if box.crowd else set()
+            lost |= _write_box(root, box)
+        lost |= {f"images[].{key}" for key in record.extra if key != "voc"}
         ElementTree.indent(root)
-        ElementTree.ElementTree(root).write(target, encoding="utf-8")
+        ElementTree.ElementTree(root).write(target, encoding="utf-8", xml_declaration=True)
     return sorted(lost)
 
 
-def _write_box(root: ElementTree.Element, box: BoxRecord) -> None:
+def _write_box(root: ElementTree.Element, box: BoxRecord) -> set[str]:
+    """Add one object; the names of the fields that it cannot hold."""
     element = ElementTree.SubElement(root, "object")
     _add(element, "name", box.label)
+    lost = {f"annotations[].{key}" for key in box.extra if key != "area"}
+    lost |= {"annotations[].iscrowd"} if box.crowd else set()
     for key, value in box.attributes.items():
-        _add(element, key, str(value))
-    _add(element, "truncated", str(int(box.truncated)))
-    _add(element, "difficult", str(int(box.difficult)))
-    frame = ElementTree.SubElement(element, "bndbox")
-    corners: Sequence[float] = (box.xmin + 1, box.ymin + 1, box.xmax, box.ymax)
-    for side, value in zip(SIDES, corners, strict=True):
-        _add(frame, side, f"{value:.10g}")
+        if TAG.fullmatch(key) and key.lower() not in OF_OBJECT:
+            _add(element, key.lower(), value)
+        else:
+            lost.add(f"attributes.{key}")
+    # Readers of VOC ask for both tags, whatever the source said.
+    _add(element, "truncated", bool(box.truncated))
+    _add(element, "difficult", bool(box.difficult))
+    corners = (box.xmin + 1, box.ymin + 1, box.xmax, box.ymax)
+    frame = {side: f"{value:.10g}" for side, value in zip(SIDES, corners, strict=True)}
+    _add(element, "bndbox", frame)
+    return lost
 
 
-def _add(parent: ElementTree.Element, tag: str, text: str) -> None:
-    ElementTree.SubElement(parent, tag).text = text
+def _add(parent: ElementTree.Element, tag: str, value: Any) -> None:
+    """A child of text, of nested tags for a dictionary, or several for a list."""
+    if isinstance(value, list):
+        for one in value:
+            _add(parent, tag, one)
+        return
+    if not TAG.fullmatch(tag):
+        return
+    child = ElementTree.SubElement(parent, tag)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _add(child, key, inner)
+    else:
+        text = str(int(value) if isinstance(value, bool) else value)
+        child.text = UNWRITABLE.sub(" ", text)

@@ -3,171 +3,294 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
 
 import yaml
 
 from detkd.data.images import files_below, images_below
-from detkd.data.records import DROPPED_BOX, BoxRecord, DataSet, ImageRecord, Problem, Rule
+from detkd.data.records import (
+    DROPPED_BOX,
+    DROPPED_IMAGE,
+    KEPT,
+    MENDED,
+    REFUSED,
+    BoxRecord,
+    DataSet,
+    ImageRecord,
+    Problem,
+    Rule,
+    clean,
+    renamed,
+)
 from detkd.errors import DataError
 from detkd.files import write_atomic
 
 RULE = Rule("yolo-normalised", "[(cx-w/2)*W, (cy-h/2)*H, w*W, h*H]")
 CLASS_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
 DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
-SUBSETS = ("train", "val", "valid", "test")
+IMAGE_FOLDERS = ("images", "image", "jpegimages")
+MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
 
 
-def recognise(root: Path) -> bool:
-    """Whether the tree holds label files of numbers beside or apart from images."""
+class _Text(yaml.SafeLoader):
+    """Safe YAML whose scalars stay as written: a class may be called `no`, which means false."""
+
+    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+
+def recognise(root: Path) -> int:
+    """How many files of the tree look like YOLO labels."""
+    if not root.is_dir():
+        return 0
     stems = {path.stem for path in images_below(root)}
-    return any(
+    return sum(
         path.suffix.lower() == ".txt" and path.stem in stems and path.name not in CLASS_FILES
         for path in files_below(root)
     )
 
 
-def read(root: Path, *, subset: str | None = None) -> DataSet:
+def read(root: Path, *, subset: str | None = None, names: list[str] | None = None) -> DataSet:
     """A YOLO tree: images/ and labels/ (with or without subsets), or all in one folder.
 
-    Class names come from classes.txt or data.yaml; without them, classes are called class_0 and
-    so on, and that is told.
+    Class names come from classes.txt or data.yaml; where there is neither, from `names`, or else
+    classes are called class_0 and so on, and that is told.
 
     Raises:
-        DataError: no images, no such subset, or a class file that cannot be read.
+        DataError: no images, no such subset, or no list of classes that can be read. A broken
+            label file raises nothing: it is told.
     """
     images = images_below(root)
     if not images:
         raise DataError(f"{root}: holds no images; name the folder that has images/ and labels/.")
-    if subset:
-        images = [image for image in images if subset in image.relative_to(root).parts[:-1]]
-        if not images:
-            there = [name for name in SUBSETS if any(p.is_dir() for p in root.glob(f"**/{name}"))]
-            hint = f"there are {', '.join(there)}" if there else "it has no subsets"
-            raise DataError(f"{root}: has no images of a subset '{subset}'; {hint}.")
     problems: list[Problem] = []
-    names, listed = _class_names(root, problems)
-    records = [_read_image(image, root, names, problems) for image in images]
-    labels = {path for path in files_below(root) if path.suffix.lower() == ".txt"}
-    if not subset:
-        problems += _orphans(root, labels)
-    if not listed:
-        highest = max(
-            (int(b.label.removeprefix("class_")) for r in records for b in r.boxes), default=-1
-        )
-        names = [f"class_{at}" for at in range(highest + 1)]
-    return DataSet("yolo", RULE, names, records, problems, listed_classes=listed)
+    texts = {path for path in files_below(root) if path.suffix.lower() == ".txt"}
+    used = {label_file(image, root, texts) for image in images}
+    problems += [
+        Problem("orphan annotation", _name(path, root), "", "has no image", DROPPED_IMAGE)
+        for path in sorted(texts - used)
+        if path.name not in CLASS_FILES and _looks_like_labels(path)
+    ]
+    if subset is not None:
+        images = _images_of_subset(root, images, subset)
+        problems = []
+    listed = _class_names(root, problems)
+    found = listed or [clean(name) for name in names or []]
+    if not found:
+        message = "no classes.txt or data.yaml; classes are called class_0, class_1 and so on"
+        problems.append(Problem("no class names", None, "", message, KEPT))
+    records = (_read_image(image, root, texts, found) for image in images)
+    classes = list(dict.fromkeys(name for name in found if name))
+    return DataSet("yolo", RULE, classes, records, problems, listed_classes=bool(found))
 
 
-def _class_names(root: Path, problems: list[Problem]) -> tuple[list[str], bool]:
-    for path in files_below(root):
-        if path.name in CLASS_FILES:
-            text = path.read_text(encoding="utf-8-sig", errors="replace")
-            lines = [line.strip() for line in text.splitlines()]
-            while lines and not lines[-1]:
-                lines.pop()
-            return lines, True
-        if path.name in DATA_FILES:
-            return _yaml_names(path), True
-    message = "no classes.txt or data.yaml; classes are called class_0, class_1 and so on"
-    problems.append(Problem("no class names", None, "", message, "kept"))
-    return [], False
-
-
-def _yaml_names(path: Path) -> list[str]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        names = document["names"]
-        if isinstance(names, dict):
-            highest = max(int(key) for key in names)
-            by_number = {int(key): str(value) for key, value in names.items()}
-            return [by_number.get(at, f"class_{at}") for at in range(highest + 1)]
-        return [str(name).strip() for name in names]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: has no readable list 'names' ({type(error).__name__}); mend it, or delete it "
-            "and put the names into classes.txt."
-        ) from error
-
-
-def label_file(image: Path, root: Path) -> Path | None:
+def label_file(image: Path, root: Path, texts: set[Path]) -> Path | None:
     """The label file of an image: beside it, or in the folder where labels/ stands for images/."""
     inside = image.relative_to(root)
-    parts = list(inside.parts)
-    places = [image.with_suffix(".txt")]
+    parts = inside.parts
+    places = [image]
     for at, part in enumerate(parts[:-1]):
-        if part.lower() in ("images", "image", "jpegimages"):
-            places.append(
-                (root.joinpath(*parts[:at], "labels", *parts[at + 1 :])).with_suffix(".txt")
-            )
-    places.append((root / "labels" / inside).with_suffix(".txt"))
-    return next((place for place in places if place.is_file()), None)
+        if part.lower() in IMAGE_FOLDERS:
+            places.append(root.joinpath(*parts[:at], "labels", *parts[at + 1 :]))
+    places.append(root / "labels" / inside)
+    candidates = (place.with_suffix(".txt") for place in places)
+    return next((p for p in candidates if p in texts and p.name not in CLASS_FILES), None)
 
 
-def _read_image(image: Path, root: Path, names: list[str], problems: list[Problem]) -> ImageRecord:
-    file = image.relative_to(root).as_posix()
-    path = label_file(image, root)
+def _looks_like_labels(path: Path) -> bool:
+    """Whether a text file lies among labels, or begins as labels do."""
+    if any(part.lower() == "labels" for part in path.parts[:-1]):
+        return True
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return len([float(word) for word in stream.readline(200).split()]) >= 5
+    except (OSError, ValueError):
+        return False
+
+
+def _class_names(root: Path, problems: list[Problem]) -> list[str]:
+    """The first list of classes that can be read; others that differ are told.
+
+    Raises:
+        DataError: there are lists, and none can be read: numbers would get wrong names.
+    """
+    chosen: list[str] = []
+    broken: list[str] = []
+    for path in files_below(root):
+        if path.name not in (*CLASS_FILES, *DATA_FILES):
+            continue
+        file = _name(path, root)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            said = _yaml_names(text) if path.name in DATA_FILES else text.splitlines()
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+            message = f"has no readable list of classes ({type(error).__name__})"
+            problems.append(Problem("malformed class list", file, "", message, REFUSED))
+            broken.append(f"{path}: has no readable list 'names' ({type(error).__name__})")
+            continue
+        while said and not said[-1].strip():
+            said.pop()
+        names = [clean(name) for name in said]
+        if not chosen:
+            chosen = names
+            for at, name in enumerate(said):
+                problems += renamed(name, file, f"class {at}")
+            for name in sorted({name for name in names if name and names.count(name) > 1}):
+                message = f"lists '{name}' twice; both numbers mean one class"
+                problems.append(Problem("double class", file, "", message, MENDED))
+        elif names and names != chosen:
+            message = f"differs from the list that was used: {', '.join(chosen)}"
+            problems.append(Problem("second class list", file, "", message, KEPT))
+    if broken and not chosen:
+        raise DataError(f"{broken[0]}; mend it, or put the names into classes.txt instead of it.")
+    return chosen
+
+
+def _yaml_names(text: str) -> list[str]:
+    """`names` of a data.yaml, as a list or a map from numbers; an absent one is empty.
+
+    Raises:
+        ValueError: it is there and is neither.
+    """
+    document = yaml.load(text, Loader=_Text)
+    names = document.get("names", []) if isinstance(document, dict) else []
+    if isinstance(names, dict):
+        numbered = {int(key): value for key, value in names.items()}
+        if not all(0 <= number < MOST_CLASSES for number in numbered):
+            raise ValueError("class numbers out of range")
+        names = [numbered.get(at, "") for at in range(max(numbered, default=-1) + 1)]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("names is no list of names")
+    return list(names)
+
+
+def _images_of_subset(root: Path, images: list[Path], subset: str) -> list[Path]:
+    """Images that data.yaml's entry names, or those below a folder of that name.
+
+    Raises:
+        DataError: there are none.
+    """
+    entries: dict[str, Any] = {}
+    for path in files_below(root):
+        if path.name in DATA_FILES:
+            try:
+                document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Text)
+            except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+                continue
+            if isinstance(document, dict):
+                base = document.get("path")
+                bases = (
+                    [path.parent, path.parent / base] if isinstance(base, str) else [path.parent]
+                )
+                for key, value in document.items():
+                    if isinstance(value, str | list):
+                        entries.setdefault(key, (bases, value))
+    if subset in entries:
+        bases, value = entries[subset]
+        chosen = _entry_images(root, images, bases, value if isinstance(value, list) else [value])
+        if chosen:
+            return chosen
+    chosen = [image for image in images if subset in image.relative_to(root).parts[:-1]]
+    if chosen:
+        return chosen
+    folders = {part for image in images for part in image.relative_to(root).parts[:-1]}
+    there = sorted(folders - set(IMAGE_FOLDERS) | (entries.keys() & {"train", "val", "test"}))
+    hint = f"there are {', '.join(there)}" if there else "it has no subsets"
+    raise DataError(f"{root}: has no images of a subset '{subset}'; {hint}.")
+
+
+def _entry_images(
+    root: Path, images: list[Path], bases: list[Path], entries: list[Any]
+) -> list[Path]:
+    """Images in the folders, or in the list files, that an entry of data.yaml names."""
+    inside = {image.resolve(): image for image in images}
+    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    chosen: set[Path] = set()
+    for entry in entries:
+        if not isinstance(entry, str) or not entry.strip("./ ") or "\0" in entry:
+            continue
+        # Some tools write `../train/images` for a folder that lies beside the file.
+        written = [base / entry for base in bases]
+        for place in (path.resolve() for path in [*written, bases[0] / entry.lstrip("./")]):
+            if place in texts:
+                lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+                named = [line.strip() for line in lines if line.strip() and "\0" not in line]
+                paths = {(b / name).resolve() for b in (*bases, place.parent) for name in named}
+                found = {inside[path] for path in paths if path in inside}
+            else:
+                found = {image for path, image in inside.items() if path.is_relative_to(place)}
+            if found and root.resolve() in place.parents:
+                chosen |= found
+                break
+    return [image for image in images if image in chosen]
+
+
+def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> ImageRecord:
+    file = _name(image, root)
+    path = label_file(image, root, texts)
     if path is None:
         return ImageRecord(file, 0, 0, labelled=False)
-    name = path.relative_to(root).as_posix()
+    name = _name(path, root)
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError as error:
+        message = f"cannot be read ({error.strerror})"
+        wrong = Problem("malformed annotation", name, "", message, DROPPED_IMAGE)
+        return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
     found: list[Problem] = []
     boxes: list[BoxRecord] = []
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.replace(",", " ").split()
-        if not words:
-            continue
-        where = f"line {number}"
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            values = []
-        polygon = len(values) > 6 and len(values) % 2 == 1
-        if len(values) < 5 or not (len(values) in (5, 6) or polygon):
-            message = f"'{line.strip()[:60]}' is not 'class cx cy w h'"
-            found.append(Problem("malformed line", name, where, message, DROPPED_BOX))
-            continue
-        if not all(map(math.isfinite, values)):
-            found.append(
-                Problem("not finite", name, where, "has a number that is not finite", DROPPED_BOX)
-            )
-            continue
-        label = _label(values[0], names)
-        if label is None:
-            message = f"class {words[0]} is not among the {len(names)} that are listed"
-            found.append(Problem("unlisted class", name, where, message, DROPPED_BOX))
-            continue
-        boxes.append(_box(label, values[1:], polygon))
+    # Lines end in \n or \r\n; splitlines would also cut at characters that only text has.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            box, trouble = _read_line(line, names, name, f"line {number}")
+            found += trouble
+            if box is not None:
+                boxes.append(box)
+    dropped = any(problem.action == DROPPED_BOX for problem in found)
     # Fractions become px when the image has been measured.
-    dropped = bool(found)
     return ImageRecord(
         file, 0, 0, boxes=tuple(boxes), labelled=bool(boxes) or not dropped, problems=tuple(found)
     )
 
 
-def _label(number: float, names: list[str]) -> str | None:
-    if number != int(number) or number < 0:
-        return None
-    if not names:
-        return f"class_{int(number)}"
-    return names[int(number)] if number < len(names) else None
+def _read_line(
+    line: str, names: list[str], file: str, where: str
+) -> tuple[BoxRecord | None, list[Problem]]:
+    def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
+        return None, [Problem(kind, file, where, message, DROPPED_BOX)]
 
-
-def _box(label: str, values: list[float], polygon: bool) -> BoxRecord:
-    """A box in fractions; a polygon of YOLO-seg gives its frame and stays as segmentation."""
+    words = line.split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    polygon = len(values) > 6 and len(values) % 2 == 1
+    if len(values) not in (5, 6) and not polygon:
+        return drop("malformed line", f"'{clean(line)[:60]}' is not 'class cx cy w h'")
+    if not all(map(math.isfinite, values)):
+        return drop("not finite", "has a number that is not finite")
+    number = int(values[0])
+    if number != values[0] or not 0 <= number < (len(names) or MOST_CLASSES):
+        known = f"among the {len(names)} that are listed" if names else "a number of a class"
+        return drop("unlisted class", f"class {words[0][:40]} is not {known}")
+    label = names[number] if names else f"class_{number}"
+    if not label:
+        return drop("object without name", f"class {number} has no name")
     if polygon:
-        xs, ys = values[0::2], values[1::2]
-        return BoxRecord(
-            label, min(xs), min(ys), max(xs), max(ys), extra={"segmentation": [values]}
-        )
-    cx, cy, w, h = values[:4]
-    return BoxRecord(label, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+        xs, ys = values[1::2], values[2::2]
+        extra = {"segmentation": [values[1:]]}
+        return BoxRecord(label, min(xs), min(ys), max(xs), max(ys), extra=extra), []
+    cx, cy, w, h = values[1:5]
+    problems = []
+    if len(values) == 6:
+        message = f"the sixth number, {words[5][:40]}, is no part of a label; left out"
+        problems.append(Problem("sixth number", file, where, message, MENDED))
+    return BoxRecord(label, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), problems
 
 
 def to_pixels(record: ImageRecord) -> ImageRecord:
     """The same record with its fractions times its width and height."""
-    from dataclasses import replace
-
     w, h = record.width, record.height
     boxes = []
     for box in record.boxes:
@@ -177,59 +300,51 @@ def to_pixels(record: ImageRecord) -> ImageRecord:
                 [value * (w, h)[at % 2] for at, value in enumerate(ring)]
                 for ring in extra["segmentation"]
             ]
+        xmin, ymin, xmax, ymax = box.xyxy
         boxes.append(
-            replace(
-                box,
-                xmin=box.xmin * w,
-                ymin=box.ymin * h,
-                xmax=box.xmax * w,
-                ymax=box.ymax * h,
-                extra=extra,
-            )
+            replace(box, xmin=xmin * w, ymin=ymin * h, xmax=xmax * w, ymax=ymax * h, extra=extra)
         )
     return replace(record, boxes=tuple(boxes))
 
 
-def _orphans(root: Path, labels: set[Path]) -> list[Problem]:
-    """Label files without an image."""
-    images = {label_file(image, root) for image in images_below(root)}
-    return [
-        Problem(
-            "orphan annotation",
-            path.relative_to(root).as_posix(),
-            "",
-            "has no image",
-            "dropped image",
-        )
-        for path in sorted(labels - images)
-        if "labels" in path.relative_to(root).parts
-    ]
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def write(data: DataSet, folder: Path) -> list[str]:
-    """labels/ of a YOLO tree whose images lie in images/, with classes.txt and data.yaml."""
-    lost: set[str] = set()
+    """labels/ of a YOLO tree whose images lie in images/, with classes.txt and data.yaml.
+
+    Returns:
+        Names of the fields that YOLO cannot hold, and so were left out.
+
+    Raises:
+        DataError: two images would get the same label file.
+    """
+    lost = set(data.extra)
+    lost |= {f"categories[].{key}" for extra in data.class_extra.values() for key in extra}
     number = {name: at for at, name in enumerate(data.classes)}
     for record in data.images:
+        path = folder / "labels" / PurePosixPath(record.file).with_suffix(".txt")
+        if path.exists():
+            raise DataError(
+                f"{record.file}: a second image of this stem would share {path.name}; rename it."
+            )
         lines = []
         for box in record.boxes:
             w, h = record.width, record.height
             cx, cy = (box.xmin + box.xmax) / 2 / w, (box.ymin + box.ymax) / 2 / h
             size = (box.xmax - box.xmin) / w, (box.ymax - box.ymin) / h
             lines.append(f"{number[box.label]} {cx:.8f} {cy:.8f} {size[0]:.8f} {size[1]:.8f}\n")
-            for said in ("difficult", "truncated", "crowd"):
-                lost |= {said} if getattr(box, said) else set()
-            lost |= {f"attributes.{key}" for key in box.attributes}
+            said = {"difficult": box.difficult, "truncated": box.truncated, **box.attributes}
+            lost |= {f"attributes.{key}" for key, value in said.items() if value is not None}
+            lost |= {"annotations[].iscrowd"} if box.crowd else set()
             lost |= {f"annotations[].{key}" for key in box.extra if key != "area"}
         lost |= {"images[].sample"} if record.sample is not None else set()
-        path = folder / "labels" / PurePosixPath(record.file).with_suffix(".txt")
+        lost |= {f"images[].{key}" for key in record.extra}
         write_atomic(path, "".join(lines))
     write_atomic(folder / "classes.txt", "".join(f"{name}\n" for name in data.classes))
-    document = {
-        "path": ".",
-        "train": "images",
-        "val": "images",
-        "names": dict(enumerate(data.classes)),
-    }
-    write_atomic(folder / "data.yaml", yaml.safe_dump(document, sort_keys=False))
+    names = dict(enumerate(data.classes))
+    document = {"path": ".", "train": "images", "val": "images", "names": names}
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    write_atomic(folder / "data.yaml", text)
     return sorted(lost)
