@@ -7,17 +7,14 @@ detkd bench loading    share of an epoch that the loop waits for data
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
+from detkd.cli.parser import build_parser
+
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="detkd bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("bench", __doc__)
     parser.add_argument("name", choices=["train", "distill", "loading"])
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
     parser.add_argument("--image-size", type=int, default=256)

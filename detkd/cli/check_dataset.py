@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from detkd.errors import DataError, UserError
+from detkd.cli.parser import build_parser
+from detkd.errors import DataError
 
 if TYPE_CHECKING:
     from detkd.data.check import Examined
@@ -22,29 +23,13 @@ EXAMPLES = """examples:
 SHOWN = 3  # files named for each kind of problem
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with an argument in one sentence, as all of detkd does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; '{self.prog} --help' tells what there is.")
-
-
 def main(argv: list[str]) -> int:
-    parser = build_parser("detkd check", __doc__, EXAMPLES)
+    parser = build_parser("check", __doc__, EXAMPLES)
     add_source(parser)
     options = parser.parse_args(argv)
     examined = examine_source(options)
     show(examined, options.report)
     return 1 if examined.problems else 0
-
-
-def build_parser(prog: str, description: str | None, examples: str) -> Parser:
-    return Parser(
-        prog=prog,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detkd.cli.check_dataset import add_source, build_parser, examine_source, show
+from detkd.cli.check_dataset import add_source, examine_source, show
+from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
 EXAMPLES = """examples:
@@ -19,7 +20,7 @@ TARGETS = ("coco", "voc", "yolo")
 
 
 def main(argv: list[str]) -> int:
-    parser = build_parser("detkd convert", __doc__, EXAMPLES)
+    parser = build_parser("convert", __doc__, EXAMPLES)
     add_source(parser)
     parser.add_argument(
         "destination",

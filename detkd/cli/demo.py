@@ -6,12 +6,12 @@ is not done again: interrupted and started again, the demo goes on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from pathlib import Path
 
 from detkd.cli.app import launch
+from detkd.cli.parser import build_parser
 from detkd.errors import UserError
 
 DATA = Path("datasets/synthetic")
@@ -20,13 +20,7 @@ SCENES = 240
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="detkd demo",
-        description=__doc__,
-        epilog="example: detkd demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(argv)
+    build_parser("demo", __doc__).parse_args(argv)
     _step(DATA / "scenes", "synth", f"{DATA}/scenes", "--images", str(SCENES))
     _step(None, "check", f"{DATA}/scenes")
     _step(DATA / "all.json", "convert", f"{DATA}/scenes", f"{DATA}/all.json")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+from detkd.cli.parser import build_parser
 
 
 def main(argv: list[str]) -> int:
-    argparse.ArgumentParser(prog="detkd env", description=__doc__).parse_args(argv)
+    build_parser("env", __doc__).parse_args(argv)
     from detkd.engine.run import environment
 
     print(environment(), end="")

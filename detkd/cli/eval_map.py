@@ -10,15 +10,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="detkd eval",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("eval", __doc__)
     parser.add_argument("--gt", required=True, type=Path, help="COCO ground truth")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dt", type=Path, help="COCO results")
@@ -38,7 +35,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args(argv)
 
-    from detkd.data.dataset import image_root
+    from detkd.data.formats.coco import image_root
     from detkd.evaluation.judge import judge
     from detkd.evaluation.plots import plot_all
     from detkd.evaluation.results import check_results, check_truth, read_json
@@ -60,7 +57,7 @@ def main(argv: list[str]) -> int:
             truth,
             results,
             options.out / "plots",
-            images=image_root(options.gt, truth, options.images),
+            images=options.images or image_root(options.gt, truth.get("info")),
         )
         print(f"written: {options.out}/metrics.json, predictions.json, plots/")
     return 0

@@ -7,18 +7,14 @@ detkd synth --sheet scenes.png
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="detkd synth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = build_parser("synth", __doc__)
     parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="new folder of the tree")
     parser.add_argument("--images", type=int, default=240, metavar="N")
     parser.add_argument("--seed", type=int, default=0)

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from detkd.cli.check_dataset import build_parser
+from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
 EXAMPLES = """examples:
@@ -23,7 +23,7 @@ SHOWN = 10  # leaks that are named
 
 
 def main(argv: list[str]) -> int:
-    parser = build_parser("detkd split", __doc__, EXAMPLES)
+    parser = build_parser("split", __doc__, EXAMPLES)
     parser.add_argument("coco", type=Path, metavar="COCO.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument(
@@ -62,8 +62,7 @@ def main(argv: list[str]) -> int:
     if alone(groups):
         print(f"{alone(groups)} images are in no group; each stands alone")
     sides = divide(document, groups, options.ratios, seed=options.seed)
-    info = document.get("info")
-    root = image_root(options.coco, info if isinstance(info, dict) else {})
+    root = image_root(options.coco, document.get("info"))
     inside = Path(os.path.relpath(root.resolve(), options.out.resolve())).as_posix()
     written = [side for side in SIDES if side in sides.values()]
     with writing(options.out):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detkd.data.augment import Augment
+from detkd.data.formats.coco import image_root
 from detkd.errors import DataError
 
 # One thread a process: the loader's workers and torch's own threads share the cores.
@@ -82,16 +83,6 @@ def read_coco(path: str | Path) -> dict[str, Any]:
     return document
 
 
-def image_root(path: Path, document: dict[str, Any], images: str | Path | None) -> Path:
-    """Folder that the file names of a COCO file start from."""
-    if images is not None:
-        return Path(images)
-    info = document.get("info")
-    record = info.get("detkd") if isinstance(info, dict) else None
-    inside = record.get("image_root") if isinstance(record, dict) else None
-    return Path(os.path.normpath(path.parent / inside)) if inside else path.parent
-
-
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets of a COCO file.
 
@@ -125,7 +116,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     ) -> None:
         self.path = Path(annotations)
         self.truth = read_coco(self.path)
-        self.image_root = image_root(self.path, self.truth, images)
+        self.image_root = Path(images) if images else image_root(self.path, self.truth.get("info"))
         self.image_size, self.augment, self.cache = image_size, Augment(augment), cache
         self.cache_dir = Path(
             cache_dir or os.environ.get("DETKD_CACHE") or Path.home() / ".cache" / "detkd"

@@ -172,13 +172,13 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def image_root(path: Path, info: Mapping[str, Any]) -> Path:
-    """Folder that the file names of a COCO file start from: what it says, or its own folder.
+def image_root(path: Path, info: Any) -> Path:
+    """Folder that the file names of a COCO file start from: what its `info` says, or its own.
 
     Raises:
         DataError: it says an absolute path.
     """
-    record = info.get("detkd")
+    record = info.get("detkd") if isinstance(info, dict) else None
     inside = record.get("image_root") if isinstance(record, dict) else None
     if not isinstance(inside, str):
         return path.parent
