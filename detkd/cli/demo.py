@@ -15,7 +15,7 @@ from detkd.cli.parser import build_parser
 from detkd.errors import UserError
 
 DATA = Path("datasets/synthetic")
-ROLES = {"teacher": "teacher", "student": "plain student", "distill": "distilled student"}
+ROLES = {"teacher": "teacher", "student": "plain", "distill": "distilled"}
 SCENES = 240
 
 

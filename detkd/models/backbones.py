@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
-from detkd.errors import ConfigError
+from detkd.errors import CheckpointError, ConfigError
 from detkd.models.shallow import shallow_stages
-from detkd.models.weights import load_weights
+from detkd.models.weights import download, load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
@@ -181,9 +181,10 @@ def _staged_backbone(name: str, weights: str | None, last: str) -> Backbone:
             raise ConfigError(f"model.weights: there are no ImageNet weights of '{name}'.")
     elif name in STAGES:
         library_name, cut, unused = STAGES[name]
-        pretrained = models.get_model_weights(library_name).DEFAULT
-        net = models.get_model(library_name, weights=pretrained if weights == "imagenet" else None)
-        if weights not in (None, "imagenet"):
+        net = models.get_model(library_name)
+        if weights == "imagenet":
+            weights = str(download(models.get_model_weights(library_name).DEFAULT.url))
+        if weights:
             load_weights(net, weights, unused=unused)
         stages = cut(net)
     else:
@@ -229,13 +230,19 @@ def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:
     reductions = probe.feature_info.reduction()
     names = [key for key, stride in STRIDES.items() if stride in reductions]
     names = names[: names.index(last) + 1] if last in names else names
-    net: Any = timm.create_model(
-        name,
-        features_only=True,
-        pretrained=weights is not None,
-        pretrained_cfg_overlay=overlay,
-        out_indices=[reductions.index(STRIDES[key]) for key in names],
-    )
+    try:
+        net: Any = timm.create_model(
+            name,
+            features_only=True,
+            pretrained=weights is not None,
+            pretrained_cfg_overlay=overlay,
+            out_indices=[reductions.index(STRIDES[key]) for key in names],
+        )
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"model.weights: timm could not fetch the weights of '{name}' "
+            f"({str(error).splitlines()[0]}); fetch the file elsewhere and name it here."
+        ) from error
     settings = timm.get_pretrained_cfg(name)
     if settings is None:
         return TimmBackbone(net, names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "plain backbone weights go into model.weights."
         )
     return checkpoint
+
+
+def download(url: str) -> Path:
+    """The weights at `url`, kept in torch's own cache and read from there the next time.
+
+    Raises:
+        CheckpointError: no way to the host, a full disk, or bytes that do not fit the hash in
+            the file's name.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    if path.is_file():
+        return path
+    tag = re.search(r"-([0-9a-f]{6,})\.", name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=tag[1] if tag else None)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{url}: cannot be downloaded ({error}); fetch the file elsewhere and name it in "
+            "model.weights."
+        ) from error
+    return path
 
 
 def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...] = ()) -> None:

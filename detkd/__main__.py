@@ -1,0 +1,5 @@
+"""`python -m detkd` is the console script `detkd`."""
+
+from detkd.cli.app import main
+
+raise SystemExit(main())
