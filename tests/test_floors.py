@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "engine": {"distill"} | GROUND,
     "deploy": {"distill"} | GROUND,
     "cli": {"engine", "deploy", "distill"} | GROUND,
+    "__main__": {"cli"},
 }
 HEAVY = ("torch", "torchvision", "albumentations", "matplotlib", "pycocotools", "cv2", "timm")
 

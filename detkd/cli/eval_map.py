@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from detkd.cli.parser import build_parser
-from detkd.errors import DataError
 
 
 def main(argv: list[str]) -> int:
@@ -64,23 +63,10 @@ def main(argv: list[str]) -> int:
 
 
 def _detect(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from detkd.data.dataset import CocoDataset
     from detkd.engine.devices import choose_device
-    from detkd.engine.predict import predict
-    from detkd.models.detector import Detector
+    from detkd.engine.predict import open_for_judging, predict
 
-    detector = Detector.load(options.checkpoint)
-    dataset = CocoDataset(
-        options.gt, images=options.images, image_size=detector.image_size, cache="none"
-    )
-    if detector.classes != dataset.classes:
-        ours, theirs = len(detector.classes), len(dataset.classes)
-        differing = sorted(set(detector.classes) ^ set(dataset.classes))
-        what = f"only one has '{differing[0]}'" if differing else "their order differs"
-        raise DataError(
-            f"{options.checkpoint} knows {ours} classes and {options.gt} has {theirs}: {what}. "
-            "Judge on the categories that it was trained on (convert with the same --classes)."
-        )
+    detector, dataset = open_for_judging(options.checkpoint, options.gt, options.images)
     return predict(
         detector, dataset, batch_size=options.batch_size, device=choose_device(options.device)
     )

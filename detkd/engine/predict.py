@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from detkd.data.dataset import CocoDataset, collate
+from detkd.errors import DataError
 from detkd.models.detector import Detector
+
+
+def open_for_judging(
+    checkpoint: Path, truth: Path, images: Path | None = None
+) -> tuple[Detector, CocoDataset]:
+    """The detector, and the images of `truth` as it wants them (`images`: their folder).
+
+    Raises:
+        CheckpointError: no checkpoint of detkd.
+        DataError: the truth cannot be used, or has other classes.
+    """
+    detector = Detector.load(checkpoint)
+    dataset = CocoDataset(truth, images=images, image_size=detector.image_size, cache="none")
+    if detector.classes != dataset.classes:
+        ours, theirs = len(detector.classes), len(dataset.classes)
+        differing = sorted(set(detector.classes) ^ set(dataset.classes))
+        what = f"only one has '{differing[0]}'" if differing else "their order differs"
+        raise DataError(
+            f"{checkpoint} knows {ours} classes and {truth} has {theirs}: {what}. "
+            "Judge on the categories that it was trained on (convert with the same --classes)."
+        )
+    return detector, dataset
 
 
 @torch.no_grad()
