@@ -129,7 +129,8 @@ def show(examined: Examined, report: Path | None) -> None:
         kinds = defaultdict(list)
         for problem in examined.problems:
             kinds[problem.kind, problem.action].append(problem)
-        table = Table(title=f"{len(examined.problems)} problems")
+        count = len(examined.problems)
+        table = Table(title=f"{count} problem{'s' if count > 1 else ''}")
         for name in ("problem", "action", "count", "for example"):
             table.add_column(name, justify="right" if name == "count" else "left")
         for (kind, action), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
