@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +41,23 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 def write_json(path: str | Path, document: Any) -> None:
     """Write `document` as JSON to `path` as a whole or not at all; NaN is refused."""
     write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to be filled, which takes the name `path` if all goes well.
+
+    The folder is there complete, or not at all.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield building
+        building.chmod(0o777 & ~_umask())
+        building.rename(path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
 
 
 def _umask() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from detkd.data.check import Examined
 from detkd.data.formats import coco, voc, yolo
 from detkd.data.records import DataSet
 from detkd.errors import DataError
-from detkd.files import write_json
+from detkd.files import new_folder, write_json
 
 IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
 
@@ -71,16 +70,8 @@ def write_dataset(examined: Examined, destination: Path, target: str) -> list[st
         if target == "coco":
             coco.write(examined.data, destination, examined.root, conversion_record(examined))
             return []
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}."))
-        try:
-            lost = _build(examined, building, target)
-            building.chmod(0o755)
-            building.rename(destination)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-    return lost
+        with new_folder(destination) as building:
+            return _build(examined, building, target)
 
 
 def _build(examined: Examined, folder: Path, target: str) -> list[str]:

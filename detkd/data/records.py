@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 KEPT, MENDED, DROPPED_BOX, DROPPED_IMAGE, REFUSED = (
@@ -114,9 +115,19 @@ class DataSet:
     extra: Mapping[str, Any] = field(default_factory=dict)
     class_extra: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def fields_of_coco(self) -> set[str]:
+        """Names of what a COCO file says besides, which no other format can hold."""
+        of_classes = {key for extra in self.class_extra.values() for key in extra}
+        return set(self.extra) | {f"categories[].{key}" for key in of_classes}
+
 
 # Control characters and halves of surrogate pairs: no XML, no list of classes can hold them.
 UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]+")
+
+
+def relative(path: Path, root: Path) -> str:
+    """The name of a file as records and problems have it."""
+    return path.relative_to(root).as_posix()
 
 
 def clean(text: str) -> str:

@@ -29,6 +29,7 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    relative,
     renamed,
 )
 from detkd.errors import DataError
@@ -98,15 +99,17 @@ def _records(
         if record is None:
             continue
         if record.file in owner:
-            message = f"{record.file} has its boxes from {_name(owner[record.file], root)} already"
-            name = _name(document, root)
+            message = (
+                f"{record.file} has its boxes from {relative(owner[record.file], root)} already"
+            )
+            name = relative(document, root)
             problems.append(Problem("second annotation", name, "", message, DROPPED_IMAGE))
             continue
         owner[record.file] = document
         yield record
     for image in images:
-        if _name(image, root) not in owner:
-            yield ImageRecord(_name(image, root), 0, 0, labelled=False)
+        if relative(image, root) not in owner:
+            yield ImageRecord(relative(image, root), 0, 0, labelled=False)
 
 
 def _subset(root: Path, subset: str) -> list[str]:
@@ -141,7 +144,7 @@ def _read_document(
     zero_based: bool,
     problems: list[Problem],
 ) -> ImageRecord | None:
-    name = _name(path, root)
+    name = relative(path, root)
 
     def problem(kind: str, where: str, message: str, action: str) -> Problem:
         return Problem(kind, name, where, message, action)
@@ -154,7 +157,7 @@ def _read_document(
         why = "has no image of its name" if tree is not None else broken
         problems.append(problem(kind, "", why, DROPPED_IMAGE))
         return None
-    file = _name(image, root)
+    file = relative(image, root)
     if tree is None:
         wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
         return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
@@ -338,10 +341,6 @@ def _size(element: Any) -> tuple[int, int] | None:
     return width, height
 
 
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
 def write(data: DataSet, folder: Path) -> list[str]:
     """Annotations/ of a VOC tree whose images lie in JPEGImages/.
 
@@ -351,8 +350,7 @@ def write(data: DataSet, folder: Path) -> list[str]:
     Raises:
         DataError: two images would get the same annotation file.
     """
-    lost = set(data.extra)
-    lost |= {f"categories[].{key}" for extra in data.class_extra.values() for key in extra}
+    lost = data.fields_of_coco()
     for record in data.images:
         inside = PurePosixPath(record.file)
         target = folder / "Annotations" / inside.with_suffix(".xml")

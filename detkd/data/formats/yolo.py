@@ -22,6 +22,7 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    relative,
     renamed,
 )
 from detkd.errors import DataError
@@ -68,7 +69,7 @@ def read(root: Path, *, subset: str | None = None, names: list[str] | None = Non
     texts = {path for path in files_below(root) if path.suffix.lower() == ".txt"}
     used = {label_file(image, root, texts) for image in images}
     problems += [
-        Problem("orphan annotation", _name(path, root), "", "has no image", DROPPED_IMAGE)
+        Problem("orphan annotation", relative(path, root), "", "has no image", DROPPED_IMAGE)
         for path in sorted(texts - used)
         if path.name not in CLASS_FILES and _looks_like_labels(path)
     ]
@@ -120,7 +121,7 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
     for path in files_below(root):
         if path.name not in (*CLASS_FILES, *DATA_FILES):
             continue
-        file = _name(path, root)
+        file = relative(path, root)
         try:
             text = path.read_text(encoding="utf-8-sig")
             said = _yaml_names(text) if path.name in DATA_FILES else text.splitlines()
@@ -227,11 +228,11 @@ def _entry_images(
 
 
 def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> ImageRecord:
-    file = _name(image, root)
+    file = relative(image, root)
     path = label_file(image, root, texts)
     if path is None:
         return ImageRecord(file, 0, 0, labelled=False)
-    name = _name(path, root)
+    name = relative(path, root)
     try:
         text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
@@ -307,10 +308,6 @@ def to_pixels(record: ImageRecord) -> ImageRecord:
     return replace(record, boxes=tuple(boxes))
 
 
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
 def write(data: DataSet, folder: Path) -> list[str]:
     """labels/ of a YOLO tree whose images lie in images/, with classes.txt and data.yaml.
 
@@ -320,8 +317,7 @@ def write(data: DataSet, folder: Path) -> list[str]:
     Raises:
         DataError: two images would get the same label file.
     """
-    lost = set(data.extra)
-    lost |= {f"categories[].{key}" for extra in data.class_extra.values() for key in extra}
+    lost = data.fields_of_coco()
     number = {name: at for at, name in enumerate(data.classes)}
     for record in data.images:
         path = folder / "labels" / PurePosixPath(record.file).with_suffix(".txt")

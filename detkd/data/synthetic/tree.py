@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from detkd.data.formats import voc
+from detkd.data.records import BoxRecord, DataSet, ImageRecord
 from detkd.data.synthetic.scene import Scene, render_scene
 from detkd.data.synthetic.taxa import DEMO_TAXA
 from detkd.errors import DataError
-from detkd.files import write_atomic
+from detkd.files import new_folder, write_atomic
 
 
 def write_scenes(
@@ -37,59 +36,37 @@ def write_scenes(
     """
     if folder.exists():
         raise DataError(f"{folder}: exists already; name a new folder, or remove it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     boxes: Counter[str] = Counter()
-    try:
+    with new_folder(folder) as building:
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (building / name).mkdir(parents=True)
         stems = []
-        for index in range(count):
-            scene = render_scene(seed, index, size=size, taxa=taxa, samples=samples)
-            stem = f"{scene.sample}_{index:05d}"
-            stems.append(stem)
-            pixels = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-            _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 93])
-            (building / "JPEGImages" / f"{stem}.jpg").write_bytes(encoded.tobytes())
-            _write_annotation(building / "Annotations" / f"{stem}.xml", stem, scene)
-            boxes.update(cell.label for cell in scene.objects)
-            progress()
+
+        def images() -> Iterator[ImageRecord]:
+            for index in range(count):
+                scene = render_scene(seed, index, size=size, taxa=taxa, samples=samples)
+                stems.append(f"{scene.sample}_{index:05d}")
+                file = f"{stems[-1]}.jpg"
+                pixels = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
+                _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 93])
+                (building / "JPEGImages" / file).write_bytes(encoded.tobytes())
+                boxes.update(cell.label for cell in scene.objects)
+                yield _record(file, scene)
+                progress()
+
+        voc.write(DataSet("voc", voc.ONE_BASED, list(taxa), images()), building)
         (building / "ImageSets/Main/all.txt").write_text("".join(f"{stem}\n" for stem in stems))
-        building.chmod(0o755)
-        building.rename(folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
     return boxes
 
 
-def _write_annotation(path: Path, stem: str, scene: Scene) -> None:
-    """VOC counts pixels from 1 and includes the last one."""
-
-    def add(parent: ElementTree.Element, tag: str, text: object) -> None:
-        ElementTree.SubElement(parent, tag).text = str(text)
-
-    root = ElementTree.Element("annotation")
-    add(root, "folder", "JPEGImages")
-    add(root, "filename", f"{stem}.jpg")
-    source = ElementTree.SubElement(root, "source")
-    add(source, "database", "detkd synthetic scenes")
-    add(source, "sample", scene.sample)
-    height, width, depth = scene.image.shape
-    size = ElementTree.SubElement(root, "size")
-    for tag, value in (("width", width), ("height", height), ("depth", depth)):
-        add(size, tag, value)
-    for cell in scene.objects:
-        element = ElementTree.SubElement(root, "object")
-        add(element, "name", cell.label)
-        add(element, "truncated", int(cell.truncated))
-        add(element, "difficult", int(cell.difficult))
-        frame = ElementTree.SubElement(element, "bndbox")
-        x0, y0, x1, y1 = cell.box
-        for tag, value in (("xmin", x0 + 1), ("ymin", y0 + 1), ("xmax", x1), ("ymax", y1)):
-            add(frame, tag, value)
-    ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8")
+def _record(file: str, scene: Scene) -> ImageRecord:
+    height, width, _ = scene.image.shape
+    boxes = tuple(
+        BoxRecord(cell.label, *cell.box, cell.difficult, truncated=cell.truncated)
+        for cell in scene.objects
+    )
+    source = {"voc": {"source": {"database": "detkd synthetic scenes"}}}
+    return ImageRecord(file, width, height, boxes, sample=scene.sample, extra=source)
 
 
 def write_sheet(
