@@ -20,6 +20,11 @@ class View:
     padded_size: tuple[int, int]
     targets: list[dict[str, Tensor]] = field(default_factory=list)
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether any image is smaller than the batch."""
+        return any(tuple(size) != tuple(self.padded_size) for size in self.image_sizes)
+
     def valid(self, features: Tensor) -> Tensor:
         """Cells [N, 1, h, w] whose centre lies in the image; padding is False."""
         return torch.stack(

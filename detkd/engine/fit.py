@@ -23,7 +23,7 @@ from detkd.data.sampler import EpochBatches
 from detkd.distill.distiller import Distiller
 from detkd.engine.average import Average
 from detkd.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
-from detkd.engine.devices import seed_step
+from detkd.engine.devices import peak_memory, seed_step
 from detkd.engine.optimiser import build_optimizer, lr_factor, set_lr
 from detkd.engine.progress import Display
 from detkd.engine.run import Log, RunFolder
@@ -127,6 +127,7 @@ def fit(
             wrapped_optimizer.zero_grad()
             progress.epoch, progress.batch = progress.epoch + 1, 0
             epoch_seconds = time.monotonic() - epoch_began
+            memory = peak_memory(fabric.device)
             if log and (progress.epoch % train.judge_every == 0 or progress.epoch == train.epochs):
                 display.judging()
                 metrics = judge(average.network if average else trainable.network)
@@ -142,6 +143,7 @@ def fit(
                         **metrics,
                         "epoch_seconds": round(epoch_seconds, 2),
                         "data_wait": round(waited / max(epoch_seconds, 1e-9), 4),
+                        "memory_mib": memory,
                     },
                 )
                 display.judged(progress.epoch, metrics)

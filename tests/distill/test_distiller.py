@@ -1,4 +1,5 @@
 import copy
+import gc
 
 import pytest
 import torch
@@ -71,6 +72,21 @@ def test_the_teacher_is_neither_trained_nor_moved_and_read_once_a_step(student, 
     assert same(before, teacher.state_dict())
     assert all(p.grad is None for p in teacher.parameters())
     assert not teacher.training
+
+
+def test_a_step_leaves_no_tensor_behind(student, teacher, batch):
+    distiller = Distiller(student, teacher, ALL_TERMS, warmup=3).train()
+    optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=0.01)
+    alive = []
+    for _ in range(4):
+        losses = distiller(*batch)
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        del losses
+        gc.collect()
+        alive.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+    assert alive[1] == alive[2] == alive[3]
 
 
 def test_both_see_the_same_pixels_though_they_normalise_differently(student, teacher, batch):

@@ -12,11 +12,13 @@ from detkd.distill.view import View
 class PearsonDistillation(nn.Module):
     """Match the pattern of each channel, whatever its mean and scale.
 
-        L = 1/2 · mean (ŝ − t̂)² ≈ 1 − r,   f̂ = (f − μ_c) / σ_c
+        L = 1/2 · mean (ŝ − t̂)² = mean over channels of 1 − r_c,   f̂ = (f − μ_c) / σ_c
 
     where μ_c and σ_c of a channel are taken over all images and cells of the batch, padding left
-    out, and r is Pearson's correlation. Between 0 and 2. A channel that is constant in either
-    network has no pattern, only noise to be blown up, and is left out of the mean.
+    out, and r_c is Pearson's correlation. It is computed by the right side, which has the same
+    value and gradient as the left and reads the maps a third as often. Between 0 and 2. A channel
+    that is constant in either network has no pattern, only noise to be blown up, and is left out
+    of the mean.
     """
 
     needs_equal_width = True
@@ -24,23 +26,25 @@ class PearsonDistillation(nn.Module):
     def forward(
         self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"], view: View
     ) -> Float[Tensor, ""]:
-        cells = view.valid(student).flatten()
-        rows_s, rows_t = _channels(student)[:, cells], _channels(teacher)[:, cells]
-        alive = (rows_s.var(1, correction=0) > DEAD) & (rows_t.var(1, correction=0) > DEAD)
+        cells = view.valid(student) if view.is_padded else None
+        s, t = _centred(full(student), cells), _centred(full(teacher), cells)
+        var_s, var_t, covariance = _mean(s * s, cells), _mean(t * t, cells), _mean(s * t, cells)
+        alive = (var_s > DEAD) & (var_t > DEAD)
         if not bool(alive.any()):
             return student.sum() * 0.0
-        difference = _standardise(rows_s[alive]) - _standardise(rows_t[alive])
-        return 0.5 * (difference**2).mean()
+        correlation = covariance[alive] / (var_s[alive] * var_t[alive]).sqrt()
+        return 1 - correlation.mean()
 
 
 DEAD = 1e-10  # variance under which a channel is constant
 
 
-def _channels(features: Tensor) -> Tensor:
-    """[C, N·h·w]"""
-    return full(features).transpose(0, 1).flatten(1)
+def _mean(features: Tensor, cells: Tensor | None) -> Tensor:
+    """Mean of each channel [1, C, 1, 1] over `cells` [N, 1, h, w], or over all."""
+    if cells is None:
+        return features.mean((0, 2, 3), keepdim=True)
+    return (features * cells).sum((0, 2, 3), keepdim=True) / cells.sum()
 
 
-def _standardise(rows: Tensor) -> Tensor:
-    centred = rows - rows.mean(1, keepdim=True)
-    return centred / rows.var(1, correction=0, keepdim=True).sqrt()
+def _centred(features: Tensor, cells: Tensor | None) -> Tensor:
+    return features - _mean(features, cells)
