@@ -9,6 +9,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
@@ -45,8 +47,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="the classes to keep, one a line, in their order; for a YOLO tree without names of "
-        "classes these are the names",
+        help="the classes to keep, one a line or in a data-set card (YAML), in their order; for a "
+        "YOLO tree without names of classes these are the names",
     )
     parser.add_argument(
         "--subset",
@@ -88,16 +90,34 @@ def examine_source(options: argparse.Namespace) -> Examined:
 
 
 def read_classes(path: Path | None) -> list[str] | None:
-    """Names of a class file, one a line."""
+    """Names of a class file, one a line, or those of a data-set card.
+
+    Raises:
+        DataError: not readable, not a card, or a name twice.
+    """
     if path is None:
         return None
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a list of classes ({error}).") from error
-    names = [line.strip() for line in lines if line.strip()]
+        text = path.read_text(encoding="utf-8-sig")
+        names = _of_card(text) if path.suffix.lower() in (".yaml", ".yml") else text.splitlines()
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as a list of classes ({why}).") from error
+    names = [name.strip() for name in names if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise DataError(f"{path}: must name each class once, one a line.")
+    return names
+
+
+def _of_card(text: str) -> list[str]:
+    """Names of the classes of a data-set card, which are names or mappings with a name."""
+    card = yaml.safe_load(text)
+    classes = card.get("classes") if isinstance(card, dict) else None
+    if not isinstance(classes, list):
+        raise ValueError("no list 'classes' of names in it")
+    names: list[Any] = [e.get("name") if isinstance(e, dict) else e for e in classes]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("no list 'classes' of names in it")
     return names
 
 

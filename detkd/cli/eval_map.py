@@ -34,15 +34,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, default=8)
     options = parser.parse_args(argv)
 
+    from detkd.coco_json import read_json
     from detkd.data.formats.coco import image_root
     from detkd.evaluation.judge import judge
     from detkd.evaluation.plots import plot_all
-    from detkd.evaluation.results import check_results, check_truth, read_json
+    from detkd.evaluation.results import check_results, check_truth
     from detkd.files import write_json
 
-    truth = check_truth(read_json(options.gt, "a COCO ground truth"), options.gt)
+    truth = check_truth(read_json(options.gt, "name a COCO ground truth"), options.gt)
     if options.dt:
-        results, unknown = check_results(read_json(options.dt, "COCO results"), truth, options.dt)
+        results, unknown = check_results(
+            read_json(options.dt, "name COCO results"), truth, options.dt
+        )
         if unknown:
             print(f"{options.dt}: {unknown} detections of unknown categories were passed over")
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from detkd.coco_json import read_json, require_lists
 from detkd.data.augment import Augment
 from detkd.data.formats.coco import image_root
 from detkd.errors import DataError
@@ -47,37 +47,21 @@ def load_image(path: Path, image_size: int) -> tuple[np.ndarray, tuple[int, int]
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), (height, width)
 
 
+RELIED_ON = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
 def read_coco(path: str | Path) -> dict[str, Any]:
     """A COCO detection file, checked as far as training and judging rely on it.
 
     Raises:
         DataError: no such file, not JSON, or not a COCO detection file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; make it with 'detkd convert' and 'detkd split'.")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({error}); convert the data set again.") from error
-    wanted = {
-        "images": ("id", "file_name", "width", "height"),
-        "annotations": ("id", "image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for section, keys in wanted.items():
-        entries = document.get(section) if isinstance(document, dict) else None
-        if not isinstance(entries, list):
-            raise DataError(
-                f"{path}: is no COCO detection file: it has no list '{section}'; "
-                "convert the data set first."
-            )
-        for at, entry in enumerate(entries):
-            for key in keys:
-                if not isinstance(entry, dict) or key not in entry:
-                    raise DataError(
-                        f"{path}: {section}[{at}] has no '{key}'; convert the data set again."
-                    )
+    remedy = "make it with 'detkd convert' and 'detkd split'"
+    document = require_lists(read_json(path, remedy), path, RELIED_ON, remedy)
     if not document["categories"]:
         raise DataError(f"{path}: names no categories; convert the data set again.")
     return document

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from detkd.errors import DataError
 
 KEPT, MENDED, DROPPED_BOX, DROPPED_IMAGE, REFUSED = (
     "kept",
@@ -128,6 +130,19 @@ UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]+")
 def relative(path: Path, root: Path) -> str:
     """The name of a file as records and problems have it."""
     return path.relative_to(root).as_posix()
+
+
+def annotation_file(folder: Path, image: str, suffix: str) -> Path:
+    """Where a format with one annotation file an image puts that of `image`; its folder is there.
+
+    Raises:
+        DataError: another image has the same stem, and its annotation lies there already.
+    """
+    path = folder / PurePosixPath(image).with_suffix(suffix)
+    if path.exists():
+        raise DataError(f"{image}: a second image of this stem would share {path.name}; rename it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def clean(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -75,11 +76,25 @@ def rows(judged: Sequence[JudgedRun]) -> list[dict[str, Any]]:
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:
-    """Names of the folders without the words in front that all of them share."""
-    words = [run.name.split("-") for run in runs]
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
-    shared = min(len(list(same)), min(map(len, words)) - 1)
-    return ["-".join(name[shared:]) for name in words]
+    """Names of the folders without the words in front that all of them share, each another.
+
+    Folders of one name are told apart by the folders that they lie in, and a folder that is given
+    twice by a number.
+    """
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = ["/".join(run.parts[-2:]) for run in runs]
+    else:
+        words = [name.split("-") for name in names]
+        same = takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
+        shared = min(len(list(same)), min(map(len, words)) - 1)
+        names = ["-".join(name[shared:]) for name in words]
+    seen = Counter[str]()
+    for at, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:
+            names[at] = f"{name} ({seen[name]})"
+    return names
 
 
 def _judge(checkpoint: Path, truth: Path) -> dict[str, Any]:

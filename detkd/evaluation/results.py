@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detkd.coco_json import require_lists
 from detkd.errors import DataError
 
 Result = dict[str, Any]
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """The JSON document `path`, which should be `what`.
-
-    Raises:
-        DataError: no such file, or not JSON.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; name {what}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON ({error}); name {what}.") from error
+RELIED_ON = {
+    "images": ("id",),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
 
 
 def check_truth(truth: Any, path: str | Path) -> dict[str, Any]:
@@ -34,19 +26,7 @@ def check_truth(truth: Any, path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: not a COCO detection file, or an entry that cannot be judged.
     """
-    wanted = {
-        "images": ("id",),
-        "annotations": ("image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for section, keys in wanted.items():
-        entries = truth.get(section) if isinstance(truth, dict) else None
-        if not isinstance(entries, list):
-            raise DataError(f"{path}: is no COCO ground truth: it has no list '{section}'.")
-        for at, entry in enumerate(entries):
-            for key in keys:
-                if not isinstance(entry, dict) or key not in entry:
-                    raise DataError(f"{path}: {section}[{at}] has no '{key}'; mend the file.")
+    truth = require_lists(truth, path, RELIED_ON, "name a COCO ground truth")
     images = {image["id"] for image in truth["images"]}
     annotations = []
     for at, box in enumerate(truth["annotations"]):

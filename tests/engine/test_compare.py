@@ -79,6 +79,11 @@ def test_short_names_leave_out_what_all_share(names, short):
     assert short_names([Path("runs") / name for name in names]) == short
 
 
+def test_runs_of_one_folder_name_are_told_apart():
+    assert short_names([Path("a/teacher"), Path("b/teacher")]) == ["a/teacher", "b/teacher"]
+    assert short_names([Path("a/x"), Path("a/x")]) == ["a/x", "a/x (2)"]
+
+
 def test_the_command_writes_table_and_picture(run, scenes, tmp_path, capsys):
     out = tmp_path / "out"
     argv = [str(run), "--gt", str(scenes / "all.json"), "--out", str(out)]

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import detkd
+from detkd.coco_json import require_lists
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
@@ -268,12 +269,7 @@ def _read_document(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); mend or replace it.") from error
-    for section in SECTIONS:
-        if not isinstance(document, dict) or not isinstance(document.get(section), list):
-            raise DataError(
-                f"{path}: is no COCO detection file: it has no list '{section}'; "
-                "name the annotation file."
-            )
+    require_lists(document, path, dict.fromkeys(SECTIONS, ()), "name the annotation file")
     if not odd:
         return document, []
     message = f"{len(odd)} numbers are not finite ({', '.join(sorted(set(odd))[:3])}); read as null"

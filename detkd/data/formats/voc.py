@@ -28,6 +28,7 @@ from detkd.data.records import (
     ImageRecord,
     Problem,
     Rule,
+    annotation_file,
     clean,
     relative,
     renamed,
@@ -353,12 +354,7 @@ def write(data: DataSet, folder: Path) -> list[str]:
     lost = data.fields_of_coco()
     for record in data.images:
         inside = PurePosixPath(record.file)
-        target = folder / "Annotations" / inside.with_suffix(".xml")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            raise DataError(
-                f"{record.file}: a second image of this stem would share {target.name}; rename it."
-            )
+        target = annotation_file(folder / "Annotations", record.file, ".xml")
         root = ElementTree.Element("annotation")
         _add(root, "folder", "JPEGImages")
         _add(root, "filename", inside.name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,6 +21,7 @@ from detkd.data.records import (
     ImageRecord,
     Problem,
     Rule,
+    annotation_file,
     clean,
     relative,
     renamed,
@@ -38,7 +39,8 @@ MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
 class _Text(yaml.SafeLoader):
     """Safe YAML whose scalars stay as written: a class may be called `no`, which means false."""
 
-    yaml_implicit_resolvers: ClassVar[dict] = {}
+
+_Text.yaml_implicit_resolvers = {}
 
 
 def recognise(root: Path) -> int:
@@ -320,11 +322,7 @@ def write(data: DataSet, folder: Path) -> list[str]:
     lost = data.fields_of_coco()
     number = {name: at for at, name in enumerate(data.classes)}
     for record in data.images:
-        path = folder / "labels" / PurePosixPath(record.file).with_suffix(".txt")
-        if path.exists():
-            raise DataError(
-                f"{record.file}: a second image of this stem would share {path.name}; rename it."
-            )
+        path = annotation_file(folder / "labels", record.file, ".txt")
         lines = []
         for box in record.boxes:
             w, h = record.width, record.height

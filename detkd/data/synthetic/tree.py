@@ -38,7 +38,7 @@ def write_scenes(
         raise DataError(f"{folder}: exists already; name a new folder, or remove it.")
     boxes: Counter[str] = Counter()
     with new_folder(folder) as building:
-        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        for name in ("JPEGImages", "ImageSets/Main"):
             (building / name).mkdir(parents=True)
         stems = []
 
