@@ -87,20 +87,70 @@ class ModelConfig:
 
 
 @dataclass
+class ScheduleConfig:
+    """When a distillation term counts; shares are of the whole training, from 0 to 1.
+
+    Args:
+        start: share before which the term is off.
+        stop: share from which it is off again.
+        warmup: steps over which its weight grows from 0, after the start.
+        decay: how its weight falls to 0 at the stop: none, linear or cosine.
+        every: it counts at each n-th step alone, n-fold, and costs an n-th.
+    """
+
+    start: float = 0.0
+    stop: float = 1.0
+    warmup: int = 0
+    decay: Literal["none", "linear", "cosine"] = "none"
+    every: int = 1
+
+
+@dataclass
+class PublishedWeight:
+    """A weight as the loss's paper states it, in the paper's own sums and means.
+
+    Args:
+        published: converted to ours at the paper's setting, as docs/methods.md says.
+    """
+
+    published: float
+
+
+@dataclass
 class TermConfig:
     """One weighted distillation loss.
 
     Args:
         name: a loss of `detkd/distill/losses`, or my_module:MyLoss.
         at: features it compares, such as p3 or roi.logits.
-        weight: factor in front of the mean loss.
+        weight: factor in front of the mean loss, or {published: W}.
         options: arguments of the loss.
+        schedule: when it counts.
     """
 
     name: str
     at: list[str]
-    weight: float = 1.0
+    weight: float | PublishedWeight = 1.0
     options: dict[str, Any] = field(default_factory=dict)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+Take = Literal["none", "inherit", "freeze"]
+
+
+@dataclass
+class HeadsConfig:
+    """What the student takes of each part, where they differ.
+
+    Args:
+        neck: none, inherit (and go on training) or freeze (and keep).
+        rpn: the same of the region proposal network.
+        roi_heads: the same of the RoI head.
+    """
+
+    neck: Take = "inherit"
+    rpn: Take = "inherit"
+    roi_heads: Take = "inherit"
 
 
 @dataclass
@@ -110,15 +160,20 @@ class DistillConfig:
     Args:
         teacher: checkpoint of the teacher.
         heads: what of the teacher's neck, RPN and RoI head the student starts from:
-            none, inherit (and go on training), freeze (and keep).
+            none, inherit (and go on training), freeze (and keep), or each apart.
         losses: the distillation terms.
-        warmup: steps over which the terms' weights grow from 0.
+        freeze_until: share of the training after which frozen parts are trained on.
+        thawed_lr: factor on the learning rate of parts that were frozen.
+        task_from: share of the training before which the annotations do not count, and the
+            student learns from the teacher alone.
     """
 
     teacher: str
-    heads: Literal["none", "inherit", "freeze"] = "inherit"
+    heads: Take | HeadsConfig = "inherit"
     losses: list[TermConfig] = field(default_factory=list)
-    warmup: int = 0
+    freeze_until: float = 1.0
+    thawed_lr: float = 0.1
+    task_from: float = 0.0
 
 
 @dataclass

@@ -38,18 +38,20 @@ def run_detector(
     from detkd.engine.run import RunFolder
     from detkd.models.detector import Detector, build_detector
 
-    fabric = build_fabric(experiment.train)
+    distill = experiment.distill
+    fabric = build_fabric(experiment.train, thaws=bool(distill and distill.freeze_until < 1))
     torch.manual_seed(experiment.train.seed)
     train_set, val_set = open_data(experiment)  # also measures the anchors, where asked for
     student = build_detector(experiment.model, train_set.classes, experiment.data.image_size)
+    loader = build_loader(train_set, experiment, fabric)
     trainable: Detector | Distiller = student
-    if experiment.distill:
-        teacher = Detector.load(experiment.distill.teacher)
-        trainable = build_distiller(student, teacher, experiment.distill)
+    if distill:
+        teacher = Detector.load(distill.teacher)
+        steps = experiment.train.epochs * len(loader)
+        trainable = build_distiller(student, teacher, distill, steps=steps)
     run = RunFolder(folder or f"runs/{experiment.name}")
     if fabric.is_global_zero:
         run.open(experiment, resume=resume)
-    loader = build_loader(train_set, experiment, fabric)
     judge = build_judge(val_set, experiment)
     fit(trainable, loader, judge, experiment, run, fabric, resume=resume)
     if fabric.is_global_zero:

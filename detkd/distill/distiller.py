@@ -9,12 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from detkd.config import DistillConfig, TermConfig
-from detkd.distill.adapters import Adapter
-from detkd.distill.losses import build_loss
-from detkd.distill.losses.reduction import full
-from detkd.distill.proposals import roi_logits
-from detkd.distill.sharing import Plan, apply_sharing, frozen_norms, plan_sharing
-from detkd.distill.taps import HEAD_FEATURES, check_feature, read
+from detkd.distill.outputs import Outputs
+from detkd.distill.sharing import (
+    Plan,
+    apply_sharing,
+    frozen_norms,
+    frozen_parameters,
+    plan_sharing,
+)
+from detkd.distill.taps import read
+from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
@@ -25,18 +29,20 @@ class Distiller(nn.Module):
 
     A term's loss is the mean over its features, times its weight; it appears as `pkd@p3`. The
     teacher is in evaluation mode, without gradients, and read once a step on the very tensors
-    that the student sees; it is not part of the state that is saved. In evaluation the distiller
-    is the student.
+    that the student sees, or not at all when no term is on; it is not part of the state that is
+    saved. In evaluation the distiller is the student.
 
     Args:
         student: trained together with the adapters.
         teacher: read only.
         terms: the distillation losses.
-        warmup: steps over which the terms' weights grow from 0.
-        plan: what the student took over, and whether that is frozen.
+        steps: of the whole training, by which schedules go.
+        plan: what the student took over, and what of it is frozen until when.
+        task_from: share of the training from which the student's own losses count.
+        thawed_lr: factor on the learning rate of what was frozen and is trained on.
     """
 
-    steps: Tensor
+    step: Tensor
 
     def __init__(
         self,
@@ -44,27 +50,18 @@ class Distiller(nn.Module):
         teacher: Detector,
         terms: Sequence[TermConfig],
         *,
-        warmup: int = 0,
+        steps: int = 1,
         plan: Plan | None = None,
+        task_from: float = 0.0,
+        thawed_lr: float = 1.0,
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
-        self.terms, self.warmup = list(terms), warmup
-        self.plan = plan or Plan()
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.losses = nn.ModuleList([build_loss(term.name, term.options) for term in self.terms])
-        self.adapters = nn.ModuleDict()
-        for at, (term, loss) in enumerate(zip(self.terms, self.losses, strict=True)):
-            for name in term.at:
-                check_feature(name, student, "student")
-                check_feature(name, teacher, "teacher")
-                if name not in HEAD_FEATURES:
-                    self.adapters[f"{at}_{name}"] = Adapter(
-                        student.features[name],
-                        teacher.features[name],
-                        equal_width=getattr(loss, "needs_equal_width", True),
-                    )
-        self._needs_heads = any(name in HEAD_FEATURES for term in self.terms for name in term.at)
+        self.steps, self.plan, self.task_from = steps, plan or Plan(), task_from
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
+        self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
+        self.terms = nn.ModuleList([Term(config, student, teacher) for config in terms])
 
     @property
     def network(self) -> Detector:
@@ -74,9 +71,16 @@ class Distiller(nn.Module):
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)
         self.teacher.eval()
-        for norm in frozen_norms(self.plan, self.student):
-            norm.eval()
+        self._freeze()
         return self
+
+    def _freeze(self) -> None:
+        """Keep the planned parts as they are, until they are to be trained on."""
+        thawed = int(self.step) >= self.plan.until * self.steps
+        for norm in frozen_norms(self.plan, self.student):
+            norm.train(self.training and thawed)
+        for parameter in self._to_thaw.values():
+            parameter.requires_grad_(thawed)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Student, adapters, trainable losses and step count; the teacher has its own file."""
@@ -91,33 +95,43 @@ class Distiller(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         if not self.training:
             return self.student(images)
-        with read(self.student) as student:
+        terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
+        weights = [term.at_step(int(self.step), self.steps) for term in terms]
+        if self._to_thaw:
+            self._freeze()
+        with read(self.student) as reading:
             losses = self.student(images, targets)
-        with torch.no_grad():
-            batch, _ = self.teacher.transform(images, None)
-            assert tuple(batch.tensors.shape[-2:]) == student.padded_size, "the views differ"
-            body = self.teacher.backbone.body(batch.tensors)
-            teacher = {**body, **self.teacher.backbone.neck(body)}
-            if self._needs_heads:
-                teacher["roi.logits"] = roi_logits(self.teacher, teacher, student)
-        view = View(student.image_sizes, student.padded_size, student.targets)
-        grown = 1.0
-        if self.warmup:
-            grown = min(1.0, float(self.steps) / self.warmup)
-            self.steps += 1
-        with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
-            for at, (term, loss) in enumerate(zip(self.terms, self.losses, strict=True)):
-                for name in term.at:
-                    ours, theirs = full(student.features[name]), full(teacher[name])
-                    if name not in HEAD_FEATURES:
-                        ours = self.adapters[f"{at}_{name}"](ours, theirs)
-                    share = grown * term.weight / len(term.at)
-                    losses[f"{term.name}@{name}"] = share * loss(ours, theirs, view)
+        if int(self.step) < self.task_from * self.steps:
+            losses = {name: 0.0 * loss for name, loss in losses.items()}
+        if any(weights):
+            with torch.no_grad():
+                batch, _ = self.teacher.transform(images, None)
+                assert tuple(batch.tensors.shape[-2:]) == reading.padded_size, "the views differ"
+                maps = self.teacher.backbone.body(batch.tensors)
+                maps = {**maps, **self.teacher.backbone.neck(maps)}
+            outputs = Outputs(self.student, reading, self.teacher, maps)
+            view = View.of_outputs(reading, outputs)
+            with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
+                for term, weight in zip(terms, weights, strict=True):
+                    if weight:
+                        found = term(outputs, view)
+                        share = weight / len(found)
+                        losses |= {name: share * loss for name, loss in found.items()}
+        for term, weight in zip(terms, weights, strict=True):
+            if not weight:
+                # Adapters of a term that is off still need a gradient where processes share them.
+                idle = sum(p.sum() * 0.0 for p in term.parameters())
+                losses |= {name: images[0].new_zeros(()) + idle for name in term.names()}
+        self.step += 1
         return losses
 
 
-def build_distiller(student: Detector, teacher: Detector, distill: DistillConfig) -> Distiller:
+def build_distiller(
+    student: Detector, teacher: Detector, distill: DistillConfig, *, steps: int = 1
+) -> Distiller:
     """A distiller after the config; the student takes over what `distill.heads` says.
+
+    `steps` are those of the whole training.
 
     Raises:
         ConfigError: classes, features or heads of the two do not fit.
@@ -130,6 +144,14 @@ def build_distiller(student: Detector, teacher: Detector, distill: DistillConfig
             f"{distill.teacher} was trained at {teacher.image_size}; both see the same view: "
             f"set image_size: {teacher.image_size}."
         )
-    plan = plan_sharing(student, teacher, distill.heads)
+    plan = plan_sharing(student, teacher, distill.heads, distill.freeze_until)
     apply_sharing(plan, student, teacher)
-    return Distiller(student, teacher, distill.losses, warmup=distill.warmup, plan=plan)
+    return Distiller(
+        student,
+        teacher,
+        distill.losses,
+        steps=steps,
+        plan=plan,
+        task_from=distill.task_from,
+        thawed_lr=distill.thawed_lr,
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from detkd.config import HeadsConfig, Take
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
 
@@ -14,25 +15,35 @@ PARTS = ("neck", "rpn", "roi_heads")
 
 @dataclass
 class Plan:
-    """Which tensors are taken over, part by part, and what is left as it is; read it aloud."""
+    """Which tensors are taken over, part by part, and what is left as it is; read it aloud.
+
+    `frozen` names the parts that are kept as they are until the share `until` of the training.
+    """
 
     copied: dict[str, list[str]] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
-    freeze: bool = False
+    frozen: tuple[str, ...] = ()
+    until: float = 1.0
 
     def lines(self) -> list[str]:
         """One line a part."""
-        verb = "taken over and frozen" if self.freeze else "taken over and trained on"
         said = []
         for part, names in self.copied.items():
+            how = "trained on"
+            if part in self.frozen:
+                how = "frozen"
+                if self.until < 1:
+                    how += f" for {self.until:.0%} of the training, then trained on"
             own = self.kept.get(part, [])
             rest = f"; its own stay: {', '.join(_modules(own))} (other widths)" if own else ""
-            said.append(f"{part}: {len(names)} tensors {verb}{rest}")
+            said.append(f"{part}: {len(names)} tensors taken over and {how}{rest}")
         return said
 
 
-def plan_sharing(student: Detector, teacher: Detector, heads: str) -> Plan:
-    """What `heads` (none, inherit or freeze) means for these two networks.
+def plan_sharing(
+    student: Detector, teacher: Detector, heads: Take | HeadsConfig, until: float = 1.0
+) -> Plan:
+    """What `heads` means for these two networks.
 
     Laterals of the neck whose input widths differ stay the student's own; everything behind them
     must fit.
@@ -40,13 +51,20 @@ def plan_sharing(student: Detector, teacher: Detector, heads: str) -> Plan:
     Raises:
         ConfigError: levels, widths, anchors, box coding or classes differ.
     """
-    if heads == "none":
+    if not isinstance(heads, HeadsConfig):
+        heads = HeadsConfig(heads, heads, heads)
+    take = {part: getattr(heads, part) for part in PARTS}
+    for part, word in take.items():
+        if word not in ("none", "inherit", "freeze"):
+            raise ConfigError(f"distill.heads: {part}: '{word}' is not none, inherit or freeze.")
+    if not 0 < until <= 1:
+        raise ConfigError(f"distill.freeze_until: {until} is no share above 0 and up to 1.")
+    shared = [part for part in PARTS if take[part] != "none"]
+    if not shared:
         return Plan()
-    if heads not in ("inherit", "freeze"):
-        raise ConfigError(f"distill.heads: '{heads}' is not none, inherit or freeze.")
-    _check(student, teacher)
-    plan = Plan(freeze=heads == "freeze")
-    for part in PARTS:
+    _check(student, teacher, shared)
+    plan = Plan(frozen=tuple(part for part in shared if take[part] == "freeze"), until=until)
+    for part in shared:
         ours, theirs = _part(student, part).state_dict(), _part(teacher, part).state_dict()
         fits = {key for key in ours if key in theirs and ours[key].shape == theirs[key].shape}
         if part != "neck" and len(fits) != len(ours):
@@ -66,33 +84,43 @@ def plan_sharing(student: Detector, teacher: Detector, heads: str) -> Plan:
 
 
 def apply_sharing(plan: Plan, student: Detector, teacher: Detector) -> None:
-    """Copy the planned tensors into the student; freeze their modules where planned."""
+    """Copy the planned tensors into the student; freeze for good what is never thawed."""
     for part, names in plan.copied.items():
         module, theirs = _part(student, part), _part(teacher, part).state_dict()
         module.load_state_dict({**module.state_dict(), **{key: theirs[key] for key in names}})
-        if plan.freeze:
-            for name, parameter in module.named_parameters():
-                if name in names:
-                    parameter.requires_grad_(False)
+    if plan.until >= 1:
+        for parameter in frozen_parameters(plan, student).values():
+            parameter.requires_grad_(False)
+
+
+def frozen_parameters(plan: Plan, student: Detector) -> dict[str, nn.Parameter]:
+    """Parameters taken over and frozen, by their names in the student."""
+    return {
+        f"{PATHS[part]}.{name}": parameter
+        for part in plan.frozen
+        for name, parameter in _part(student, part).named_parameters()
+        if name in plan.copied[part]
+    }
 
 
 def frozen_norms(plan: Plan, student: Detector) -> list[nn.Module]:
     """Batch norms taken over and frozen: they must stay in evaluation mode."""
-    if not plan.freeze:
-        return []
     return [
         module
-        for part, names in plan.copied.items()
+        for part in plan.frozen
         for name, module in _part(student, part).named_modules()
-        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" in names
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.running_mean" in plan.copied[part]
     ]
 
 
+PATHS = {"neck": "backbone.neck", "rpn": "rpn", "roi_heads": "roi_heads"}
+
+
 def _part(detector: Detector, part: str) -> nn.Module:
-    return detector.backbone.neck if part == "neck" else getattr(detector, part)
+    return detector.get_submodule(PATHS[part])
 
 
-def _check(student: Detector, teacher: Detector) -> None:
+def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
     if student.classes != teacher.classes:
         missing = [name for name in teacher.classes if name not in student.classes]
         what = f"missing '{missing[0]}'" if missing else "in another order"
@@ -115,12 +143,14 @@ def _check(student: Detector, teacher: Detector) -> None:
             f"cannot share the RPN: the teacher has {said[0]}, the student {said[1]}. Give both "
             "the same levels, neck_channels and anchor_sizes, or set distill.heads: none."
         )
-    if anchors[0] != anchors[1]:
+    if "rpn" in shared and anchors[0] != anchors[1]:
         raise ConfigError(
             f"cannot share the RPN: the teacher's anchors are {anchors[1][0]}, the student's "
             f"{anchors[0][0]}. Train both on the same data and image_size, or give both the same "
             "anchor_sizes, or set distill.heads: none."
         )
+    if "roi_heads" not in shared:
+        return
     if student.roi_heads.box_coder.weights != teacher.roi_heads.box_coder.weights:
         raise ConfigError("cannot share the RoI head: the two code boxes with other weights.")
 

@@ -7,22 +7,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
 
-HEAD_FEATURES = ("roi.logits",)
+HEAD_FEATURES = (
+    "roi.logits",
+    "roi.boxes",
+    "cross.logits",
+    "cross.boxes",
+    "rpn.logits",
+    "rpn.boxes",
+)
 
 
 @dataclass
 class Reading:
     """What one forward pass of a detector said.
 
-    `features` has c2..c5 and p2..p6 [N, C, h, w] and, in training, roi.logits [R, K+1];
-    `proposals` are the boxes [R_n, 4] of each image that the RoI head was given, row by row those
-    of roi.logits; `image_sizes` and `padded_size` are those of the batch; `targets` are in its
-    frame.
+    `features` has c2..c5 and p2..p6 [N, C, h, w] and, in training, roi.logits [R, K+1] and
+    roi.boxes [R, 4(K+1)]; `proposals` are the boxes [R_n, 4] of each image that the RoI head was
+    given, row by row those of roi.logits. Of the RPN there are `objectness` [N, A, h, w] and
+    `deltas` [N, 4A, h, w] of each level, and `anchors` [M, 4], the same for every image.
+    `image_sizes` and `padded_size` are those of the batch; `targets` are in its frame.
     """
 
     features: dict[str, Tensor] = field(default_factory=dict)
@@ -30,6 +39,9 @@ class Reading:
     image_sizes: list[tuple[int, int]] = field(default_factory=list)
     padded_size: tuple[int, int] = (0, 0)
     targets: list[dict[str, Tensor]] = field(default_factory=list)
+    objectness: dict[str, Tensor] = field(default_factory=dict)
+    deltas: dict[str, Tensor] = field(default_factory=dict)
+    anchors: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
 
 
 @contextmanager
@@ -51,12 +63,22 @@ def read(detector: Detector) -> Iterator[Reading]:
         reading.proposals = list(inputs[1])
 
     def predicted(module: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-        reading.features["roi.logits"] = output[0]
+        reading.features["roi.logits"], reading.features["roi.boxes"] = output
+
+    def proposed(module: Any, inputs: Any, output: tuple[list[Tensor], list[Tensor]]) -> None:
+        levels = list(detector.backbone.neck.features)
+        reading.objectness = dict(zip(levels, output[0], strict=True))
+        reading.deltas = dict(zip(levels, output[1], strict=True))
+
+    def anchored(module: Any, inputs: Any, output: list[Tensor]) -> None:
+        reading.anchors = output[0]
 
     hooks = [
         detector.transform.register_forward_hook(transform),
         detector.backbone.body.register_forward_hook(maps),
         detector.backbone.neck.register_forward_hook(maps),
+        detector.rpn.head.register_forward_hook(proposed),
+        detector.rpn.anchor_generator.register_forward_hook(anchored),
         detector.roi_heads.box_roi_pool.register_forward_hook(pooled),
         detector.roi_heads.box_predictor.register_forward_hook(predicted),
     ]

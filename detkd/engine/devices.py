@@ -38,14 +38,17 @@ def choose_device(name: str) -> str:
     return name
 
 
-def build_fabric(train: TrainConfig) -> Fabric:
+def build_fabric(train: TrainConfig, *, thaws: bool = False) -> Fabric:
     """Fabric for this process and its siblings, already launched.
+
+    `thaws` says that some parameters get gradients only later in the training.
 
     Raises:
         ConfigError: no such device, or a precision that it cannot do.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.plugins import MixedPrecision
+    from lightning_fabric.strategies import DDPStrategy
 
     class MixedInside(MixedPrecision):
         """Autocast inside the network alone: a box rounded to bf16 is off by up to half a px."""
@@ -69,7 +72,7 @@ def build_fabric(train: TrainConfig) -> Fabric:
         accelerator=device,
         devices=local,
         num_nodes=max(1, world // local),
-        strategy="ddp" if world > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=thaws) if world > 1 else "auto",
         plugins=None
         if train.precision == "32"
         else MixedInside(PRECISIONS[train.precision], device),

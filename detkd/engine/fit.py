@@ -116,7 +116,9 @@ def fit(
                 progress.seconds = time.monotonic() - began
                 if log:
                     log.write(
-                        "train", progress.step, {**values, "lr": optimizer.param_groups[-1]["lr"]}
+                        "train",
+                        progress.step,
+                        {**values, "lr": max(group["lr"] for group in optimizer.param_groups)},
                     )
                 progress.step += 1
                 if interrupted():

@@ -13,21 +13,26 @@ from detkd.config import TrainConfig
 def build_optimizer(trainable: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over what is trained; norms and biases are not decayed.
 
-    Each group keeps its full learning rate as `base_lr`; `set_lr` scales it at every step.
+    A trainable may give parameters a factor on the learning rate by name, as `lr_factors`; those
+    are included even while they are frozen. Each group keeps its full learning rate as `base_lr`;
+    `set_lr` scales it at every step.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    factors: dict[str, float] = getattr(trainable, "lr_factors", {})
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in trainable.named_parameters():
-        if parameter.requires_grad:
-            in_backbone = "backbone.body." in name
-            groups.setdefault((in_backbone, parameter.ndim > 1), []).append(parameter)
+        if parameter.requires_grad or name in factors:
+            lr = train.lr * factors.get(name, 1.0)
+            if "backbone.body." in name:
+                lr *= train.backbone_lr
+            groups.setdefault((lr, parameter.ndim > 1), []).append(parameter)
     settings = [
         {
             "params": parameters,
-            "lr": train.lr * (train.backbone_lr if in_backbone else 1.0),
-            "base_lr": train.lr * (train.backbone_lr if in_backbone else 1.0),
+            "lr": lr,
+            "base_lr": lr,
             "weight_decay": train.weight_decay if decays else 0.0,
         }
-        for (in_backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (lr, decays), parameters in groups.items()
     ]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(settings)

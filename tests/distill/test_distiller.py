@@ -5,16 +5,42 @@ import pytest
 import torch
 from networks import small
 
-from detkd.config import DistillConfig, TermConfig
+from detkd.config import (
+    DistillConfig,
+    HeadsConfig,
+    PublishedWeight,
+    ScheduleConfig,
+    TermConfig,
+    TrainConfig,
+)
 from detkd.distill.distiller import Distiller, build_distiller
+from detkd.distill.losses import LOSSES
+from detkd.distill.schedule import factor
+from detkd.engine.optimiser import build_optimizer
 from detkd.errors import ConfigError
 
 ALL_TERMS = [
     TermConfig("hint", ["c3"], 0.5, {"mask": "near_objects"}),
     TermConfig("attention", ["c4"], 1.0),
+    TermConfig("nst", ["c3"]),
+    TermConfig("fsp", ["c3", "c4"]),
+    TermConfig("cosine", ["p3"]),
     TermConfig("pkd", ["p3", "p4"], 1.0),
     TermConfig("cwd", ["p4"], 2.0),
-    TermConfig("kl", ["roi.logits"], 1.0),
+    TermConfig("fgd", ["c3", "p4"], 0.1),
+    TermConfig("mgd", ["c3", "p4"], 0.1),
+    TermConfig("reviewkd", ["c3", "p3", "p4"], options={"width": 8}),
+    TermConfig("imitation", ["p3", "p4"]),
+    TermConfig("defeat", ["p3"]),
+    TermConfig("frs", ["p4"]),
+    TermConfig("kl", ["roi.logits", "cross.logits"], 1.0),
+    TermConfig("dkd", ["roi.logits"]),
+    TermConfig("dist", ["roi.logits"]),
+    TermConfig("decoupled_kl", ["cross.logits"]),
+    TermConfig("boxes", ["roi.boxes", "cross.boxes"]),
+    TermConfig("bounded", ["roi.boxes"]),
+    TermConfig("objectness", ["rpn.logits"]),
+    TermConfig("proposal_boxes", ["rpn.boxes"], options={"threshold": 0.1}),
 ]
 
 
@@ -26,7 +52,12 @@ def test_its_losses_are_the_students_and_one_for_each_term_and_feature(student, 
     distiller = Distiller(student, teacher, ALL_TERMS).train()
     losses = distiller(*batch)
     task = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
-    terms = {"hint@c3", "attention@c4", "pkd@p3", "pkd@p4", "cwd@p4", "kl@roi.logits"}
+    terms = {
+        term.name if term.name in ("fsp", "reviewkd") else f"{term.name}@{feature}"
+        for term in ALL_TERMS
+        for feature in term.at
+    }
+    assert {term.name for term in ALL_TERMS} == set(LOSSES)
     assert set(losses) == task | terms
     assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
 
@@ -51,7 +82,8 @@ def test_weight_and_number_of_features_scale_a_term(student, teacher, batch):
 
 def test_warm_up_grows_the_weights_from_zero(student, teacher, batch):
     student.requires_grad_(False).backbone.body.eval()
-    distiller = Distiller(student, teacher, [TermConfig("attention", ["c3"], 1.0)], warmup=2)
+    term = TermConfig("attention", ["c3"], 1.0, schedule=ScheduleConfig(warmup=2))
+    distiller = Distiller(student, teacher, [term], steps=4)
     first, second, third, fourth = (float(distiller(*batch)["attention@c3"]) for _ in range(4))
     assert first == 0
     assert second == pytest.approx(third / 2)
@@ -75,7 +107,7 @@ def test_the_teacher_is_neither_trained_nor_moved_and_read_once_a_step(student, 
 
 
 def test_a_step_leaves_no_tensor_behind(student, teacher, batch):
-    distiller = Distiller(student, teacher, ALL_TERMS, warmup=3).train()
+    distiller = Distiller(student, teacher, ALL_TERMS, steps=9).train()
     optimizer = torch.optim.SGD([p for p in distiller.parameters() if p.requires_grad], lr=0.01)
     alive = []
     for _ in range(4):
@@ -122,18 +154,20 @@ def test_what_is_saved_for_use_is_a_plain_student(student, teacher, batch):
     assert {k: v.shape for k, v in distiller.network.state_dict().items()} == {
         k: v.shape for k, v in plain.state_dict().items()
     }
-    assert distiller.adapters, "widths differ, so there are adapters to leave behind"
+    assert list(distiller.terms.parameters()), (
+        "widths differ, so there are adapters to leave behind"
+    )
 
 
 def test_the_state_leaves_the_teacher_out_and_comes_back_whole(student, teacher, batch):
-    distiller = Distiller(student, teacher, ALL_TERMS, warmup=5).train()
+    distiller = Distiller(student, teacher, ALL_TERMS, steps=9).train()
     distiller(*batch)
     state = copy.deepcopy(distiller.state_dict())
     assert not any(key.startswith("teacher") for key in state)
-    other = Distiller(small(), teacher, ALL_TERMS, warmup=5)
+    other = Distiller(small(), teacher, ALL_TERMS, steps=9)
     other.load_state_dict(state)
     assert same(state, other.state_dict())
-    assert int(other.steps) == 1
+    assert int(other.step) == 1
 
 
 def test_adapters_resample_where_strides_differ(teacher, batch):
@@ -209,3 +243,165 @@ def test_bf16_networks_give_finite_losses_in_float32(student, teacher, batch):
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert losses["pkd@p3"].dtype == torch.float32
+
+
+def test_a_published_weight_is_converted_to_ours(student, teacher):
+    def weight(name, at, published):
+        term = TermConfig(name, at, PublishedWeight(published))
+        return Distiller(student, teacher, [term]).terms[0].weight
+
+    assert weight("pkd", ["p3", "p4"], 6.0) == 12  # the paper sums over levels
+    assert weight("hint", ["c3"], 100.0) == 100
+    assert weight("imitation", ["p3"], 0.01) == pytest.approx(0.01 * 512 / 2)
+    assert weight("frs", ["p3", "p4"], 0.002) == pytest.approx(0.002 * 256 * 2)
+    assert weight("fgd", ["p3"], 5e-5) == pytest.approx(5e-5 * 256 * 7.3)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (ScheduleConfig(), [1, 1, 1, 1, 1, 1]),
+        (ScheduleConfig(start=0.5), [0, 0, 1, 1, 1, 1]),
+        (ScheduleConfig(stop=0.5), [1, 1, 0, 0, 0, 0]),
+        (ScheduleConfig(warmup=4), [0, 0.25, 0.5, 0.75, 1, 1]),
+        (ScheduleConfig(decay="linear"), [1, 0.75, 0.5, 0.25, 0, 0]),
+        (ScheduleConfig(decay="cosine"), [1, 0.853553, 0.5, 0.146447, 0, 0]),
+        (ScheduleConfig(every=2), [2, 0, 2, 0, 2, 0]),
+        (ScheduleConfig(start=0.25, stop=0.75, warmup=2), [0, 0, 0.5, 0, 0, 0]),
+    ],
+)
+def test_schedules_by_hand(schedule, expected):
+    found = [factor(schedule, step, steps=4) for step in range(6)]
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_teacher_rests_while_no_term_is_on(student, teacher, batch):
+    calls = []
+    teacher.backbone.body.register_forward_hook(lambda *_: calls.append(1))
+    terms = [TermConfig("mgd", ["p3"], schedule=ScheduleConfig(start=0.5, every=2))]
+    distiller = Distiller(student, teacher, terms, steps=6).train()
+    ran = []
+    for _ in range(6):
+        losses = distiller(*batch)
+        sum(losses.values()).backward()
+        ran.append(len(calls))
+        assert "mgd@p3" in losses
+    assert ran == [0, 0, 0, 1, 1, 2]
+
+
+def test_its_heads_run_only_for_terms_that_need_them(student, teacher, batch):
+    ran = []
+    teacher.roi_heads.box_head.register_forward_hook(lambda *_: ran.append("roi"))
+    teacher.rpn.head.register_forward_hook(lambda *_: ran.append("rpn"))
+
+    def heads(*terms):
+        ran.clear()
+        Distiller(copy.deepcopy(student), teacher, list(terms)).train()(*batch)
+        return set(ran)
+
+    assert heads(TermConfig("pkd", ["p3"])) == set()
+    assert heads(TermConfig("kl", ["roi.logits"])) == {"roi"}
+    assert heads(TermConfig("frs", ["p3"])) == {"rpn"}
+
+
+def test_cross_logits_teach_the_students_features_and_not_the_teachers_head(
+    student, teacher, batch
+):
+    distiller = Distiller(student, teacher, [TermConfig("kl", ["cross.logits"])]).train()
+    distiller(*batch)["kl@cross.logits"].backward()
+    assert any(p.grad is not None and p.grad.any() for p in student.backbone.parameters())
+    assert all(p.grad is None for p in student.roi_heads.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_sampled_anchors_lie_in_the_images_and_hold_what_the_teacher_believes_in(
+    student, teacher, batch
+):
+    from detkd.distill.outputs import Outputs
+    from detkd.distill.taps import read
+
+    student.train()
+    with read(student) as reading:
+        student(*batch)
+    images, _ = teacher.transform(batch[0], None)
+    body = teacher.backbone.body(images.tensors)
+    outputs = Outputs(student, reading, teacher, {**body, **teacher.backbone.neck(body)})
+    rows = outputs._sampled
+    anchors = reading.anchors
+    assert len(rows) == len(rows.unique())
+    for at, (height, width) in enumerate(reading.image_sizes):
+        mine = rows[(rows >= at * len(anchors)) & (rows < (at + 1) * len(anchors))]
+        x, y = (anchors[mine - at * len(anchors)].reshape(-1, 2, 2).mean(1)).T
+        assert 0 < len(mine) <= 256
+        assert ((x >= 0) & (x < width) & (y >= 0) & (y < height)).all()
+    both = outputs.student["rpn.logits"], outputs.teacher["rpn.logits"]
+    assert both[0].shape == both[1].shape == (len(rows), 1)
+
+
+def test_each_part_is_shared_as_it_is_asked_for(student, teacher):
+    heads = HeadsConfig(neck="none", rpn="freeze", roi_heads="inherit")
+    distiller = build_distiller(student, teacher, DistillConfig("t.pt", heads))
+    assert not same(
+        student.backbone.neck.smooth.state_dict(), teacher.backbone.neck.smooth.state_dict()
+    )
+    assert same(student.rpn.state_dict(), teacher.rpn.state_dict())
+    assert not any(p.requires_grad for p in student.rpn.parameters())
+    assert all(p.requires_grad for p in student.roi_heads.parameters())
+    lines = distiller.plan.lines()
+    assert [line.split(":")[0] for line in lines] == ["rpn", "roi_heads"]
+    assert "frozen" in lines[0]
+    assert "trained on" in lines[1]
+
+
+def test_frozen_parts_thaw_at_a_lower_rate(student, teacher, batch):
+    config = DistillConfig("t.pt", "freeze", ALL_TERMS, freeze_until=0.5, thawed_lr=0.1)
+    distiller = build_distiller(student, teacher, config, steps=4).train()
+    optimizer = build_optimizer(distiller, TrainConfig(lr=0.02, weight_decay=0.1))
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert all(rates[p] == pytest.approx(0.002) for p in student.rpn.parameters())
+    assert {rates[p] for p in student.backbone.body.parameters()} == {0.02}
+    moved = []
+    for _ in range(4):
+        before = copy.deepcopy(student.roi_heads.state_dict())
+        sum(distiller(*batch).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        moved.append(not same(before, student.roi_heads.state_dict()))
+    assert moved == [False, False, True, True]
+
+
+def test_before_task_from_only_the_teacher_speaks(student, teacher, batch):
+    config = DistillConfig("t.pt", "none", [TermConfig("pkd", ["p3"])], task_from=0.5)
+    distiller = build_distiller(student, teacher, config, steps=2).train()
+    first, second = distiller(*batch), distiller(*batch)
+    assert float(first["loss_classifier"]) == 0
+    assert float(first["pkd@p3"]) > 0
+    assert float(second["loss_classifier"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("term", "said"),
+    [
+        (TermConfig("pkd", ["roi.logits"]), "'pkd' compares a feature map .* not 'roi.logits'"),
+        (TermConfig("kl", ["p3"]), "'kl' compares roi.logits or cross.logits, not 'p3'"),
+        (TermConfig("frs", ["c3"]), r"'frs' compares a level of the RPN \(p3, p4\), not 'c3'"),
+        (TermConfig("fsp", ["c3"]), "'fsp' compares 2 features or more"),
+        (TermConfig("pkd", []), "names no feature"),
+        (
+            TermConfig("pkd", ["p3"], schedule=ScheduleConfig(start=0.5, stop=0.4)),
+            "the schedule of 'pkd'",
+        ),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(student, teacher, term, said):
+    with pytest.raises(ConfigError, match=said):
+        Distiller(student, teacher, [term])
+
+
+def test_heads_that_cannot_be_crossed_or_compared_are_refused(student):
+    wide = small(neck_channels=8)
+    with pytest.raises(ConfigError, match=r"give both the same model\.neck_channels"):
+        Distiller(student, wide, [TermConfig("kl", ["cross.logits"])])
+    other = small(anchor_sizes=[[16.0], [40.0]])
+    with pytest.raises(ConfigError, match="compares anchors, and the two have others"):
+        Distiller(student, other, [TermConfig("objectness", ["rpn.logits"])])

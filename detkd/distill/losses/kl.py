@@ -20,6 +20,7 @@ class LogitsKL(nn.Module):
     """
 
     needs_equal_width = True
+    reads = ("roi.logits", "cross.logits")
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ class PearsonDistillation(nn.Module):
     """
 
     needs_equal_width = True
+    sums_levels = True
 
     def forward(
         self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"], view: View

@@ -18,10 +18,17 @@ def full(x: Tensor) -> Tensor:
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of `values` [N, C, h, w] over channels and, in each image, over the cells of `mask`.
 
-    `mask` [N, 1, h, w] is bool. Images without a cell are left out of the mean over images; if
-    none has one, the result is 0, with zero gradients.
+    `mask` [N, 1, h, w] is bool, or a weight of each cell that is not negative. Images without a
+    cell are left out of the mean over images; if none has one, the result is 0, with zero
+    gradients.
     """
-    cells = mask.flatten(1).sum(1)  # [N]
-    sums = (values.mean(1, keepdim=True) * mask).flatten(1).sum(1)  # [N]
-    means = sums / cells.clamp(min=1)
-    return means.sum() / (cells > 0).sum().clamp(min=1)
+    weights = mask.to(values.dtype)
+    totals = weights.flatten(1).sum(1)  # [N]
+    sums = (values.mean(1, keepdim=True) * weights).flatten(1).sum(1)  # [N]
+    means = sums / totals.clamp(min=1e-12)
+    return means.sum() / (totals > 0).sum().clamp(min=1)
+
+
+def mean_over(rows: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `rows` [R] over those in `mask` [R]; 0, with zero gradients, where there are none."""
+    return (rows * mask).sum() / mask.sum().clamp(min=1e-12)

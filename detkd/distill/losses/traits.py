@@ -1,0 +1,40 @@
+"""What the distiller has to know of a loss before it can serve it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Class attributes that a loss may have; these are what it gets without them.
+
+    Args:
+        reads: features it can compare: 'map' (c2..c5, p2..p6), 'level' (those that the RPN sees),
+            or a head's output by name, such as roi.logits.
+        needs_equal_width: the student's channels are adapted to the teacher's first.
+        joint: it takes the lists of all features of its term at once, not one after the other.
+        at_least: features that its term must name.
+        published: factor from the paper's weight to ours, at the paper's setting.
+        sums_levels: the paper sums over features, where a term of ours is their mean.
+    """
+
+    reads: tuple[str, ...] = ("map",)
+    needs_equal_width: bool = True
+    joint: bool = False
+    at_least: int = 1
+    published: float = 1.0
+    sums_levels: bool = False
+
+
+def traits_of(loss: type[nn.Module] | nn.Module) -> Traits:
+    """The traits that a loss states."""
+    return Traits(
+        **{
+            field.name: getattr(loss, field.name)
+            for field in fields(Traits)
+            if hasattr(loss, field.name)
+        }
+    )

@@ -1,0 +1,162 @@
+"""One batch seen by both networks: what each says by name, computed when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+from detkd.distill.taps import Reading
+from detkd.models.detector import Detector
+
+
+class Outputs:
+    """Features and heads' outputs of student and teacher, row by row of the same boxes.
+
+    `student` and `teacher` map names to tensors:
+
+    - c2..c5, p2..p6: maps [N, C, h, w];
+    - roi.logits [R, K+1], roi.boxes [R, 4(K+1)]: for the R proposals that the student was given;
+    - cross.logits, cross.boxes: the teacher's RoI head on the student's levels, for the same
+      proposals, with gradients to the student's features (on the teacher's side: roi.*);
+    - rpn.logits [S, 1], rpn.boxes [S, 4]: at S anchors, half of them those in which the teacher
+      believes most, the rest drawn from all others inside the images;
+    - rpn.objectness@p3: the RPN's map [N, A, h, w] of a level.
+
+    `truth` maps roi.labels [R] (0 is background) and roi.boxes [R, 4] (deltas) of the proposals.
+    The teacher's RPN and RoI head run when something of theirs is asked for, and not before.
+    """
+
+    def __init__(
+        self, student: Detector, reading: Reading, teacher: Detector, maps: dict[str, Tensor]
+    ) -> None:
+        self._student, self._reading = student, reading
+        self._teacher, self._maps = teacher, maps
+        device = next(iter(maps.values())).device.type
+        # Losses run without autocast; heads that they ask for run as the networks do.
+        self._autocast = (
+            device,
+            torch.get_autocast_dtype(device),
+            torch.is_autocast_enabled(device),
+        )
+        self.student: Mapping[str, Tensor] = ByName(self._of_student)
+        self.teacher: Mapping[str, Tensor] = ByName(self._of_teacher)
+        self.truth: Mapping[str, Tensor] = ByName(self._true)
+
+    @cached_property
+    def anchors(self) -> dict[str, Tensor]:
+        """Anchors [h·w·A, 4] xyxy of each level, the same for every image."""
+        maps = self._reading.objectness
+        counts = [level[0].numel() for level in maps.values()]
+        return dict(zip(maps, self._reading.anchors.split(counts), strict=True))
+
+    def _of_student(self, name: str) -> Tensor:
+        head, _, part = name.partition(".")
+        if head == "rpn":
+            return self._at_anchors(part, self._reading.objectness, self._reading.deltas)
+        if head == "cross":
+            return self._crossed[part == "boxes"]
+        return self._reading.features[name]
+
+    def _of_teacher(self, name: str) -> Tensor:
+        head, _, part = name.partition(".")
+        if head == "rpn":
+            return self._at_anchors(part, *self._teacher_rpn)
+        if head in ("roi", "cross"):
+            return self._teacher_roi[part == "boxes"]
+        return self._maps[name]
+
+    def _true(self, name: str) -> Tensor:
+        return self._assigned[name == "roi.boxes"]
+
+    @cached_property
+    def _teacher_roi(self) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return self._roi(self._maps)
+
+    @cached_property
+    def _crossed(self) -> tuple[Tensor, Tensor]:
+        return self._roi(self._reading.features)
+
+    def _roi(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The teacher's RoI head on these levels, for the proposals that the student was given."""
+        heads = self._teacher.roi_heads
+        device, dtype, enabled = self._autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            levels = {name: features[name] for name in self._teacher.backbone.neck.features}
+            pooled = heads.box_roi_pool(levels, self._reading.proposals, self._reading.image_sizes)
+            logits, boxes = heads.box_predictor(heads.box_head(pooled))
+        assert len(logits) == sum(len(boxes) for boxes in self._reading.proposals)
+        return logits, boxes
+
+    @cached_property
+    def _teacher_rpn(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        device, dtype, enabled = self._autocast
+        levels = list(self._teacher.backbone.neck.features)
+        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+            logits, deltas = self._teacher.rpn.head([self._maps[name] for name in levels])
+        return dict(zip(levels, logits, strict=True)), dict(zip(levels, deltas, strict=True))
+
+    def _at_anchors(
+        self, part: str, objectness: dict[str, Tensor], deltas: dict[str, Tensor]
+    ) -> Tensor:
+        kind, _, level = part.partition("@")
+        if kind == "objectness":
+            return objectness[level]
+        logits, boxes = concat_box_prediction_layers(
+            list(objectness.values()), list(deltas.values())
+        )
+        return (boxes if kind == "boxes" else logits)[self._sampled]
+
+    @cached_property
+    def _sampled(self) -> Tensor:
+        """Rows of the anchors that are compared, of those of all images [N·M]."""
+        maps, deltas = self._teacher_rpn
+        logits, _ = concat_box_prediction_layers(list(maps.values()), list(deltas.values()))
+        anchors, sizes = self._reading.anchors, self._reading.image_sizes
+        x, y = (anchors[:, :2] + anchors[:, 2:]).T / 2
+        wanted = self._student.rpn.fg_bg_sampler.batch_size_per_image
+        rows = []
+        for at, (scores, (height, width)) in enumerate(
+            zip(logits.view(len(sizes), -1), sizes, strict=True)
+        ):
+            inside = torch.where((x >= 0) & (x < width) & (y >= 0) & (y < height))[0]
+            order = inside[scores[inside].argsort(descending=True, stable=True)]
+            likely, others = order[: wanted // 2], order[wanted // 2 :]
+            drawn = torch.randperm(len(others), device=others.device)[: wanted - len(likely)]
+            rows.append(torch.cat([likely, others[drawn]]) + at * len(anchors))
+        return torch.cat(rows)
+
+    @cached_property
+    def _assigned(self) -> tuple[Tensor, Tensor]:
+        heads, proposals = self._student.roi_heads, self._reading.proposals
+        truths = [target["boxes"].to(proposals[0].dtype) for target in self._reading.targets]
+        names = [target["labels"] for target in self._reading.targets]
+        matched, labels = heads.assign_targets_to_proposals(proposals, truths, names)
+        each = [
+            boxes[index] if len(boxes) else own
+            for boxes, index, own in zip(truths, matched, proposals, strict=True)
+        ]
+        return torch.cat(labels), torch.cat(list(heads.box_coder.encode(each, proposals)))
+
+
+class ByName(Mapping[str, Tensor]):
+    """A mapping whose values are computed."""
+
+    def __init__(self, value: Callable[[str], Tensor]) -> None:
+        self._value = value
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._value(name)
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("its names are those in the docstring of Outputs")
+
+    def __len__(self) -> int:
+        raise TypeError("its names are those in the docstring of Outputs")

@@ -1,0 +1,133 @@
+"""A distillation term: a loss, the features it compares, its adapters, weight and schedule."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from detkd.config import PublishedWeight, TermConfig
+from detkd.distill.adapters import Adapter
+from detkd.distill.losses import build_loss, find_loss
+from detkd.distill.losses.reduction import full
+from detkd.distill.losses.traits import Traits, traits_of
+from detkd.distill.outputs import Outputs
+from detkd.distill.schedule import factor
+from detkd.distill.taps import HEAD_FEATURES, check_feature
+from detkd.distill.view import View
+from detkd.errors import ConfigError
+from detkd.models.detector import Detector
+
+
+class Term(nn.Module):
+    """`term(outputs, view)` gives the unweighted loss of each of its features, by name.
+
+    A joint loss sees all its features at once and gives one number, under the name of the term.
+
+    Raises:
+        ConfigError: features that one of the two has not, or that the loss cannot compare.
+    """
+
+    def __init__(self, config: TermConfig, student: Detector, teacher: Detector) -> None:
+        super().__init__()
+        self.config, self.traits = config, traits_of(find_loss(config.name))
+        _check(config, self.traits, student, teacher)
+        self.weight = our_weight(config, self.traits)
+        self.adapters = nn.ModuleDict()
+        maps = [name for name in config.at if name not in HEAD_FEATURES]
+        for name in maps:
+            self.adapters[name] = Adapter(
+                student.features[name],
+                teacher.features[name],
+                equal_width=self.traits.needs_equal_width,
+            )
+        widths = [
+            [detector.features[name].channels for name in maps] for detector in (student, teacher)
+        ]
+        groups: list[list[list[int]]] = [widths]
+        if maps and not self.traits.joint:
+            groups = [[[ours], [theirs]] for ours, theirs in zip(*widths, strict=True)]
+        # One loss a feature: those with convolutions of their own must not share them.
+        self.losses = nn.ModuleList(
+            build_loss(config.name, config.options, *group) for group in groups
+        )
+
+    def at_step(self, step: int, steps: int) -> float:
+        """Its weight at this step of so many, by its schedule; 0 when it is off."""
+        return self.weight * factor(self.config.schedule, step, steps)
+
+    def names(self) -> list[str]:
+        """The names of its losses, as they appear in the log."""
+        if self.traits.joint:
+            return [self.config.name]
+        return [f"{self.config.name}@{feature}" for feature in self.config.at]
+
+    def forward(self, outputs: Outputs, view: View) -> dict[str, Tensor]:
+        pairs = [self._pair(name, outputs) for name in self.config.at]
+        if self.traits.joint:
+            ours, theirs = zip(*pairs, strict=True)
+            return {self.config.name: self.losses[0](list(ours), list(theirs), view)}
+        found = {}
+        for at, (feature, name) in enumerate(zip(self.config.at, self.names(), strict=True)):
+            loss = self.losses[at % len(self.losses)]
+            found[name] = loss(*pairs[at], view.of(feature))
+        return found
+
+    def _pair(self, name: str, outputs: Outputs) -> tuple[Tensor, Tensor]:
+        ours, theirs = full(outputs.student[name]), full(outputs.teacher[name])
+        if name in self.adapters:
+            ours = self.adapters[name](ours, theirs)
+        return ours, theirs
+
+
+def our_weight(config: TermConfig, traits: Traits) -> float:
+    """The weight in front of our means, converted if it is a published one."""
+    if not isinstance(config.weight, PublishedWeight):
+        return config.weight
+    features = len(config.at) if traits.sums_levels else 1
+    return config.weight.published * traits.published * features
+
+
+def _check(config: TermConfig, traits: Traits, student: Detector, teacher: Detector) -> None:
+    if not config.at:
+        raise ConfigError(f"distill.losses: '{config.name}' names no feature in 'at'.")
+    if len(config.at) < traits.at_least:
+        raise ConfigError(
+            f"distill.losses: '{config.name}' compares {traits.at_least} features or more, "
+            f"and 'at' names {', '.join(config.at)} alone."
+        )
+    schedule = config.schedule
+    if not 0 <= schedule.start < schedule.stop <= 1 or schedule.every < 1 or schedule.warmup < 0:
+        raise ConfigError(
+            f"distill.losses: the schedule of '{config.name}' needs 0 <= start < stop <= 1, "
+            "every of 1 or more and warmup of 0 or more."
+        )
+    levels = list(student.backbone.neck.features)
+    kinds = {
+        "map": "a feature map (c2..c5, p2..p6)",
+        "level": f"a level of the RPN ({', '.join(levels)})",
+    }
+    for name in config.at:
+        check_feature(name, student, "student")
+        check_feature(name, teacher, "teacher")
+        fits = name in traits.reads or (
+            name not in HEAD_FEATURES
+            and ("map" in traits.reads or ("level" in traits.reads and name in levels))
+        )
+        if not fits:
+            takes = " or ".join(kinds.get(kind, kind) for kind in traits.reads)
+            raise ConfigError(f"distill.losses: '{config.name}' compares {takes}, not '{name}'.")
+    heads = {name.partition(".")[0] for name in config.at if name in HEAD_FEATURES}
+    if "cross" in heads and student.backbone.out_channels != teacher.backbone.out_channels:
+        raise ConfigError(
+            f"distill.losses: '{config.at[0]}' puts the student's levels through the teacher's "
+            f"RoI head, and they have {student.backbone.out_channels} channels, not "
+            f"{teacher.backbone.out_channels}; give both the same model.neck_channels."
+        )
+    anchors = [
+        (net.rpn.anchor_generator.sizes, net.rpn.anchor_generator.aspect_ratios)
+        for net in (student, teacher)
+    ]
+    if ("rpn" in heads or "level" in traits.reads) and anchors[0] != anchors[1]:
+        raise ConfigError(
+            f"distill.losses: '{config.name}' compares anchors, and the two have others; give "
+            "both the same levels, model.anchor_sizes and model.anchor_ratios."
+        )
