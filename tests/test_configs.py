@@ -4,6 +4,8 @@ import pytest
 import yaml
 
 from detkd.cli.arguments import read_experiment
+from detkd.config import HeadsConfig, PublishedWeight, ScheduleConfig, TermConfig
+from detkd.errors import ConfigError
 from detkd.shipped import shipped
 
 STUDIES = ("synthetic", "bccd", "microalgae", "pmid2019")
@@ -51,3 +53,39 @@ def test_the_papers_config_has_its_networks_and_classes():
     assert read("pmid2019", "student").model.backbone == "vgg11"
     card = yaml.safe_load(shipped("datasets", "pmid2019.yaml").read_text())
     assert len(card["classes"]) == 24
+
+
+def test_every_form_of_a_term_and_of_the_heads_is_read(tmp_path):
+    config = tmp_path / "distill.yaml"
+    config.write_text(
+        "data: {train: a.json, val: b.json}\n"
+        "distill:\n"
+        "  teacher: t.pt\n"
+        "  heads: {neck: inherit, rpn: freeze, roi_heads: none}\n"
+        "  losses:\n"
+        "    - {name: pkd, at: [p3], weight: {published: 6.0}, schedule: {warmup: 10}}\n"
+        "    - {name: kl, at: [roi.logits], weight: 2}\n"
+    )
+    distill = read_experiment("x", ["--config", str(config)], description="", epilog="")[0].distill
+    assert distill.heads == HeadsConfig("inherit", "freeze", "none")
+    assert distill.losses == [
+        TermConfig("pkd", ["p3"], PublishedWeight(6.0), {}, ScheduleConfig(warmup=10)),
+        TermConfig("kl", ["roi.logits"], 2.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("schedule: {warmpu: 1}", r"did you mean 'distill\.losses\.schedule\.warmup'"),
+        ("weight: {publish: 1}", r"did you mean 'distill\.losses\.weight\.published'"),
+    ],
+)
+def test_a_wrong_key_inside_a_term_is_named(tmp_path, wrong, said):
+    config = tmp_path / "distill.yaml"
+    config.write_text(
+        "data: {train: a.json, val: b.json}\n"
+        "distill: {teacher: t.pt, losses: [{name: pkd, at: [p3], " + wrong + "}]}\n"
+    )
+    with pytest.raises(ConfigError, match=said):
+        read_experiment("x", ["--config", str(config)], description="", epilog="")

@@ -11,7 +11,17 @@ from typing import Any
 
 import yaml
 
-from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig, TermConfig, TrainConfig
+from detkd.config import (
+    DataConfig,
+    DistillConfig,
+    Experiment,
+    HeadsConfig,
+    ModelConfig,
+    PublishedWeight,
+    ScheduleConfig,
+    TermConfig,
+    TrainConfig,
+)
 from detkd.errors import ConfigError
 
 
@@ -119,7 +129,10 @@ PARTS: dict[str, type] = {
     "model": ModelConfig,
     "train": TrainConfig,
     "distill": DistillConfig,
+    "distill.heads": HeadsConfig,
     "distill.losses": TermConfig,
+    "distill.losses.weight": PublishedWeight,
+    "distill.losses.schedule": ScheduleConfig,
 }
 
 
