@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train_det", "a teacher, a plain student or a distilled student"),
     "eval": ("eval_map", "COCO and VOC mAP of result files or of a checkpoint"),
     "compare": ("compare_runs", "several runs side by side: a table and a picture"),
+    "study": ("run_study", "many trainings with several seeds, and their table"),
     "bench": ("benchmark", "ratios of speed and cost, measured in one run"),
     "demo": ("demo", "the whole line on rendered scenes, in minutes"),
     "env": ("environment", "versions and devices, for a bug report"),

@@ -146,6 +146,7 @@ def fit(
                         "epoch_seconds": round(epoch_seconds, 2),
                         "data_wait": round(waited / max(epoch_seconds, 1e-9), 4),
                         "memory_mib": memory,
+                        "seconds": round(time.monotonic() - began, 1),
                     },
                 )
                 display.judged(progress.epoch, metrics)

@@ -40,8 +40,9 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds a run already and `resume` is not asked for, or it is,
-                and the config has become another one.
+                and the config has become another one; or another process trains in it.
         """
+        self.lock()
         if resume and self.config.is_file():
             self._same(experiment)
         elif self.last.exists() or self.log.exists():
@@ -52,6 +53,26 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.config, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
         write_atomic(self.path / "environment.txt", environment())
+
+    def lock(self) -> None:
+        """Keep the folder for this process until it ends; the system lets go of it even then.
+
+        Raises:
+            ConfigError: another process trains in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: another process trains in it; wait for it or stop it, or begin "
+                "another run with --run FOLDER."
+            ) from error
 
     def _same(self, experiment: Experiment) -> None:
         old = _flat(yaml.safe_load(self.config.read_text()) or {})

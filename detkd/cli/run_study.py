@@ -1,0 +1,75 @@
+"""A whole study: every row with every seed, and the table of it.
+
+detkd study configs/microalgae --seeds 0 1 2
+detkd study configs/microalgae --seeds 0 1 2 --rows plain best
+detkd study configs/microalgae --seeds 0 1 2 --print-slurm > submit.sh
+
+What has ended is not run again, and what was interrupted goes on. One training at a time runs on a
+CPU, one on each GPU (more with --jobs). Figures lie in docs/results/NAME.json, the table beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detkd.cli.parser import build_parser
+
+
+def main(argv: list[str]) -> int:
+    parser = build_parser("study", __doc__)
+    parser.add_argument("study", type=Path, help="a study file, or a folder with study.yaml")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="0 if none is named")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these rows alone")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once on a device")
+    parser.add_argument("--print-slurm", action="store_true", help="print a script and run nothing")
+    parser.add_argument("--no-table", action="store_true", help="do not write the table")
+    options = parser.parse_args(argv)
+
+    from detkd.cli.arguments import read_experiment
+    from detkd.config import Experiment
+    from detkd.engine.study import Results, figures, plan, read_study, slurm_script
+    from detkd.engine.trainings import run_all
+
+    def resolve(arguments: list[str]) -> Experiment:
+        return read_experiment("detkd train", arguments, description="", epilog="")[0]
+
+    study = read_study(options.study)
+    tasks = plan(study, options.seeds, resolve, options.rows)
+    if options.print_slurm:
+        print(slurm_script(study, tasks), end="")
+        return 0
+    results = Results(study)
+    waiting = [task for task in tasks if not results.holds(task)]
+    failed = run_all(
+        waiting, lambda task: results.add(task, figures(task, study.test)), options.jobs
+    )
+    if not options.no_table:
+        _write_table(results.table(), study.results.with_suffix(".md"))
+    for task in failed:
+        print(f"failed: {task.row}, seed {task.seed}; see {task.run}.log")
+    return 1 if failed else 0
+
+
+def _write_table(table: list[dict[str, str]], path: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from detkd.files import write_atomic
+
+    if not table:
+        return
+    columns = list(table[0])
+    lines = [
+        columns,
+        ["---", *["---:"] * (len(columns) - 1)],
+        *[list(row.values()) for row in table],
+    ]
+    write_atomic(path, "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in columns:
+        shown.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
+    for row in table:
+        shown.add_row(*row.values())
+    Console().print(shown)
+    print(f"written: {path}, {path.with_suffix('.json')}")

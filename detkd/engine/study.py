@@ -1,0 +1,310 @@
+"""A study: one training a row and seed, each run once, and their figures in one table.
+
+A study file names configs of its folder and what each row changes in them:
+
+    name: microalgae
+    test: datasets/microalgae/test.json     # judged when a run has ended; may be left out
+    rows:
+      teacher: {config: teacher.yaml}
+      plain: {config: student.yaml}
+      pkd: {config: distill.yaml, set: {distill.losses: [{name: pkd, at: [p3]}]}}
+
+A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
+its `teacher`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detkd.config import Experiment
+from detkd.engine.compare import judge_run
+from detkd.engine.run import FREE_KEYS, RunFolder, read_log
+from detkd.errors import ConfigError
+from detkd.files import write_json
+
+Resolve = Callable[[list[str]], Experiment]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a config, what is changed in it, and whom it learns from."""
+
+    config: str
+    set: dict[str, Any] = field(default_factory=dict)
+    teacher: str = "teacher"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study file says; `path` is the file."""
+
+    path: Path
+    name: str
+    rows: dict[str, Row]
+    test: Path | None = None
+
+    @property
+    def runs(self) -> Path:
+        return Path("runs") / self.name
+
+    @property
+    def results(self) -> Path:
+        return Path("docs/results") / f"{self.name}.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: the arguments of `detkd train`, and the training that has to be done first.
+
+    `settings` is a digest of all that decides about its weights, the seed apart.
+    """
+
+    row: str
+    seed: int
+    run: Path
+    arguments: list[str]
+    settings: str
+    after: Task | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its run has ended and was judged."""
+        return (self.run / "metrics.json").is_file() and (self.run / "best.pt").is_file()
+
+
+def read_study(path: Path) -> Study:
+    """A study file, or the `study.yaml` of a folder.
+
+    Raises:
+        ConfigError: there is none, it is not YAML, or a key of it is unknown or missing.
+    """
+    path = path / "study.yaml" if path.is_dir() else path
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be read as a study ({why}).") from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("rows"), dict) or not tree["rows"]:
+        raise ConfigError(f"{path}: is no study: it has no 'rows' with a name each.")
+    _check_keys(tree, ("name", "test", "rows"), path, "")
+    rows = {}
+    for name, row in tree["rows"].items():
+        if not isinstance(row, dict) or "config" not in row:
+            raise ConfigError(f"{path}: rows.{name}: names no 'config' of the study's folder.")
+        _check_keys(row, [key.name for key in fields(Row)], path, f"rows.{name}.")
+        rows[str(name)] = Row(**row)
+    test = tree.get("test")
+    return Study(path, str(tree.get("name", path.parent.name)), rows, Path(test) if test else None)
+
+
+def plan(
+    study: Study, seeds: Iterable[int], resolve: Resolve, rows: Sequence[str] = ()
+) -> list[Task]:
+    """The trainings of these rows (all, if none is named) and seeds, teachers first.
+
+    `resolve` gives the experiment of the arguments of a training.
+
+    Raises:
+        ConfigError: a row that does not exist, or teachers that wait for each other.
+    """
+    tasks: dict[tuple[str, int], Task] = {}
+
+    def add(name: str, seed: int, waiting: tuple[str, ...]) -> Task:
+        if name not in study.rows:
+            near = difflib.get_close_matches(name, study.rows, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(study.rows)}."
+            raise ConfigError(f"{study.path}: no row '{name}'; {hint}")
+        if name in waiting:
+            raise ConfigError(f"{study.path}: rows.{name}: is its own teacher in the end.")
+        if (name, seed) in tasks:
+            return tasks[name, seed]
+        row, run = study.rows[name], study.runs / f"{name}-{seed}"
+        changes = {**row.set, "train.seed": seed, "name": f"{study.name}/{name}-{seed}"}
+        arguments = ["--config", str(study.path.parent / row.config), "--run", str(run)]
+        arguments += [f"--{key}={json.dumps(value)}" for key, value in changes.items()]
+        experiment = resolve(arguments)
+        after = None
+        if experiment.distill:
+            after = add(row.teacher, seed, (*waiting, name))
+            arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
+        settings = _settings(experiment, after.settings if after else "")
+        tasks[name, seed] = Task(name, seed, run, arguments, settings, after)
+        return tasks[name, seed]
+
+    for seed in seeds:
+        for name in rows or study.rows:
+            add(name, seed, ())
+    return list(tasks.values())
+
+
+def figures(task: Task, test: Path | None) -> dict[str, Any]:
+    """What the table says of an ended run; the test data, where there are any, are judged once."""
+    metrics = json.loads((task.run / "metrics.json").read_text())
+    judged = judge_run(task.run, test) if test else None
+    seconds = [line.get("seconds", 0.0) for line in read_log(RunFolder(task.run))]
+    cost = judged.cost if judged else None
+    return {
+        "val_map": metrics["coco"]["AP"],
+        "test_map": judged.scores["AP"] if judged else None,
+        "test_ap50": judged.scores["AP50"] if judged else None,
+        "seconds": max(seconds, default=0.0),
+        "backbone_parameters": cost.backbone if cost else None,
+        "parameters": cost.parameters if cost else None,
+        "gflops": cost.gflops if cost else None,
+    }
+
+
+A_SEED = ("val_map", "test_map", "test_ap50", "seconds")  # the rest is the same for every seed
+
+
+class Results:
+    """The figures of a study, kept in a JSON file that grows with each run.
+
+    `{"rows": {name: {"seeds": [...], "test_map": [one a seed], ..., "settings", "command"}}}`.
+    What it holds need not be run again, even where the run folder is gone; a row whose settings
+    have changed begins anew.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.rows: dict[str, dict[str, Any]] = {}
+        if study.results.is_file():
+            try:
+                self.rows = json.loads(study.results.read_text())["rows"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{study.results}: holds no results of a study ({error}); move it away."
+                ) from error
+
+    def holds(self, task: Task) -> bool:
+        """Whether this training's figures are there."""
+        row = self.rows.get(task.row, {})
+        return row.get("settings") == task.settings and task.seed in row["seeds"]
+
+    def add(self, task: Task, found: dict[str, Any]) -> None:
+        """Keep a run's figures, in the order of the seeds."""
+        row = self.rows.get(task.row)
+        if row is None or row["settings"] != task.settings:
+            row = {"seeds": [], **{key: [] for key in A_SEED}}
+        at = sum(seed < task.seed for seed in row["seeds"])
+        if task.seed not in row["seeds"]:
+            for key in ("seeds", *A_SEED):
+                row[key].insert(at, None)
+        row["seeds"][at] = task.seed
+        for key, value in found.items():
+            if key in A_SEED:
+                row[key][at] = value
+            else:
+                row[key] = value
+        row["settings"] = task.settings
+        where = self.study.path.parent if self.study.path.name == "study.yaml" else self.study.path
+        seeds = " ".join(map(str, row["seeds"]))
+        row["command"] = f"detkd study {where} --rows {task.row} --seeds {seeds}"
+        self.rows[task.row] = row
+        order = {name: at for at, name in enumerate(self.study.rows)}
+        self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
+        write_json(self.study.results, {"study": self.study.name, "rows": self.rows})
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows as text: mean and sample standard deviation over seeds, share of the gap."""
+        score = "test_map" if self.study.test else "val_map"
+        means = {
+            name: statistics.mean(values)
+            for name, row in self.rows.items()
+            if (values := [value for value in row[score] if value is not None])
+        }
+        low, high = means.get("plain"), means.get("teacher")
+        lines = []
+        for name, row in self.rows.items():
+            closed = "-"
+            if low is not None and high is not None and high != low and name in means:
+                closed = f"{(means[name] - low) / (high - low):.0%}"
+            lines.append(
+                {
+                    "row": name,
+                    "seeds": str(len(row["seeds"])),
+                    "val mAP": _spread(row["val_map"]),
+                    "test mAP": _spread(row["test_map"]),
+                    "test AP50": _spread(row["test_ap50"]),
+                    "gap closed": closed,
+                    "minutes": f"{statistics.mean(row['seconds']) / 60:.0f}",
+                }
+            )
+        return lines
+
+
+def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
+    """A shell script that hands the trainings to SLURM, those that wait for others after them."""
+    command = f"detkd study {study.path}"
+    stages: dict[int, list[Task]] = {}
+    for task in tasks:
+        stages.setdefault(_depth(task), []).append(task)
+    lines = [
+        "#!/bin/bash",
+        "# Options of your cluster (partition, time, gres) go into SBATCH_*.",
+        "",
+    ]
+    for depth, stage in sorted(stages.items()):
+        after = f" --dependency=afterok:$stage{depth - 1}" if depth else ""
+        words = " ".join(f"{task.row}:{task.seed}" for task in stage)
+        lines += [
+            f"stage{depth}=$(sbatch --parsable{after} --array=0-{len(stage) - 1} <<'END'",
+            "#!/bin/bash",
+            f"tasks=({words})",
+            "task=${tasks[$SLURM_ARRAY_TASK_ID]}",
+            f'srun {command} --rows "${{task%%:*}}" --seeds "${{task##*:}}" --no-table',
+            "END",
+            ")",
+        ]
+    last = max(stages)
+    rows, seeds = _words(task.row for task in tasks), _words(str(task.seed) for task in tasks)
+    lines += [
+        f"sbatch --dependency=afterok:$stage{last} --wrap "
+        f"'{command} --rows {rows} --seeds {seeds}'",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _depth(task: Task) -> int:
+    return 0 if task.after is None else 1 + _depth(task.after)
+
+
+def _words(names: Iterable[str]) -> str:
+    return " ".join(dict.fromkeys(names))
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.3f}"
+    return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
+
+
+def _settings(experiment: Experiment, teacher: str) -> str:
+    """Digest of what decides about the weights, the seed and the places apart."""
+    tree = experiment.as_dict()
+    del tree["name"], tree["train"]["seed"]
+    for part, key in FREE_KEYS:
+        tree[part].pop(key)
+    if tree["distill"]:
+        tree["distill"]["teacher"] = teacher
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_keys(tree: dict[str, Any], known: Sequence[str], path: Path, where: str) -> None:
+    for key in tree:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean '{where}{near[0]}'?" if near else f"there are {', '.join(known)}."
+            raise ConfigError(f"{path}: unknown key '{where}{key}'; {hint}")

@@ -1,0 +1,164 @@
+import json
+import subprocess
+
+import pytest
+import yaml
+
+from detkd.cli.app import launch
+from detkd.engine.run import RunFolder
+from detkd.engine.study import Results, Row, Study, Task
+
+
+@pytest.fixture
+def study(scenes, tiny, tmp_path, monkeypatch):
+    """A study of three rows on rendered scenes, in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    tiny("teacher", train__epochs=1)
+    tiny("student", train__epochs=1)
+    tiny("distill", train__epochs=1, distill={"teacher": "of the row's own"})
+    tree = {
+        "name": "small",
+        "test": str(scenes / "all.json"),
+        "rows": {
+            "teacher": {"config": "teacher.yaml"},
+            "plain": {"config": "student.yaml"},
+            "pkd": {
+                "config": "distill.yaml",
+                "set": {"distill.losses": [{"name": "pkd", "at": ["p3"]}], "train.lr": 0.002},
+            },
+        },
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return tmp_path
+
+
+def results(folder):
+    return json.loads((folder / "docs/results/small.json").read_text())["rows"]
+
+
+def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
+    assert launch("study", [".", "--seeds", "0", "1", "--rows", "pkd"]) == 0
+    rows = results(study)
+    assert list(rows) == ["teacher", "pkd"]  # it cannot do without its teachers
+    assert rows["pkd"]["seeds"] == [0, 1]
+    assert len(rows["pkd"]["test_map"]) == len(rows["pkd"]["val_map"]) == 2
+    assert rows["pkd"]["test_map"] == rows["pkd"]["val_map"]  # the same images here
+    assert rows["pkd"]["parameters"] > rows["pkd"]["backbone_parameters"] > 0
+    assert all(seconds > 0 for seconds in rows["pkd"]["seconds"])
+    config = yaml.safe_load((study / "runs/small/pkd-1/config.yaml").read_text())
+    assert config["train"]["seed"] == 1
+    assert config["train"]["lr"] == 0.002
+    assert config["distill"]["teacher"] == "runs/small/teacher-1/best.pt"
+
+    said = capsys.readouterr().out
+    assert said.count("begun") == 4
+    assert launch("study", [".", "--seeds", "0", "1"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("begun") == 2  # the plain student alone
+    assert list(results(study)) == ["teacher", "plain", "pkd"]
+    table = (study / "docs/results/small.md").read_text().splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in table[2:]] == ["teacher", "plain", "pkd"]
+    assert "±" in table[2]
+
+    # The figures outlive the runs.
+    (study / "runs").rename(study / "elsewhere")
+    assert launch("study", [".", "--seeds", "0", "1"]) == 0
+    assert "begun" not in capsys.readouterr().out
+
+
+def test_a_row_whose_settings_change_begins_anew(study):
+    results = Results(Study(study / "study.yaml", "small", {"a": Row("x")}))
+    figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}
+    for seed in (2, 0):
+        results.add(Task("a", seed, study, [], "old"), figures)
+    assert results.rows["a"]["seeds"] == [0, 2]
+    assert results.holds(Task("a", 2, study, [], "old"))
+    assert not results.holds(Task("a", 2, study, [], "new"))
+    results.add(Task("a", 2, study, [], "new"), figures)
+    assert results.rows["a"]["seeds"] == [2]
+
+
+def test_the_table_by_hand(study):
+    names = ("teacher", "plain", "best")
+    results = Results(Study(study / "study.yaml", "small", {name: Row("x") for name in names}))
+    for name, scores in zip(names, ((0.6, 0.7), (0.4, 0.5), (0.6, 0.6)), strict=True):
+        for seed, score in enumerate(scores):
+            figures = {"val_map": score, "test_map": None, "test_ap50": None, "seconds": 90.0}
+            results.add(Task(name, seed, study, [], "s"), figures)
+    best = results.table()[2]
+    assert best == {
+        "row": "best",
+        "seeds": "2",
+        "val mAP": "0.600 ± 0.000",
+        "test mAP": "-",
+        "test AP50": "-",
+        "gap closed": "75%",  # (.60 - .45) / (.65 - .45)
+        "minutes": "2",
+    }
+    assert results.table()[0]["val mAP"] == "0.650 ± 0.071"
+
+
+def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    tree["rows"]["broken"] = {"config": "student.yaml", "set": {"model.backbone": "no_such"}}
+    tree["rows"]["pupil"] = {"config": "distill.yaml", "teacher": "broken"}
+    (study / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    assert launch("study", [".", "--rows", "pupil", "plain"]) == 1
+    said = capsys.readouterr().out
+    assert "failed: broken, seed 0; see runs/small/broken-0.log" in said
+    assert "failed: pupil, seed 0" in said
+    assert "no_such" in (study / "runs/small/broken-0.log").read_text()
+    assert list(results(study)) == ["plain"]
+
+
+def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
+    assert launch("study", [".", "--seeds", "0", "1", "--print-slurm"]) == 0
+    script = capsys.readouterr().out
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    # Run with stand-ins for SLURM, each array task in turn, it asks for the very six trainings.
+    stand_in = (
+        'sbatch() { if [[ $* == *--wrap* ]]; then echo "last $*" >&2; return; fi; local n=${@: -1};'
+        " local body=$(cat); n=${n#--array=0-}; for i in $(seq 0 $n);"
+        ' do SLURM_ARRAY_TASK_ID=$i bash -c "srun() { echo \\$*; }; $body" >&2; done; echo 7; }\n'
+    )
+    done = subprocess.run(
+        ["bash"], input=stand_in + script, text=True, capture_output=True, check=True
+    )
+    asked = [line.split("study.yaml ")[1] for line in done.stderr.splitlines()]
+    assert sorted(asked[:4]) == [
+        f"--rows {row} --seeds {seed} --no-table" for row in ("plain", "teacher") for seed in (0, 1)
+    ]
+    assert asked[4:6] == [f"--rows pkd --seeds {seed} --no-table" for seed in (0, 1)]
+    assert asked[6].startswith("--rows teacher plain pkd --seeds 0 1")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rwos": {}}, "unknown key 'rwos'; did you mean 'rows'?"),
+        ({"rows": {}}, "is no study"),
+        ({"rows": {"a": {"set": {}}}}, "rows.a: names no 'config'"),
+        ({"rows": {"a": {"config": "student.yaml", "sett": {}}}}, "did you mean 'rows.a.set'?"),
+        ({"rows": {"a": {"config": "distill.yaml"}}}, "no row 'teacher'; there are a."),
+        (
+            {"rows": {"a": {"config": "distill.yaml", "teacher": "a"}}},
+            "rows.a: is its own teacher",
+        ),
+        (
+            {"rows": {"a": {"config": "student.yaml", "set": {"train.epoch": 3}}}},
+            "did you mean 'train.epochs'?",
+        ),
+    ],
+)
+def test_a_wrong_study_is_refused_in_a_sentence(study, capsys, change, said):
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    (study / "study.yaml").write_text(yaml.safe_dump({**tree, **change}))
+    assert launch("study", ["."]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, tiny, capsys):
+    held = RunFolder(tmp_path / "run")
+    held.lock()
+    assert launch("train", ["--config", str(tiny()), "--run", str(tmp_path / "run")]) == 2
+    assert "another process trains in it" in capsys.readouterr().err
