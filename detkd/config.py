@@ -166,6 +166,10 @@ class DistillConfig:
         thawed_lr: factor on the learning rate of parts that were frozen.
         task_from: share of the training before which the annotations do not count, and the
             student learns from the teacher alone.
+        balance: fixed weights; auto (a weight is the term's pull at the backbone as a share of the
+            task's); or surgery (a term that pulls against the task sits out the step).
+        preflight: validation images on which the teacher is judged before the first step; 0 trusts
+            it unseen.
     """
 
     teacher: str
@@ -174,6 +178,8 @@ class DistillConfig:
     freeze_until: float = 1.0
     thawed_lr: float = 0.1
     task_from: float = 0.0
+    balance: Literal["fixed", "auto", "surgery"] = "fixed"
+    preflight: int = 48
 
 
 @dataclass

@@ -46,6 +46,11 @@ def read_experiment(
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of an experiment.")
     parser.add_argument("--run", type=str, default=None, help="run folder (runs/NAME).")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run.")
+    parser.add_argument(
+        "--suggest-weights",
+        action="store_true",
+        help="measure weights for the distillation terms, print them, and train nothing.",
+    )
     parser.add_class_arguments(Experiment)
     argv = [*argv]
     for path_at in _config_positions(argv):
@@ -116,7 +121,7 @@ def _check_keys(tree: dict[str, Any], kind: type, path: Path, prefix: str) -> No
 
 def _check_flags(argv: list[str]) -> None:
     """Refuse an unknown flag, with the nearest right one."""
-    flags = {"config", "run", "resume", "print_config", "help", *_all_keys()}
+    flags = {"config", "run", "resume", "suggest-weights", "print_config", "help", *_all_keys()}
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].removesuffix("+")

@@ -3,6 +3,7 @@
 One CPU or GPU:        detkd train --config configs/bccd/teacher.yaml
 Another value:         detkd train --config configs/bccd/student.yaml --train.epochs 50
 Go on after a stop:    detkd train --config configs/bccd/student.yaml --resume
+Weights that suit:     detkd train --config configs/bccd/distill.yaml --suggest-weights
 Several GPUs:          torchrun --nproc_per_node 4 -- tools/train_det.py --config ...
 """
 
@@ -21,7 +22,10 @@ def main(argv: list[str]) -> int:
     experiment, options = read_experiment(
         "detkd train", argv, description=__doc__.splitlines()[0], epilog=__doc__
     )
-    run_detector(experiment, folder=options.run, resume=options.resume)
+    if options.suggest_weights:
+        suggest(experiment)
+    else:
+        run_detector(experiment, folder=options.run, resume=options.resume)
     return 0
 
 
@@ -29,31 +33,51 @@ def run_detector(
     experiment: Experiment, *, folder: str | None = None, resume: bool = False
 ) -> RunFolder:
     """Train, judge the best checkpoint, and say where everything lies; the run folder."""
-    import torch
-
-    from detkd.distill.distiller import Distiller, build_distiller
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
-    from detkd.engine.parts import build_judge, build_loader, final_judgement, open_data
+    from detkd.engine.parts import (
+        build_judge,
+        build_loader,
+        build_trainable,
+        final_judgement,
+        open_data,
+    )
+    from detkd.engine.preflight import check_teacher
     from detkd.engine.run import RunFolder
-    from detkd.models.detector import Detector, build_detector
 
     distill = experiment.distill
     fabric = build_fabric(experiment.train, thaws=bool(distill and distill.freeze_until < 1))
-    torch.manual_seed(experiment.train.seed)
     train_set, val_set = open_data(experiment)  # also measures the anchors, where asked for
-    student = build_detector(experiment.model, train_set.classes, experiment.data.image_size)
     loader = build_loader(train_set, experiment, fabric)
-    trainable: Detector | Distiller = student
-    if distill:
-        teacher = Detector.load(distill.teacher)
-        steps = experiment.train.epochs * len(loader)
-        trainable = build_distiller(student, teacher, distill, steps=steps)
+    trainable = build_trainable(experiment, train_set.classes, len(loader))
     run = RunFolder(folder or f"runs/{experiment.name}")
     if fabric.is_global_zero:
         run.open(experiment, resume=resume)
-    judge = build_judge(val_set, experiment)
-    fit(trainable, loader, judge, experiment, run, fabric, resume=resume)
+    if distill:
+        check_teacher(distill.teacher, val_set, distill.preflight, fabric.device)
+    fit(trainable, loader, build_judge(val_set, experiment), experiment, run, fabric, resume=resume)
     if fabric.is_global_zero:
         final_judgement(run, val_set, experiment, fabric.device)
     return run
+
+
+def suggest(experiment: Experiment) -> None:
+    """Measure the terms of the config on a few batches, and print weights for them."""
+    from detkd.distill.distiller import Distiller
+    from detkd.engine.devices import build_fabric
+    from detkd.engine.parts import build_loader, build_trainable, open_data
+    from detkd.engine.suggest import ALONE, suggest_weights
+    from detkd.errors import ConfigError
+
+    fabric = build_fabric(experiment.train)
+    train_set, _ = open_data(experiment)
+    loader = build_loader(train_set, experiment, fabric)
+    distiller = build_trainable(experiment, train_set.classes, len(loader))
+    if not isinstance(distiller, Distiller) or not len(distiller.terms):
+        raise ConfigError("--suggest-weights: the config has no distill.losses to measure.")
+    print(f"at weight 1, after {ALONE} steps of the task alone, as shares of the task's:")
+    for found in suggest_weights(distiller, loader, experiment, fabric):
+        weight = "no pull at all" if found["weight"] is None else f"weight: {found['weight']:g}"
+        at = ", ".join(found["at"])
+        sizes = f"loss {found['loss']:.3g}, pull {found['pull']:.3g}"
+        print(f"  {found['term']} at [{at}]: {sizes}; for half of the task's pull, {weight}")

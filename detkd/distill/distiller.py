@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.config import DistillConfig, TermConfig
+from detkd.distill.balance import Balance, Kind
 from detkd.distill.outputs import Outputs
 from detkd.distill.sharing import (
     Plan,
@@ -17,7 +18,7 @@ from detkd.distill.sharing import (
     frozen_parameters,
     plan_sharing,
 )
-from detkd.distill.taps import read
+from detkd.distill.taps import Reading, read
 from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -40,6 +41,7 @@ class Distiller(nn.Module):
         plan: what the student took over, and what of it is frozen until when.
         task_from: share of the training from which the student's own losses count.
         thawed_lr: factor on the learning rate of what was frozen and is trained on.
+        balance: what is done about terms that pull too hard, as `Balance` says.
     """
 
     step: Tensor
@@ -54,6 +56,7 @@ class Distiller(nn.Module):
         plan: Plan | None = None,
         task_from: float = 0.0,
         thawed_lr: float = 1.0,
+        balance: Kind = "fixed",
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
@@ -61,6 +64,7 @@ class Distiller(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
+        self.balance = Balance(balance, len(terms))
         self.terms = nn.ModuleList([Term(config, student, teacher) for config in terms])
 
     @property
@@ -95,28 +99,22 @@ class Distiller(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         if not self.training:
             return self.student(images)
+        step = int(self.step)
         terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
-        weights = [term.at_step(int(self.step), self.steps) for term in terms]
+        weights = [term.at_step(step, self.steps) for term in terms]
         if self._to_thaw:
             self._freeze()
         with read(self.student) as reading:
             losses = self.student(images, targets)
-        if int(self.step) < self.task_from * self.steps:
+        if step < self.task_from * self.steps:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
         if any(weights):
-            with torch.no_grad():
-                batch, _ = self.teacher.transform(images, None)
-                assert tuple(batch.tensors.shape[-2:]) == reading.padded_size, "the views differ"
-                maps = self.teacher.backbone.body(batch.tensors)
-                maps = {**maps, **self.teacher.backbone.neck(maps)}
-            outputs = Outputs(self.student, reading, self.teacher, maps)
-            view = View.of_outputs(reading, outputs)
-            with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
-                for term, weight in zip(terms, weights, strict=True):
-                    if weight:
-                        found = term(outputs, view)
-                        share = weight / len(found)
-                        losses |= {name: share * loss for name, loss in found.items()}
+            found = self._compare(images, reading, terms, weights)
+            totals = [sum(each.values()) if each else None for each in found]
+            taps = [reading.features[name] for name in self.student.backbone.body.features]
+            factors = self.balance(step, sum(losses.values()), totals, weights, taps)
+            for factor, each in zip(factors, found, strict=True):
+                losses |= {name: factor * loss for name, loss in each.items()}
         for term, weight in zip(terms, weights, strict=True):
             if not weight:
                 # Adapters of a term that is off still need a gradient where processes share them.
@@ -124,6 +122,35 @@ class Distiller(nn.Module):
                 losses |= {name: images[0].new_zeros(()) + idle for name in term.names()}
         self.step += 1
         return losses
+
+    def _compare(
+        self,
+        images: list[Tensor],
+        reading: Reading,
+        terms: Sequence[Term],
+        weights: Sequence[float],
+    ) -> list[dict[str, Tensor]]:
+        """The weighted losses of each term by name, none of those that are off."""
+        with torch.no_grad():
+            batch, _ = self.teacher.transform(images, None)
+            assert tuple(batch.tensors.shape[-2:]) == reading.padded_size, "the views differ"
+            maps = self.teacher.backbone.body(batch.tensors)
+            maps = {**maps, **self.teacher.backbone.neck(maps)}
+        outputs = Outputs(self.student, reading, self.teacher, maps)
+        view = View.of_outputs(reading, outputs)
+        found: list[dict[str, Tensor]] = []
+        with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
+            for term, weight in zip(terms, weights, strict=True):
+                each = term(outputs, view) if weight else {}
+                found.append({name: weight / len(each) * loss for name, loss in each.items()})
+        return found
+
+    def report(self) -> dict[str, float]:
+        """What was measured at the last step: each term's pull at the backbone over the task's."""
+        return {
+            f"pull/{self.terms[at].config.name}": pull  # type: ignore[union-attr]
+            for at, pull in self.balance.pulls.items()
+        }
 
 
 def build_distiller(
@@ -154,4 +181,5 @@ def build_distiller(
         plan=plan,
         task_from=distill.task_from,
         thawed_lr=distill.thawed_lr,
+        balance=distill.balance,
     )

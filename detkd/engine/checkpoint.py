@@ -1,7 +1,8 @@
 """Checkpoints: one file that holds everything needed to go on, or to deploy.
 
 Every checkpoint has `version`, `config`, `classes`, `weights` (of the network to use: averaged
-where averaging is on, without teacher and adapters) and `score`; last.pt has `training`, too.
+where averaging is on, without teacher and adapters) and `score` (best.pt: its mAP on the validation
+data); last.pt has `training`, too.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def save_checkpoint(
         "config": experiment.as_dict(),
         "classes": list(classes),
         "weights": kept.state_dict(),
-        "score": state.progress.best if resumable else None,
+        "score": None if resumable else state.progress.best,
     }
     if resumable:
         checkpoint["training"] = {

@@ -27,6 +27,7 @@ from detkd.engine.devices import peak_memory, seed_step
 from detkd.engine.optimiser import build_optimizer, lr_factor, set_lr
 from detkd.engine.progress import Display
 from detkd.engine.run import Log, RunFolder
+from detkd.engine.watch import Watch
 from detkd.errors import UserError
 from detkd.models.detector import Detector
 
@@ -51,7 +52,7 @@ def fit(
     KeyboardInterrupt; with `resume` it goes on from `last.pt`, if there is one.
 
     Raises:
-        UserError: a loss or a gradient is not finite.
+        UserError: a loss or a gradient is not finite, or a distillation term drowns the task.
     """
     train, sampler = experiment.train, loader.batch_sampler
     assert isinstance(sampler, EpochBatches)
@@ -67,6 +68,9 @@ def fit(
     progress = state.progress
     steps_an_epoch = len(sampler) // train.accumulate or 1
     steps = train.epochs * steps_an_epoch
+
+    distill = experiment.distill
+    watch = Watch(train.warmup) if distill and distill.balance == "fixed" else None
 
     def save_last() -> None:
         if fabric.is_global_zero:
@@ -95,6 +99,8 @@ def fit(
                     losses = model(images, targets)
                     total = sum(losses.values())
                     values = _finite(losses, progress.step, run)
+                    if watch:
+                        watch.look(values, progress.step)
                     fabric.backward(total / train.accumulate)
                 display.step(progress.epoch, progress.batch, values)
                 if not is_step:
@@ -118,7 +124,11 @@ def fit(
                     log.write(
                         "train",
                         progress.step,
-                        {**values, "lr": max(group["lr"] for group in optimizer.param_groups)},
+                        {
+                            **values,
+                            **_report(trainable),
+                            "lr": max(group["lr"] for group in optimizer.param_groups),
+                        },
                     )
                 progress.step += 1
                 if interrupted():
@@ -177,6 +187,11 @@ def _timed(loader: DataLoader) -> Iterator[tuple[list[Tensor], list[dict[str, Te
 
 def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     return {key: value.to(device, non_blocking=True) for key, value in target.items()}
+
+
+def _report(trainable: Trainable) -> dict[str, float]:
+    """What a distiller measured at this step."""
+    return trainable.report() if isinstance(trainable, Distiller) else {}
 
 
 def _finite(losses: dict[str, Tensor], step: int, run: RunFolder) -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""The parts of a training, built from its config: data, loader and judge."""
+"""The parts of a training, built from its config: data, loader, networks and judge."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from detkd.config import DataConfig, Experiment
 from detkd.data.anchors import fit_anchors
 from detkd.data.dataset import CocoDataset, collate
 from detkd.data.sampler import EpochBatches
+from detkd.distill.distiller import Distiller, build_distiller
 from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
 from detkd.engine.predict import predict
@@ -24,7 +26,7 @@ from detkd.evaluation.judge import judge as judge_results
 from detkd.evaluation.plots import plot_all
 from detkd.evaluation.results import check_truth
 from detkd.files import write_json
-from detkd.models.detector import Detector
+from detkd.models.detector import Detector, build_detector
 
 
 def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
@@ -82,6 +84,24 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
         # Its own generator: the loader must not draw from the one that samples proposals.
         generator=torch.Generator().manual_seed(train.seed),
     )
+
+
+def build_trainable(
+    experiment: Experiment, classes: Sequence[str], steps_an_epoch: int
+) -> Detector | Distiller:
+    """The network of the config; with its teacher, where it is to be distilled.
+
+    Raises:
+        ConfigError: parts that do not fit, of the network or of teacher and student.
+        CheckpointError: weights or a teacher that cannot be used.
+    """
+    torch.manual_seed(experiment.train.seed)
+    student = build_detector(experiment.model, classes, experiment.data.image_size)
+    if not experiment.distill:
+        return student
+    teacher = Detector.load(experiment.distill.teacher)
+    steps = experiment.train.epochs * steps_an_epoch
+    return build_distiller(student, teacher, experiment.distill, steps=steps)
 
 
 def _leave_interrupts(worker: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,24 @@ def predict(
     workers: int = 0,
     device: str | torch.device | None = None,
     progress: Callable[[int], object] | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """COCO results, boxes in px of the original images, in the data set's order.
 
     The detector is put into evaluation mode for it and back after it. `progress` is called with
-    the number of images of each batch.
+    the number of images of each batch. `chosen` are places of images in the data set; all of them,
+    if it is not given.
     """
     device = device or next(detector.parameters()).device
     training = detector.training
     detector.to(device).eval()
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(
+        dataset,
+        sampler=range(len(dataset)) if chosen is None else chosen,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+    )
     results: list[dict[str, Any]] = []
     for images, targets in loader:
         detections = detector([image.to(device) for image in images])

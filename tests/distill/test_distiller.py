@@ -405,3 +405,58 @@ def test_heads_that_cannot_be_crossed_or_compared_are_refused(student):
     other = small(anchor_sizes=[[16.0], [40.0]])
     with pytest.raises(ConfigError, match="compares anchors, and the two have others"):
         Distiller(student, other, [TermConfig("objectness", ["rpn.logits"])])
+
+
+def test_pulls_are_gradients_at_the_backbones_outputs(student, teacher, batch):
+    # A hint at c4 alone: its gradient there is 2 (A s - t) through the adapter, by hand.
+    student.requires_grad_(True)
+    term = TermConfig("attention", ["c4"], 3.0)
+    distiller = Distiller(student, teacher, [term]).train()
+    taps = {}
+    student.backbone.body.register_forward_hook(lambda m, i, o: taps.update(o))
+    losses = distiller(*batch)
+    outputs = [taps[name] for name in student.backbone.body.features]
+
+    def norm(loss):
+        found = torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
+        return torch.cat([g.flatten() for g in found if g is not None]).norm()
+
+    task = sum(loss for name, loss in losses.items() if name.startswith("loss_"))
+    expected = float(norm(losses["attention@c4"]) / norm(task))
+    assert distiller.report() == {"pull/attention": pytest.approx(expected, rel=1e-4)}
+
+
+def test_auto_balance_makes_a_weight_the_share_of_the_tasks_pull(student, teacher, batch):
+    terms = [TermConfig("hint", ["c3"], 0.5), TermConfig("pkd", ["p3"], 2.0)]
+    distiller = Distiller(student, teacher, terms, balance="auto").train()
+    losses = distiller(*batch)
+    pulls = list(distiller.balance.pulls.values())
+    # What the factors make of the weighted terms' pulls is the weights themselves.
+    assert pulls[0] * float(distiller.balance.factors[0]) == pytest.approx(0.5, rel=1e-4)
+    assert pulls[1] * float(distiller.balance.factors[1]) == pytest.approx(2.0, rel=1e-4)
+    assert torch.isfinite(sum(losses.values()))
+    assert "balance.factors" in distiller.state_dict()
+
+
+def test_surgery_leaves_out_a_term_that_pulls_against_the_task(student, teacher, batch):
+    class Against(torch.nn.Module):
+        reads = ("roi.logits",)
+        sign = -1.0
+
+        def forward(self, s, t, view):
+            # The task itself, or its opposite, seen from the logits of a proposal's true class.
+            labels = view.truth["roi.labels"]
+            return self.sign * torch.nn.functional.cross_entropy(s, labels)
+
+    def kept(sign):
+        Against.sign = sign
+        LOSSES["against"] = Against
+        try:
+            terms = [TermConfig("against", ["roi.logits"])]
+            distiller = Distiller(copy.deepcopy(student), teacher, terms, balance="surgery")
+            return float(distiller.train()(*batch)["against@roi.logits"].detach())
+        finally:
+            del LOSSES["against"]
+
+    assert kept(1.0) > 0
+    assert kept(-1.0) == 0

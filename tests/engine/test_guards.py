@@ -1,0 +1,107 @@
+"""What keeps a distillation from going wrong unseen: preflight, watch, and suggested weights."""
+
+import math
+
+import pytest
+import torch
+
+from detkd.cli.app import launch
+from detkd.data.dataset import CocoDataset
+from detkd.engine.preflight import check_teacher
+from detkd.engine.run import RunFolder, read_log
+from detkd.engine.watch import Watch
+from detkd.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def teacher(tiny, tmp_path):
+    assert (
+        launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "t")]) == 0
+    )
+    return tmp_path / "t/best.pt"
+
+
+def with_score(checkpoint, score):
+    tree = torch.load(checkpoint, weights_only=True)
+    torch.save({**tree, "score": score}, checkpoint)
+    return str(checkpoint)
+
+
+def test_a_best_checkpoint_says_what_it_reached(teacher):
+    log = read_log(RunFolder(teacher.parent))
+    assert torch.load(teacher, weights_only=True)["score"] == log[-1]["AP"]
+
+
+def test_a_teacher_far_below_its_record_stops_the_run(teacher, tiny, scenes, tmp_path, capsys):
+    path = with_score(teacher, 0.8)
+    distill = {"teacher": path, "losses": [{"name": "pkd", "at": ["p3"]}]}
+    config = tiny("student", distill=distill)
+    assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 2
+    said = capsys.readouterr().err
+    assert "the teacher reached a mAP of 0.800" in said
+    assert "on 12 images" in said
+    # Told to trust it, the run goes on in the folder that was begun.
+    trust = ["--distill.preflight", "0", "--train.epochs", "1"]
+    assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s"), *trust]) == 0
+
+
+def test_a_teacher_as_good_as_its_record_passes(teacher, scenes):
+    dataset = CocoDataset(scenes / "all.json", image_size=96)
+    check_teacher(with_score(teacher, 1e-9 * 0), dataset, 8, CPU)  # without a record, nothing
+    with pytest.raises(UserError, match="on 3 images"):
+        check_teacher(with_score(teacher, 0.9), dataset, 3, CPU)
+    check_teacher(with_score(teacher, 0.9), dataset, 0, CPU)
+
+
+def test_a_term_that_drowns_the_task_is_named():
+    watch = Watch(after=10)
+    losses = {
+        "loss_classifier": 0.3,
+        "loss_box_reg": 0.2,
+        "pkd@p3": 2.0,
+        "pkd@p4": 4.0,
+        "kl@x": 4.9,
+    }
+    for step in range(10 + 49):
+        watch.look(losses, step)
+    with pytest.raises(UserError, match="step 59: the term 'pkd' was 12 times the task loss"):
+        watch.look(losses, 59)
+
+
+def test_a_term_is_not_measured_against_a_task_that_is_off():
+    watch = Watch(after=0)
+    for step in range(60):
+        watch.look({"loss_classifier": 0.0, "pkd@p3": 2.0}, step)
+
+
+def test_a_weight_that_drowns_the_task_ends_the_training(teacher, tiny, tmp_path, capsys):
+    losses = [{"name": "kl", "at": ["roi.logits"]}, {"name": "hint", "at": ["p3"], "weight": 1e6}]
+    distill = {"teacher": str(teacher), "losses": losses, "heads": "none"}
+    config = tiny("student", distill=distill, train__epochs=30)
+    assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 2
+    assert "the term 'hint' was" in capsys.readouterr().err
+
+
+def test_pulls_are_in_the_log(teacher, tiny, tmp_path):
+    losses = [{"name": "hint", "at": ["c3"], "weight": 0.5}]
+    config = tiny("student", distill={"teacher": str(teacher), "losses": losses})
+    assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 0
+    first = read_log(RunFolder(tmp_path / "s"))[0]
+    assert math.isfinite(first["pull/hint"])
+    assert first["pull/hint"] > 0
+
+
+def test_suggested_weights_give_half_of_the_tasks_pull(teacher, tiny, capsys):
+    losses = [{"name": "hint", "at": ["c3"], "weight": 9.0, "schedule": {"start": 0.9}}]
+    config = tiny("student", distill={"teacher": str(teacher), "losses": losses, "heads": "none"})
+    assert launch("train", ["--config", str(config), "--suggest-weights"]) == 0
+    said = capsys.readouterr().out
+    pull = float(said.split("pull ")[1].split(";")[0])
+    weight = float(said.split("weight: ")[1].split()[0])
+    assert weight * pull == pytest.approx(0.5, rel=0.06)  # printed with two digits
+
+    plain = tiny("plain")
+    assert launch("train", ["--config", str(plain), "--suggest-weights"]) == 2
+    assert "no distill.losses to measure" in capsys.readouterr().err
