@@ -25,6 +25,9 @@ class DataConfig:
         cache: where decoded and resized images are kept: memory, disk or none.
         workers: processes that load data; 0 loads in the main process.
         skip_missing: leave images out that are not on disk, instead of refusing.
+        unlabelled: frames without annotations for the teacher to speak on: a folder of images, or a
+            COCO file whose boxes are not looked at.
+        unlabelled_share: such frames for each annotated image of a batch.
     """
 
     train: str
@@ -35,6 +38,8 @@ class DataConfig:
     cache: Literal["none", "memory", "disk"] = "memory"
     workers: int = 0
     skip_missing: bool = False
+    unlabelled: str | None = None
+    unlabelled_share: float = 1.0
 
 
 @dataclass
@@ -55,7 +60,8 @@ class ModelConfig:
         head_width: width of the two fully connected layers of the RoI head.
         roi_size: cells a side that RoIAlign cuts out.
         roi_scale: side in px of an object that is read from level p4.
-        anchor_sizes: sides in px for each level, or 'fit' to measure them on the training boxes.
+        anchor_sizes: sides in px for each level, or 'fit' to measure them on the training boxes (a
+            student takes its teacher's).
         anchor_ratios: height over width.
         rpn_samples: anchors an image that the RPN learns from.
         roi_samples: proposals an image that the RoI head learns from.
@@ -168,6 +174,9 @@ class DistillConfig:
             student learns from the teacher alone.
         balance: fixed weights; auto (a weight is the term's pull at the backbone as a share of the
             task's); or surgery (a term that pulls against the task sits out the step).
+        pseudo: on frames without annotations the teacher's boxes of this score or more count as
+            labels; without it only the terms count there.
+        ignore: boxes from this score up to `pseudo` are no examples of background either.
         preflight: validation images on which the teacher is judged before the first step; 0 trusts
             it unseen.
     """
@@ -179,6 +188,8 @@ class DistillConfig:
     thawed_lr: float = 0.1
     task_from: float = 0.0
     balance: Literal["fixed", "auto", "surgery"] = "fixed"
+    pseudo: float | None = None
+    ignore: float = 0.2
     preflight: int = 48
 
 

@@ -82,6 +82,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         cache: memory, disk or none: where decoded and resized images are kept.
         cache_dir: folder of the disk cache (DETKD_CACHE, or ~/.cache/detkd).
         skip_missing: leave out images that are not on disk.
+        document: what the file would hold, where there is none.
 
     Raises:
         DataError: the file cannot be used, or images are not there.
@@ -97,9 +98,10 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         cache: str = "memory",
         cache_dir: str | Path | None = None,
         skip_missing: bool = False,
+        document: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(annotations)
-        self.truth = read_coco(self.path)
+        self.truth = read_coco(self.path) if document is None else document
         self.image_root = Path(images) if images else image_root(self.path, self.truth.get("info"))
         self.image_size, self.augment, self.cache = image_size, Augment(augment), cache
         self.cache_dir = Path(

@@ -15,11 +15,26 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     With several processes, their k-th batches together are what a single process with a batch
     `world_size` times as large gets as its k-th. The images left over at the end of an epoch
     are dropped, unless they are all there is.
+
+    Args:
+        images: of the data set that have annotations; they come first in it.
+        batch_size: such images a batch and process.
+        frames: of the data set without annotations, behind the others.
+        frames_a_batch: of these in each batch, besides; all of them in turn, over epochs.
     """
 
     def __init__(
-        self, images: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        images: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        frames: int = 0,
+        frames_a_batch: int = 0,
     ) -> None:
+        self.frames, self.frames_a_batch = frames, frames_a_batch if frames else 0
         self.images, self.seed = images, seed
         self.batch_size = max(1, min(batch_size, images // world_size))
         self.rank, self.world_size = rank, world_size
@@ -37,7 +52,21 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         for batch in range(self.first, len(self)):
             start = (batch * self.world_size + self.rank) * self.batch_size
             chosen = order[start : start + self.batch_size].tolist()
+            chosen += self._frames(batch)
             yield [(index, self._draw(index)) for index in chosen]
+
+    def _frames(self, batch: int) -> list[int]:
+        """The next frames without annotations; each is drawn once before any is drawn again."""
+        turn = (self.epoch * len(self) + batch) * self.world_size + self.rank
+        places = range(turn * self.frames_a_batch, (turn + 1) * self.frames_a_batch)
+        rounds = {place // self.frames for place in places} if self.frames else set()
+        orders = {
+            each: np.random.default_rng([self.seed, each, 1]).permutation(self.frames)
+            for each in rounds
+        }
+        return [
+            self.images + int(orders[place // self.frames][place % self.frames]) for place in places
+        ]
 
     def _draw(self, index: int) -> int:
         key = f"{self.seed}/{self.epoch}/{index}".encode()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
 from detkd.config import DistillConfig, TermConfig
 from detkd.distill.balance import Balance, Kind
+from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.outputs import Outputs
 from detkd.distill.sharing import (
     Plan,
@@ -25,13 +28,26 @@ from detkd.errors import ConfigError
 from detkd.models.detector import Detector
 
 
+@dataclass
+class Seen:
+    """Images that the student has seen: what it said, and the teacher's features once asked."""
+
+    images: list[Tensor]
+    reading: Reading
+    task: dict[str, Tensor]
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    labelled: bool = True
+
+
 class Distiller(nn.Module):
     """`model(images, targets)` gives the student's losses and one more for each term and feature.
 
     A term's loss is the mean over its features, times its weight; it appears as `pkd@p3`. The
     teacher is in evaluation mode, without gradients, and read once a step on the very tensors
     that the student sees, or not at all when no term is on; it is not part of the state that is
-    saved. In evaluation the distiller is the student.
+    saved. An image whose target has the key `unlabelled` has no annotations: the teacher's boxes
+    say which proposals are looked at, and the terms compare the two networks there as everywhere.
+    In evaluation the distiller is the student.
 
     Args:
         student: trained together with the adapters.
@@ -42,6 +58,9 @@ class Distiller(nn.Module):
         task_from: share of the training from which the student's own losses count.
         thawed_lr: factor on the learning rate of what was frozen and is trained on.
         balance: what is done about terms that pull too hard, as `Balance` says.
+        pseudo: score from which the teacher's boxes are labels of frames that have none; None: in
+            such frames only the terms count.
+        ignore: score from which up to `pseudo` a box makes no example of background either.
     """
 
     step: Tensor
@@ -57,10 +76,13 @@ class Distiller(nn.Module):
         task_from: float = 0.0,
         thawed_lr: float = 1.0,
         balance: Kind = "fixed",
+        pseudo: float | None = None,
+        ignore: float = 0.2,
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
         self.steps, self.plan, self.task_from = steps, plan or Plan(), task_from
+        self.pseudo, self.ignore = pseudo, ignore
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
@@ -99,22 +121,38 @@ class Distiller(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         if not self.training:
             return self.student(images)
+        assert targets is not None
         step = int(self.step)
-        terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
-        weights = [term.at_step(step, self.steps) for term in terms]
         if self._to_thaw:
             self._freeze()
-        with read(self.student) as reading:
-            losses = self.student(images, targets)
+        terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
+        weights = [term.at_step(step, self.steps) for term in terms]
+        labelled, frames = split_batch(images, targets)
+        seen = []
+        if labelled:
+            seen.append(
+                self._see([images[at] for at in labelled], [targets[at] for at in labelled])
+            )
+        if frames:
+            seen.append(self._see_frames([images[at] for at in frames]))
+        losses: dict[str, Tensor] = {}
+        for each in seen:
+            for name, loss in each.task.items():
+                losses[name] = losses[name] + loss if name in losses else loss
         if step < self.task_from * self.steps:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
         if any(weights):
-            found = self._compare(images, reading, terms, weights)
+            task = sum(losses.values(), start=images[0].new_zeros(()))
+            found = self._compare(seen, terms, weights)
             totals = [sum(each.values()) if each else None for each in found]
-            taps = [reading.features[name] for name in self.student.backbone.body.features]
-            factors = self.balance(step, sum(losses.values()), totals, weights, taps)
-            for factor, each in zip(factors, found, strict=True):
-                losses |= {name: factor * loss for name, loss in each.items()}
+            taps = [
+                each.reading.features[name]
+                for each in seen
+                for name in self.student.backbone.body.features
+            ]
+            factors = self.balance(step, task, totals, weights, taps)
+            for factor, terms_found in zip(factors, found, strict=True):
+                losses |= {name: factor * loss for name, loss in terms_found.items()}
         for term, weight in zip(terms, weights, strict=True):
             if not weight:
                 # Adapters of a term that is off still need a gradient where processes share them.
@@ -123,27 +161,54 @@ class Distiller(nn.Module):
         self.step += 1
         return losses
 
+    def _see(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Seen:
+        """Annotated images through the student."""
+        with read(self.student) as reading:
+            task = self.student(images, targets)
+        return Seen(images, reading, task)
+
+    def _see_frames(self, images: list[Tensor]) -> Seen:
+        """Frames without annotations through both, the teacher first: its boxes stand in."""
+        batch, maps = self._ask(images)
+        sure = SEEN if self.pseudo is None else self.pseudo
+        targets, uncertain = boxes_of_teacher(
+            self.teacher, images, batch, maps, sure, min(self.ignore, sure)
+        )
+        with read(self.student) as reading, ignoring(self.student, uncertain):
+            task = self.student(images, targets)
+        return Seen(images, reading, task if self.pseudo is not None else {}, maps, labelled=False)
+
     def _compare(
-        self,
-        images: list[Tensor],
-        reading: Reading,
-        terms: Sequence[Term],
-        weights: Sequence[float],
+        self, seen: Sequence[Seen], terms: Sequence[Term], weights: Sequence[float]
     ) -> list[dict[str, Tensor]]:
-        """The weighted losses of each term by name, none of those that are off."""
-        with torch.no_grad():
-            batch, _ = self.teacher.transform(images, None)
-            assert tuple(batch.tensors.shape[-2:]) == reading.padded_size, "the views differ"
-            maps = self.teacher.backbone.body(batch.tensors)
-            maps = {**maps, **self.teacher.backbone.neck(maps)}
-        outputs = Outputs(self.student, reading, self.teacher, maps)
-        view = View.of_outputs(reading, outputs)
-        found: list[dict[str, Tensor]] = []
-        with torch.autocast(device_type=batch.tensors.device.type, enabled=False):
-            for term, weight in zip(terms, weights, strict=True):
-                each = term(outputs, view) if weight else {}
-                found.append({name: weight / len(each) * loss for name, loss in each.items()})
+        """The weighted losses of each term by name, none of those that are off.
+
+        Annotated images and frames without annotations count by their numbers.
+        """
+        found: list[dict[str, Tensor]] = [{} for _ in terms]
+        images = sum(len(each.images) for each in seen)
+        for each in seen:
+            if not each.maps:
+                batch, each.maps = self._ask(each.images)
+                assert tuple(batch.tensors.shape[-2:]) == each.reading.padded_size, "other views"
+            outputs = Outputs(
+                self.student, each.reading, self.teacher, each.maps, labelled=each.labelled
+            )
+            view = View.of_outputs(each.reading, outputs)
+            share = len(each.images) / images
+            with torch.autocast(device_type=each.images[0].device.type, enabled=False):
+                for sums, term, weight in zip(found, terms, weights, strict=True):
+                    losses = term(outputs, view) if weight else {}
+                    for name, loss in losses.items():
+                        sums[name] = sums.get(name, 0.0) + share * weight / len(losses) * loss
         return found
+
+    @torch.no_grad()
+    def _ask(self, images: list[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
+        """The teacher's features of these images."""
+        batch, _ = self.teacher.transform(images, None)
+        maps = self.teacher.backbone.body(batch.tensors)
+        return batch, {**maps, **self.teacher.backbone.neck(maps)}
 
     def report(self) -> dict[str, float]:
         """What was measured at the last step: each term's pull at the backbone over the task's."""
@@ -182,4 +247,6 @@ def build_distiller(
         task_from=distill.task_from,
         thawed_lr=distill.thawed_lr,
         balance=distill.balance,
+        pseudo=distill.pseudo,
+        ignore=distill.ignore,
     )

@@ -26,14 +26,21 @@ class Outputs:
       believes most, the rest drawn from all others inside the images;
     - rpn.objectness@p3: the RPN's map [N, A, h, w] of a level.
 
-    `truth` maps roi.labels [R] (0 is background) and roi.boxes [R, 4] (deltas) of the proposals.
+    `truth` maps roi.labels [R] (0 is background, -1 in frames that are not `labelled`) and
+    roi.boxes [R, 4] (deltas) of the proposals.
     The teacher's RPN and RoI head run when something of theirs is asked for, and not before.
     """
 
     def __init__(
-        self, student: Detector, reading: Reading, teacher: Detector, maps: dict[str, Tensor]
+        self,
+        student: Detector,
+        reading: Reading,
+        teacher: Detector,
+        maps: dict[str, Tensor],
+        *,
+        labelled: bool = True,
     ) -> None:
-        self._student, self._reading = student, reading
+        self._student, self._reading, self._labelled = student, reading, labelled
         self._teacher, self._maps = teacher, maps
         device = next(iter(maps.values())).device.type
         # Losses run without autocast; heads that they ask for run as the networks do.
@@ -140,6 +147,8 @@ class Outputs:
             boxes[index] if len(boxes) else own
             for boxes, index, own in zip(truths, matched, proposals, strict=True)
         ]
+        if not self._labelled:
+            labels = [torch.full_like(label, -1) for label in labels]
         return torch.cat(labels), torch.cat(list(heads.box_coder.encode(each, proposals)))
 
 

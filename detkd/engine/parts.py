@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from detkd.config import DataConfig, Experiment
+from detkd.config import DataConfig, Experiment, ModelConfig
 from detkd.data.anchors import fit_anchors
 from detkd.data.dataset import CocoDataset, collate
+from detkd.data.frames import WithFrames, frames_of
 from detkd.data.sampler import EpochBatches
 from detkd.distill.distiller import Distiller, build_distiller
 from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
 from detkd.engine.predict import predict
 from detkd.engine.run import RunFolder
-from detkd.errors import DataError
+from detkd.errors import ConfigError, DataError
 from detkd.evaluation.coco_map import coco_map
 from detkd.evaluation.judge import judge as judge_results
 from detkd.evaluation.plots import plot_all
@@ -32,10 +34,18 @@ from detkd.models.detector import Detector, build_detector
 def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
     """Training and validation data; where anchors are to be fitted, the config gets their sizes.
 
+    A student takes the teacher's anchors, so that it can share its heads.
+
     Raises:
         DataError: files that cannot be used, or classes that differ between the two.
+        ConfigError: frames without annotations, and no teacher to speak on them.
     """
     data, model = experiment.data, experiment.model
+    if data.unlabelled and not (experiment.distill and experiment.distill.losses):
+        raise ConfigError(
+            "data.unlabelled: frames without annotations teach only through a teacher; name one "
+            "in distill.teacher, with terms in distill.losses."
+        )
     train_set = _dataset(data, data.train, data.augment)
     val_set = _dataset(data, data.val, "none")
     if train_set.classes != val_set.classes:
@@ -45,11 +55,20 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             f"{data.val}: its classes are not those of {data.train} ({what}); "
             "convert both with the same --classes."
         )
+    if model.anchor_sizes == "fit" and experiment.distill:
+        model.anchor_sizes = _anchors_of_teacher(experiment.distill.teacher, model)
     if model.anchor_sizes == "fit":
         model.anchor_sizes, _ = fit_anchors(
             train_set.box_sizes(), len(model.levels), model.anchor_ratios
         )
     return train_set, val_set
+
+
+def _anchors_of_teacher(path: str, model: ModelConfig) -> Literal["fit"] | list[list[float]]:
+    """The teacher's anchors, with which its heads can be shared; 'fit' if it has other levels."""
+    teacher = Detector.load(path).config
+    same = teacher.levels == model.levels and teacher.anchor_ratios == model.anchor_ratios
+    return teacher.anchor_sizes if same else "fit"
 
 
 def _dataset(data: DataConfig, annotations: str, augment: str) -> CocoDataset:
@@ -64,17 +83,28 @@ def _dataset(data: DataConfig, annotations: str, augment: str) -> CocoDataset:
 
 
 def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -> DataLoader:
-    """Training batches whose order and augmentation depend on seed and epoch alone."""
-    train, workers = experiment.train, experiment.data.workers
+    """Training batches whose order and augmentation depend on seed and epoch alone.
+
+    Raises:
+        DataError: frames without annotations that cannot be used.
+    """
+    data, train, workers = experiment.data, experiment.train, experiment.data.workers
+    images: CocoDataset | WithFrames = dataset
+    frames = 0
+    if data.unlabelled:
+        images = _with_frames(dataset, data)
+        frames = len(images.frames)
     batches = EpochBatches(
         len(dataset),
         train.batch_size,
         seed=train.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        frames=frames,
+        frames_a_batch=max(1, round(data.unlabelled_share * train.batch_size)),
     )
     return DataLoader(
-        dataset,
+        images,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
@@ -84,6 +114,20 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
         # Its own generator: the loader must not draw from the one that samples proposals.
         generator=torch.Generator().manual_seed(train.seed),
     )
+
+
+def _with_frames(dataset: CocoDataset, data: DataConfig) -> WithFrames:
+    source = Path(str(data.unlabelled))
+    document, root = frames_of(source, [dataset, _dataset(data, data.val, "none")])
+    frames = CocoDataset(
+        source,
+        images=root,
+        image_size=data.image_size,
+        augment=data.augment,
+        cache=data.cache,
+        document=document,
+    )
+    return WithFrames(dataset, frames)
 
 
 def build_trainable(

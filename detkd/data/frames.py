@@ -1,0 +1,74 @@
+"""Frames without annotations, beside those that have some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from detkd.data.dataset import CocoDataset, Target, read_coco
+from detkd.data.formats.coco import image_root
+from detkd.data.images import ImageError, images_below, measure
+from detkd.errors import DataError
+
+
+def frames_of(source: Path, known: Iterable[CocoDataset]) -> tuple[dict[str, Any], Path]:
+    """A COCO document without boxes of the images in a folder or a COCO file, and their root.
+
+    Images of the data sets `known` (for training, for validation) are left out: the first have
+    annotations, and on the second one is judged. So are files that are no images.
+
+    Raises:
+        DataError: there is no such source, or nothing is left of it.
+    """
+    if source.is_dir():
+        root, names = source, [path.relative_to(source).as_posix() for path in images_below(source)]
+    elif source.is_file():
+        document = read_coco(source)
+        root = image_root(source, document.get("info"))
+        names = [str(image["file_name"]) for image in document["images"]]
+    else:
+        raise DataError(f"{source}: no such folder or COCO file of frames without annotations.")
+    taken = {
+        (each.image_root / image["file_name"]).resolve()
+        for each in known
+        for image in each.truth["images"]
+    }
+    images: list[dict[str, Any]] = []
+    for name in names:
+        if (root / name).resolve() in taken:
+            continue
+        try:
+            width, height, _ = measure(root / name)
+        except (ImageError, OSError):
+            continue
+        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+    if not images:
+        raise DataError(
+            f"{source}: holds no image beside those for training and validation; "
+            "leave data.unlabelled out."
+        )
+    return {"images": images, "annotations": [], "categories": []}, root
+
+
+class WithFrames(Dataset[tuple[Tensor, Target]]):
+    """The images of one data set, then the frames of another, whose targets say `unlabelled`."""
+
+    def __init__(self, labelled: CocoDataset, frames: CocoDataset) -> None:
+        self.labelled, self.frames = labelled, frames
+
+    def __len__(self) -> int:
+        return len(self.labelled) + len(self.frames)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
+        index, draw = key if isinstance(key, tuple) else (key, None)
+        first = len(self.labelled)
+        if index < first:
+            return self.labelled[key]
+        at = index - first
+        image, target = self.frames[at if draw is None else (at, draw)]
+        return image, {**target, "unlabelled": torch.tensor(True)}

@@ -1,0 +1,186 @@
+"""Frames without annotations: which are taken, how they are drawn, and what is learned there."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from detkd.cli.app import launch
+from detkd.config import TermConfig
+from detkd.data.dataset import CocoDataset
+from detkd.data.frames import WithFrames, frames_of
+from detkd.data.sampler import EpochBatches
+from detkd.distill.distiller import Distiller
+from detkd.distill.frames import boxes_of_teacher, ignoring
+from detkd.engine.run import RunFolder, read_log
+from detkd.errors import DataError
+
+TERMS = [TermConfig("kl", ["roi.logits"]), TermConfig("pkd", ["p3"])]
+
+
+def unlabelled(targets):
+    return [{**target, "unlabelled": torch.tensor(True)} for target in targets]
+
+
+def test_frames_for_training_and_validation_are_left_out(scenes, tmp_path):
+    document = json.loads((scenes / "all.json").read_text())
+    part = {**document, "images": document["images"][:5]}
+    ids = {image["id"] for image in part["images"]}
+    part["annotations"] = [box for box in document["annotations"] if box["image_id"] in ids]
+    (scenes / "part.json").write_text(json.dumps(part))
+    train = CocoDataset(scenes / "part.json", image_size=96)
+    (scenes / "scenes/JPEGImages/broken.png").write_bytes(b"no image")
+    try:
+        of_folder, root = frames_of(train.image_root, [train])
+        assert root == train.image_root
+        assert len(of_folder["images"]) == 7
+        of_file, _ = frames_of(scenes / "all.json", [train])
+        assert {i["file_name"] for i in of_file["images"]} == {
+            i["file_name"] for i in of_folder["images"]
+        }
+        frames = CocoDataset("x", images=root, image_size=96, document=of_folder)
+        both = WithFrames(train, frames)
+        assert len(both) == 12
+        assert "unlabelled" not in both[(4, 1)][1]
+        image, target = both[(5, 1)]
+        assert target["unlabelled"]
+        assert not len(target["boxes"])
+        assert torch.equal(image, frames[(0, 1)][0])
+        with pytest.raises(DataError, match="holds no image beside those"):
+            frames_of(root, [CocoDataset(scenes / "all.json", image_size=96)])
+    finally:
+        (scenes / "scenes/JPEGImages/broken.png").unlink()
+
+
+def test_every_frame_is_drawn_before_any_is_drawn_again():
+    batches = EpochBatches(10, 2, seed=0, frames=7, frames_a_batch=3)
+    drawn = []
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        for batch in batches:
+            keys = [index for index, _ in batch]
+            assert len(keys) == 5
+            assert all(index < 10 for index in keys[:2])
+            drawn += keys[2:]
+    assert len(drawn) == 60
+    for turn in range(8):
+        assert sorted(drawn[7 * turn : 7 * turn + 7]) == list(range(10, 17))
+    batches.set_epoch(1, 2)  # gone on with in the middle, it draws the same
+    later = [index for batch in batches for index, _ in batch if index >= 10]
+    assert later == drawn[15 + 6 : 30]
+
+
+def test_two_processes_draw_what_one_with_twice_the_batch_draws():
+    one = EpochBatches(8, 4, seed=0, frames=5, frames_a_batch=2)
+    two = [
+        EpochBatches(8, 2, seed=0, rank=r, world_size=2, frames=5, frames_a_batch=1) for r in (0, 1)
+    ]
+    for whole, a, b in zip(one, *two, strict=True):
+        assert sorted(whole) == sorted(a + b)
+
+
+def test_the_teachers_confident_boxes_stand_in(teacher, batch):
+    teacher.roi_heads.score_thresh = 0.0
+    images, maps = Distiller(copy.deepcopy(teacher), teacher, [])._ask(batch[0])
+    found = teacher(batch[0])
+    scores = torch.cat([each["scores"] for each in found])
+    sure, unsure = float(scores.quantile(0.9)), float(scores.quantile(0.5))
+    targets, uncertain = boxes_of_teacher(teacher, batch[0], images, maps, sure, unsure)
+    for each, target, band in zip(found, targets, uncertain, strict=True):
+        kept = each["scores"] >= sure
+        assert torch.allclose(target["boxes"], each["boxes"][kept])
+        assert torch.equal(target["labels"], each["labels"][kept])
+        assert len(band) == int(((each["scores"] >= unsure) & ~kept).sum())
+
+
+def test_anchors_and_proposals_beside_uncertain_boxes_are_no_background(student, batch):
+    student.train()
+    anchors = torch.tensor([[0.0, 60, 20, 80], [70, 70, 90, 90], [5, 8, 30, 40], [40, 20, 60, 60]])
+    anchors = [anchors] * 2
+    names = [target["labels"] for target in batch[1]]
+    truth = [target["boxes"] for target in batch[1]]
+    uncertain = [torch.tensor([[68.0, 70, 90, 92]]), torch.zeros(0, 4)]
+    with ignoring(student, uncertain):
+        labels, _ = student.rpn.assign_targets_to_anchors(anchors, batch[1])
+        _, classes = student.roi_heads.assign_targets_to_proposals(anchors, truth, names)
+    assert [label.tolist() for label in labels] == [[0, -1, 1, 1], [0, 0, 0, 0]]
+    assert [each.tolist() for each in classes] == [[0, -1, 1, 2], [0, 0, 0, 0]]
+    labels, _ = student.rpn.assign_targets_to_anchors(anchors, batch[1])
+    assert labels[0].tolist() == [0, 0, 1, 1]
+
+
+def test_only_the_terms_count_on_frames(student, teacher, batch):
+    distiller = Distiller(student, teacher, TERMS).train()
+    losses = distiller(batch[0], unlabelled(batch[1]))
+    assert set(losses) == {"kl@roi.logits", "pkd@p3"}
+    both = distiller(batch[0] * 2, batch[1] + unlabelled(batch[1]))
+    assert "loss_classifier" in both
+
+
+def test_annotated_images_and_frames_count_by_their_numbers(student, teacher, batch):
+    student.requires_grad_(False)
+    distiller = Distiller(student, teacher, [TermConfig("attention", ["c3"])]).train()
+    student.backbone.eval()
+
+    def loss(images, targets):
+        return float(distiller(images, targets)["attention@c3"])
+
+    images, targets = batch
+    a, b = loss(images[:1], targets[:1]), loss(images[1:], unlabelled(targets[1:]))
+    mixed = loss([images[0], images[1], images[1]], [targets[0], *unlabelled(targets[1:] * 2)])
+    assert mixed == pytest.approx((a + 2 * b) / 3, rel=1e-4)
+
+
+def test_the_teachers_boxes_are_labels_where_that_is_asked_for(student, teacher, batch):
+    teacher.roi_heads.score_thresh = 0.0
+    distiller = Distiller(student, teacher, TERMS, pseudo=0.1, ignore=0.05).train()
+    losses = distiller(batch[0], unlabelled(batch[1]))
+    assert {"loss_classifier", "loss_objectness"} < set(losses)
+
+
+def test_truth_of_proposals_is_unknown_on_frames(student, teacher, batch):
+    seen = {}
+
+    class Look(torch.nn.Module):
+        reads = ("roi.logits",)
+
+        def forward(self, s, t, view):
+            seen["labels"] = view.truth["roi.labels"]
+            return s.sum() * 0.0
+
+    from detkd.distill.losses import LOSSES
+
+    LOSSES["look"] = Look
+    try:
+        distiller = Distiller(student, teacher, [TermConfig("look", ["roi.logits"])]).train()
+    finally:
+        del LOSSES["look"]
+    distiller(batch[0], unlabelled(batch[1]))
+    assert (seen["labels"] == -1).all()
+    distiller(*batch)
+    assert (seen["labels"] >= 0).all()
+
+
+def test_a_training_with_frames(tiny, scenes, tmp_path, capsys):
+    document = json.loads((scenes / "all.json").read_text())
+    for name, chosen in (("few", document["images"][:4]), ("judged", document["images"][4:6])):
+        ids = {image["id"] for image in chosen}
+        boxes = [box for box in document["annotations"] if box["image_id"] in ids]
+        part = {**document, "images": chosen, "annotations": boxes}
+        (scenes / f"{name}.json").write_text(json.dumps(part))
+    data = {
+        "train": str(scenes / "few.json"), "val": str(scenes / "judged.json"), "image_size": 96
+    }  # fmt: skip
+    teacher = tiny("teacher", train__epochs=1)
+    assert launch("train", ["--config", str(teacher), "--run", str(tmp_path / "t")]) == 0
+    data["unlabelled"] = str(scenes / "scenes")
+    losses = [{"name": "kl", "at": ["roi.logits"]}, {"name": "pkd", "at": ["p3"]}]
+    distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": losses, "pseudo": 0.3}
+    config = tiny("student", data=data, distill=distill)
+    assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 0
+    assert "pkd@p3" in read_log(RunFolder(tmp_path / "s"))[0]
+
+    plain = tiny("plain", data=data)
+    assert launch("train", ["--config", str(plain), "--run", str(tmp_path / "p")]) == 2
+    assert "teach only through a teacher" in capsys.readouterr().err
