@@ -49,7 +49,7 @@ def run_detector(
     fabric = build_fabric(experiment.train, thaws=bool(distill and distill.freeze_until < 1))
     train_set, val_set = open_data(experiment)  # also measures the anchors, where asked for
     loader = build_loader(train_set, experiment, fabric)
-    trainable = build_trainable(experiment, train_set.classes, len(loader))
+    trainable = build_trainable(experiment, train_set.classes, loader)
     run = RunFolder(folder or f"runs/{experiment.name}")
     if fabric.is_global_zero:
         run.open(experiment, resume=resume)
@@ -72,7 +72,7 @@ def suggest(experiment: Experiment) -> None:
     fabric = build_fabric(experiment.train)
     train_set, _ = open_data(experiment)
     loader = build_loader(train_set, experiment, fabric)
-    distiller = build_trainable(experiment, train_set.classes, len(loader))
+    distiller = build_trainable(experiment, train_set.classes, loader)
     if not isinstance(distiller, Distiller) or not len(distiller.terms):
         raise ConfigError("--suggest-weights: the config has no distill.losses to measure.")
     print(f"at weight 1, after {ALONE} steps of the task alone, as shares of the task's:")

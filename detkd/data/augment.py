@@ -31,11 +31,15 @@ def _flip(a: Any) -> list[Any]:
     return [a.HorizontalFlip(p=0.5), a.VerticalFlip(p=0.5)]
 
 
+def _turns(a: Any) -> list[Any]:
+    """The eight ways to lay a slide down."""
+    return [*_flip(a), a.RandomRotate90(p=0.5)]
+
+
 def _microscope(a: Any) -> list[Any]:
     """Turns, and what changes from one microscope and one sample to the next."""
     return [
-        *_flip(a),
-        a.RandomRotate90(p=0.5),
+        *_turns(a),
         a.RandomBrightnessContrast(0.2, 0.2, p=0.5),
         a.HueSaturationValue(5, 15, 0, p=0.3),
         a.GaussianBlur(blur_limit=(3, 5), p=0.1),
@@ -61,9 +65,12 @@ def _strong(a: Any) -> list[Any]:
 AUGMENTATIONS: dict[str, Callable[[Any], list[Any]]] = {
     "none": _none,
     "flip": _flip,
+    "turns": _turns,
     "microscope": _microscope,
     "strong": _strong,
 }
+# How many views of an image there are at all, where that is a number.
+VIEWS = {"none": 1, "flip": 4, "turns": 8}
 
 
 class Augment:

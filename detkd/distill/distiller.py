@@ -12,7 +12,10 @@ from torchvision.models.detection.image_list import ImageList
 
 from detkd.config import DistillConfig, TermConfig
 from detkd.distill.balance import Balance, Kind
+from detkd.distill.cache import MapCache
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
+from detkd.distill.losses import find_loss
+from detkd.distill.losses.traits import traits_of
 from detkd.distill.outputs import Outputs
 from detkd.distill.sharing import (
     Plan,
@@ -21,7 +24,7 @@ from detkd.distill.sharing import (
     frozen_parameters,
     plan_sharing,
 )
-from detkd.distill.taps import Reading, read
+from detkd.distill.taps import HEAD_FEATURES, Reading, read
 from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -61,6 +64,7 @@ class Distiller(nn.Module):
         pseudo: score from which the teacher's boxes are labels of frames that have none; None: in
             such frames only the terms count.
         ignore: score from which up to `pseudo` a box makes no example of background either.
+        cache: where the teacher's features are kept, with all that are needed.
     """
 
     step: Tensor
@@ -78,11 +82,12 @@ class Distiller(nn.Module):
         balance: Kind = "fixed",
         pseudo: float | None = None,
         ignore: float = 0.2,
+        cache: MapCache | None = None,
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
         self.steps, self.plan, self.task_from = steps, plan or Plan(), task_from
-        self.pseudo, self.ignore = pseudo, ignore
+        self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
@@ -207,8 +212,38 @@ class Distiller(nn.Module):
     def _ask(self, images: list[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
         """The teacher's features of these images."""
         batch, _ = self.teacher.transform(images, None)
-        maps = self.teacher.backbone.body(batch.tensors)
-        return batch, {**maps, **self.teacher.backbone.neck(maps)}
+        if self.cache:
+            return batch, self._ask_cache(self.cache, images, batch)
+        return batch, self._maps(batch.tensors)
+
+    def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
+        maps = self.teacher.backbone.body(tensors)
+        return {**maps, **self.teacher.backbone.neck(maps)}
+
+    def _ask_cache(
+        self, cache: MapCache, images: Sequence[Tensor], batch: ImageList
+    ) -> dict[str, Tensor]:
+        """The teacher's features, computed for those views alone that are new."""
+        height, width = batch.tensors.shape[-2:]
+        paths = [cache.path(image, (int(height), int(width))) for image in images]
+        each = [cache.read(path) for path in paths]
+        checked = [at for at, maps in enumerate(each) if maps][: cache.unchecked]
+        wanted = sorted({at for at, maps in enumerate(each) if not maps} | set(checked))
+        if wanted:
+            live = self._maps(batch.tensors[wanted])
+            for row, at in enumerate(wanted):
+                maps = {name: live[name][row] for name in cache.names}
+                kept = each[at]
+                if kept is None:
+                    cache.write(paths[at], maps)
+                else:
+                    cache.check(kept, maps)
+                each[at] = {name: value.float().cpu() for name, value in maps.items()}
+        device = batch.tensors.device
+        return {
+            name: torch.stack([maps[name] for maps in each if maps]).to(device)
+            for name in cache.names
+        }
 
     def report(self) -> dict[str, float]:
         """What was measured at the last step: each term's pull at the backbone over the task's."""
@@ -218,8 +253,28 @@ class Distiller(nn.Module):
         }
 
 
+def maps_needed(distill: DistillConfig, teacher: Detector, *, frames: bool = False) -> list[str]:
+    """The teacher's maps that these terms read, those that its heads read among them.
+
+    `frames` says that there are images without annotations, for which its heads run anyway.
+    """
+    at = {name for term in distill.losses for name in term.at}
+    levels = teacher.backbone.neck.features
+    heads = frames or any(
+        name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
+        for term in distill.losses
+        for name in term.at
+    )
+    return [*(at - set(HEAD_FEATURES) - set(levels)), *(levels if heads else at & set(levels))]
+
+
 def build_distiller(
-    student: Detector, teacher: Detector, distill: DistillConfig, *, steps: int = 1
+    student: Detector,
+    teacher: Detector,
+    distill: DistillConfig,
+    *,
+    steps: int = 1,
+    cache: MapCache | None = None,
 ) -> Distiller:
     """A distiller after the config; the student takes over what `distill.heads` says.
 
@@ -249,4 +304,5 @@ def build_distiller(
         balance=distill.balance,
         pseudo=distill.pseudo,
         ignore=distill.ignore,
+        cache=cache,
     )

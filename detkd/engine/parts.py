@@ -12,12 +12,14 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from detkd.config import DataConfig, Experiment, ModelConfig
+from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig
 from detkd.data.anchors import fit_anchors
+from detkd.data.augment import VIEWS
 from detkd.data.dataset import CocoDataset, collate
 from detkd.data.frames import WithFrames, frames_of
 from detkd.data.sampler import EpochBatches
-from detkd.distill.distiller import Distiller, build_distiller
+from detkd.distill.cache import MapCache
+from detkd.distill.distiller import Distiller, build_distiller, maps_needed
 from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
 from detkd.engine.predict import predict
@@ -131,7 +133,7 @@ def _with_frames(dataset: CocoDataset, data: DataConfig) -> WithFrames:
 
 
 def build_trainable(
-    experiment: Experiment, classes: Sequence[str], steps_an_epoch: int
+    experiment: Experiment, classes: Sequence[str], loader: DataLoader
 ) -> Detector | Distiller:
     """The network of the config; with its teacher, where it is to be distilled.
 
@@ -144,8 +146,26 @@ def build_trainable(
     if not experiment.distill:
         return student
     teacher = Detector.load(experiment.distill.teacher)
-    steps = experiment.train.epochs * steps_an_epoch
-    return build_distiller(student, teacher, experiment.distill, steps=steps)
+    cache = _build_cache(experiment, experiment.distill, teacher, loader)
+    steps = experiment.train.epochs * len(loader)
+    return build_distiller(student, teacher, experiment.distill, steps=steps, cache=cache)
+
+
+def _build_cache(
+    experiment: Experiment, distill: DistillConfig, teacher: Detector, loader: DataLoader
+) -> MapCache | None:
+    """Where the teacher's features are kept, after a look at the room that they need."""
+    if not distill.cache:
+        return None
+    data = experiment.data
+    names = maps_needed(distill, teacher, frames=data.unlabelled is not None)
+    cache = MapCache(distill.cache, teacher, names)
+    side = -(-data.image_size // 32) * 32  # a batch is padded to multiples of 32 px
+    size = cache.plan(len(loader.dataset), VIEWS.get(data.augment), (side, side))  # type: ignore[arg-type]
+    print(
+        f"the teacher's features of all views take up to {size / 2**30:.2f} GiB in {cache.folder}"
+    )
+    return cache
 
 
 def _leave_interrupts(worker: int) -> None:

@@ -1,0 +1,111 @@
+"""What the teacher's backbone and neck say of a view, kept on disk for when it comes again.
+
+A mirrored feature map is not the map of the mirrored image, so a view is known by its pixels, the
+padding around it and the teacher's weights, and by nothing less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkd.errors import ConfigError, UserError
+from detkd.files import write_with
+from detkd.models.backbones import Feature
+from detkd.models.detector import Detector
+
+CHECKED = 4  # views that are computed once more when they are first read
+TOLERANCE = 0.02  # relative distance that half precision and other batches may make
+
+
+class MapCache:
+    """The teacher's maps of single images, in half precision, one file a view.
+
+    Args:
+        folder: of the files.
+        teacher: whose weights are part of each view's name.
+        names: maps that are kept, such as p3.
+    """
+
+    def __init__(self, folder: str | Path, teacher: Detector, names: Sequence[str]) -> None:
+        self.folder, self.names = Path(folder), sorted(names)
+        self.features: dict[str, Feature] = {name: teacher.features[name] for name in self.names}
+        digest = hashlib.blake2b(digest_size=16)
+        for key, value in teacher.state_dict().items():
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        self.teacher = digest.digest()
+        self.unchecked = CHECKED
+
+    def bytes_a_view(self, padded_size: tuple[int, int]) -> int:
+        """How much one view takes on the disk."""
+        height, width = padded_size
+        return sum(
+            2 * feature.channels * -(-height // feature.stride) * -(-width // feature.stride)
+            for feature in self.features.values()
+        )
+
+    def plan(self, images: int, views: int | None, padded_size: tuple[int, int]) -> int:
+        """Bytes of all views of a data set.
+
+        Raises:
+            ConfigError: the augmentation never shows a view twice, or the disk cannot hold them.
+        """
+        if views is None:
+            raise ConfigError(
+                "distill.cache: this augmentation never shows the same view twice, so that nothing "
+                "would be read again; set data.augment: turns (8 views an image) or none."
+            )
+        size = images * views * self.bytes_a_view(padded_size)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        there = sum(path.stat().st_size for path in self.folder.glob("*.npz"))
+        free = shutil.disk_usage(self.folder).free
+        if size - there > free:
+            raise ConfigError(
+                f"distill.cache: {images} images in {views} views take {size / 2**30:.1f} GiB, and "
+                f"{self.folder} has {free / 2**30:.1f} GiB left; name another folder, or leave the "
+                "cache out."
+            )
+        return size
+
+    def path(self, image: Tensor, padded_size: tuple[int, int]) -> Path:
+        """The file of a view: of these pixels [3, h, w], padded to this size."""
+        digest = hashlib.blake2b(self.teacher, digest_size=16)
+        digest.update(repr((tuple(image.shape), padded_size, self.names)).encode())
+        digest.update(image.detach().cpu().contiguous().numpy().tobytes())
+        return self.folder / f"{digest.hexdigest()}.npz"
+
+    def read(self, path: Path) -> dict[str, Tensor] | None:
+        """Maps [C, h, w] of a view, or None where they are not kept or cannot be read."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return {name: torch.from_numpy(stored[name]).float() for name in self.names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def write(self, path: Path, maps: dict[str, Tensor]) -> None:
+        """Keep the maps [C, h, w] of a view."""
+        arrays = {name: maps[name].detach().half().cpu().numpy() for name in self.names}
+        write_with(path, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
+
+    def check(self, kept: dict[str, Tensor], live: dict[str, Tensor]) -> None:
+        """Compare maps that were read with those computed now, of the same view.
+
+        Raises:
+            UserError: they are not the same.
+        """
+        self.unchecked -= 1
+        for name in self.names:
+            distance = (kept[name] - live[name].float().cpu()).norm()
+            if not distance <= TOLERANCE * live[name].float().cpu().norm() + 1e-3:
+                raise UserError(
+                    f"{self.folder}: the kept '{name}' of the teacher is not what it says now; "
+                    "remove the folder, and begin again."
+                )

@@ -1,0 +1,127 @@
+"""The teacher's features on disk: read for a view that is the same, and for no other."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from networks import small
+
+from detkd.cli.app import launch
+from detkd.config import DistillConfig, TermConfig
+from detkd.distill import cache as caching
+from detkd.distill.cache import MapCache
+from detkd.distill.distiller import Distiller, maps_needed
+from detkd.engine.run import RunFolder, read_log
+from detkd.errors import ConfigError, UserError
+
+TERMS = [TermConfig("pkd", ["p3"]), TermConfig("hint", ["c4"]), TermConfig("kl", ["roi.logits"])]
+
+
+@pytest.fixture
+def cache(teacher, tmp_path):
+    return MapCache(tmp_path / "cache", teacher, ["p3", "p4", "c4"])
+
+
+def losses(student, teacher, batch, cache=None):
+    torch.manual_seed(4)
+    distiller = Distiller(copy.deepcopy(student), teacher, TERMS, cache=cache).train()
+    torch.manual_seed(5)
+    return {name: float(loss.detach()) for name, loss in distiller(*batch).items()}
+
+
+def test_losses_are_those_without_a_cache_and_the_teacher_rests(student, teacher, batch, cache):
+    plain = losses(student, teacher, batch)
+    assert losses(student, teacher, batch, cache) == pytest.approx(plain, rel=1e-3)
+    assert len(list(cache.folder.glob("*.npz"))) == 2
+    cache.unchecked = 0
+    ran = []
+    teacher.backbone.body.register_forward_hook(lambda *_: ran.append(1))
+    assert losses(student, teacher, batch, cache) == pytest.approx(plain, rel=2e-3)
+    assert not ran
+
+
+def test_only_new_views_are_computed(student, teacher, batch, cache):
+    losses(student, teacher, batch, cache)
+    cache.unchecked = 0
+    sizes = []
+    teacher.backbone.body.register_forward_hook(lambda m, i, o: sizes.append(len(i[0])))
+    images = [batch[0][0], batch[0][1].flip(2)]
+    losses(student, teacher, (images, batch[1]), cache)
+    assert sizes == [1]
+
+
+def test_a_view_is_known_by_pixels_padding_and_teacher(batch, cache, tmp_path):
+    image = batch[0][0]
+    path = cache.path(image, (96, 96))
+    assert path == cache.path(image.clone(), (96, 96))
+    assert path != cache.path(image.flip(2), (96, 96))
+    assert path != cache.path(image, (96, 128))
+    torch.manual_seed(7)
+    other = MapCache(tmp_path / "cache", small("resnet18@c4"), cache.names)
+    assert path != other.path(image, (96, 96))
+
+
+def test_what_was_kept_is_checked_live_when_it_is_first_read(student, teacher, batch, cache):
+    losses(student, teacher, batch, cache)
+    for path in cache.folder.glob("*.npz"):
+        with np.load(path) as stored:
+            wrong = {name: stored[name] + 1 for name in stored.files}
+        np.savez(path, **wrong)
+    with pytest.raises(UserError, match="is not what it says now; remove the folder"):
+        losses(student, teacher, batch, cache)
+
+
+def test_a_broken_file_is_made_again(student, teacher, batch, cache):
+    plain = losses(student, teacher, batch, cache)
+    for path in cache.folder.glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert losses(student, teacher, batch, cache) == pytest.approx(plain, rel=1e-3)
+
+
+def test_the_room_that_it_needs_is_said_before(teacher, tmp_path, monkeypatch):
+    cache = MapCache(tmp_path, teacher, ["p3"])  # 16 channels of stride 8, two bytes each
+    assert cache.bytes_a_view((96, 64)) == 2 * 16 * 12 * 8
+    assert cache.plan(10, 8, (96, 64)) == 80 * cache.bytes_a_view((96, 64))
+    with pytest.raises(ConfigError, match="never shows the same view twice"):
+        cache.plan(10, None, (96, 64))
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ConfigError, match=r"10 images in 8 views take .* GiB left"):
+        cache.plan(10, 8, (96, 64))
+
+
+def test_what_is_kept_is_what_the_terms_need(teacher):
+    def needed(*terms, frames=False):
+        return sorted(maps_needed(DistillConfig("t", losses=list(terms)), teacher, frames=frames))
+
+    assert needed(TermConfig("pkd", ["p3"])) == ["p3"]
+    assert needed(TermConfig("hint", ["c4"]), TermConfig("kl", ["roi.logits"])) == [
+        "c4",
+        "p3",
+        "p4",
+    ]
+    assert needed(TermConfig("frs", ["p3"])) == ["p3", "p4"]
+    assert needed(TermConfig("hint", ["c4"]), frames=True) == ["c4", "p3", "p4"]
+
+
+def test_a_training_reads_its_cache(tiny, tmp_path, capsys):
+    assert (
+        launch("train", ["--config", str(tiny("t", train__epochs=1)), "--run", str(tmp_path / "t")])
+        == 0
+    )
+    logs = []
+    for name, folder in (
+        ("plain", None),
+        ("cached", str(tmp_path / "c")),
+        ("again", str(tmp_path / "c")),
+    ):
+        terms = [{"name": "pkd", "at": ["p3"]}]
+        distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": terms, "cache": folder}
+        config = tiny(name, distill=distill, data__augment="turns")
+        assert launch("train", ["--config", str(config), "--run", str(tmp_path / name)]) == 0
+        lines = [line for line in read_log(RunFolder(tmp_path / name)) if line["kind"] == "train"]
+        logs.append([line["pkd@p3"] for line in lines])
+    assert "of all views take up to 0.00 GiB in" in capsys.readouterr().out
+    assert logs[1] == pytest.approx(logs[0], rel=1e-2)
+    assert logs[2] == pytest.approx(logs[0], rel=1e-2)
