@@ -1,10 +1,12 @@
-"""Several runs side by side on one ground truth: a table, and the same images with their boxes.
+"""Several runs side by side on one ground truth: a table, curves, and the same images with boxes.
 
 detkd compare runs/bccd-teacher runs/bccd-student runs/bccd-distill --gt datasets/bccd/val.json
-detkd compare RUN RUN ... --gt test.json --out judged/
+detkd compare RUN RUN ... --gt test.json --plain RUN --out judged/
+detkd compare runs/study/*-[0-9] --gt val.json --by-seed
 
-The first run is the measure: 'kept' is the share of its mAP. A run is judged once on the same
-truth, and read from RUN/judged/ after that.
+The first run is the measure: 'kept' is the share of its mAP; with --plain, 'closed' is the share of
+the gap between that run and the first. A run is judged once on the same truth, and read from
+RUN/judged/ after that.
 """
 
 from __future__ import annotations
@@ -13,38 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from detkd.cli.parser import build_parser
+from detkd.errors import DataError
 
 
 def main(argv: list[str]) -> int:
     parser = build_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training")
     parser.add_argument("--gt", required=True, type=Path, help="COCO ground truth")
+    parser.add_argument("--plain", type=Path, metavar="RUN", help="the student without a teacher")
     parser.add_argument(
-        "--out", type=Path, help="folder for comparison.json, comparison.md and comparison.png"
+        "--by-seed", action="store_true", help="one row for NAME-0, NAME-1, ...: mean and spread"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for comparison.html, .json, .md and .png and curves.png"
     )
     options = parser.parse_args(argv)
 
     from rich.progress import track
 
-    from detkd.data.dataset import CocoDataset
-    from detkd.engine.compare import judge_run, rows, short_names
-    from detkd.evaluation.comparison import draw_comparison
-    from detkd.files import write_atomic, write_json
+    from detkd.engine.compare import judge_run, rows
 
+    if options.plain and options.plain not in options.runs:
+        raise DataError(f"--plain: {options.plain} is none of the runs that are compared.")
     judged = [
         judge_run(run, options.gt)
         for run in track(options.runs, description="judging", transient=True)
     ]
-    table = rows(judged)
+    table = rows(judged, plain=options.plain, by_seed=options.by_seed)
     _show(table, options.gt)
     if options.out:
-        truth = CocoDataset(options.gt, image_size=320, cache="none")
-        names = short_names(options.runs)
-        found = {name: run.found for name, run in zip(names, judged, strict=True)}
-        write_json(options.out / "comparison.json", table)
-        write_atomic(options.out / "comparison.md", _markdown(table))
-        draw_comparison(truth.truth, found, truth.image_root, options.out / "comparison.png")
-        print(f"written: {options.out}/comparison.json, comparison.md, comparison.png")
+        from detkd.engine.report import write_comparison
+
+        write_comparison(options.out, judged, table, _cells(table), options.gt)
+        print(f"written: {options.out}/comparison.html, .json, .md and .png, curves.png")
     return 0
 
 
@@ -58,20 +61,37 @@ COLUMNS = {
     "AP50": "AP50",
     "milliseconds": "ms",
     "kept": "kept",
+    "closed": "closed",
+    "seconds": "minutes",
 }
 TEXT = ("run", "backbone")
+OFTEN_EMPTY = ("closed",)
+NARROW = ("seconds",)  # in files, where there is room
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    def say(key: str, value: Any) -> str:
+def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[str, str]]:
+    """The rows as text by the columns' titles; a column that nobody fills is left out."""
+
+    def say(row: dict[str, Any], key: str) -> str:
+        value = row[key]
         if value is None:
             return "-"
         if key.endswith("parameters"):
             return f"{value / 1e6:.1f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
-        form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f", "milliseconds": ".1f", "kept": ".0%"}
-        return format(value, form.get(key, ""))
+        if key == "seconds":
+            return f"{value / 60:.0f}"
+        if key == "AP" and row["spread"] is not None:
+            return f"{value:.3f} ± {row['spread']:.3f}"
+        form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f", "milliseconds": ".1f"}
+        return format(value, form.get(key, ".0%" if key in ("kept", "closed") else ""))
 
-    return [say(key, row[key]) for key in COLUMNS]
+    shown = {
+        key: title
+        for key, title in COLUMNS.items()
+        if not (narrow and key in NARROW)
+        and not (key in OFTEN_EMPTY and all(row[key] is None for row in table))
+    }
+    return [{title: say(row, key) for key, title in shown.items()} for row in table]
 
 
 def _show(table: list[dict[str, Any]], truth: Path) -> None:
@@ -79,21 +99,17 @@ def _show(table: list[dict[str, Any]], truth: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    cells = _cells(table, narrow=True)
     shown = Table(title=f"judged on {truth}", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for key, title in COLUMNS.items():
-        shown.add_column(title, justify="left" if key in TEXT else "right", no_wrap=True)
-    for row in table:
-        shown.add_row(*_cells(row))
+    for title in cells[0]:
+        shown.add_column(title, justify="left" if title in TEXT else "right", no_wrap=True)
+    for row in cells:
+        shown.add_row(*row.values())
     console = Console()
     console.print(shown)
+    closed = "; closed: share of the gap from --plain to it" if "closed" in cells[0] else ""
     console.print(
         "its params: weights of the backbone; ms: an image on one thread; kept: share of the "
-        "first run's mAP",
+        f"first run's mAP{closed}",
         style="dim",
     )
-
-
-def _markdown(table: list[dict[str, Any]]) -> str:
-    rule = ["---" if key in TEXT else "---:" for key in COLUMNS]
-    lines = [list(COLUMNS.values()), rule, *map(_cells, table)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

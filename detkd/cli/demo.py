@@ -49,6 +49,7 @@ def _step(done: Path | None, *command: str) -> None:
 
 def _print_end() -> None:
     print("picture:     runs/comparison.png")
+    print("page:        runs/comparison.html (table, learning curves, picture in one file)")
     print("runs:        " + "  ".join(RUNS.values()))
     print(f"data:        {DATA}")
     print("your own:    detkd convert YOUR_FOLDER datasets/mine/all.json")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +15,7 @@ from typing import Any
 
 from detkd.engine.predict import open_for_judging, predict
 from detkd.engine.profile import Cost, measure_cost
+from detkd.engine.run import RunFolder, read_log
 from detkd.errors import CheckpointError, DataError
 from detkd.evaluation.coco_map import coco_map
 from detkd.files import write_json
@@ -55,24 +58,59 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
     )
 
 
-def rows(judged: Sequence[JudgedRun]) -> list[dict[str, Any]]:
-    """The table, a row a run; `kept` is the share of the first run's mAP."""
-    best = judged[0].scores["AP"]
+def rows(
+    judged: Sequence[JudgedRun], *, plain: Path | None = None, by_seed: bool = False
+) -> list[dict[str, Any]]:
+    """The table, a row a run; `kept` is the share of the first row's mAP.
+
+    With the run of a `plain` student, `closed` is the share of the gap between it and the first
+    row. With `by_seed`, runs whose names differ in a number at their end (student-0, student-1) are
+    one row of means; `spread` is the sample standard deviation of their mAP.
+    """
     names = short_names([run.run for run in judged])
-    return [
-        {
-            "run": name,
-            "backbone": run.backbone,
-            "backbone_parameters": run.cost.backbone,
-            "parameters": run.cost.parameters,
-            "gflops": run.cost.gflops,
-            "AP": run.scores["AP"],
-            "AP50": run.scores["AP50"],
-            "milliseconds": run.cost.milliseconds,
-            "kept": run.scores["AP"] / best if best else None,
-        }
-        for name, run in zip(names, judged, strict=True)
-    ]
+    groups: dict[str, list[JudgedRun]] = {}
+    for name, run in zip(names, judged, strict=True):
+        groups.setdefault(re.sub(r"-\d+$", "", name) if by_seed else name, []).append(run)
+    means = {name: _mean(group, "AP") for name, group in groups.items()}
+    best = next(iter(means.values()))
+    low = next(
+        (means[name] for name, group in groups.items() if plain in [run.run for run in group]), None
+    )
+    table = []
+    for name, group in groups.items():
+        first, score = group[0], means[name]
+        scores = [run.scores["AP"] for run in group if run.scores["AP"] is not None]
+        closed = None
+        if low is not None and best is not None and score is not None and best != low:
+            closed = (score - low) / (best - low)
+        table.append(
+            {
+                "run": name,
+                "runs": len(group),
+                "backbone": first.backbone,
+                "backbone_parameters": first.cost.backbone,
+                "parameters": first.cost.parameters,
+                "gflops": first.cost.gflops,
+                "AP": score,
+                "spread": statistics.stdev(scores) if len(scores) > 1 else None,
+                "AP50": _mean(group, "AP50"),
+                "milliseconds": statistics.mean(run.cost.milliseconds for run in group),
+                "kept": score / best if best and score is not None else None,
+                "closed": closed,
+                "seconds": statistics.mean(_seconds(run.run) for run in group),
+            }
+        )
+    return table
+
+
+def _mean(group: Sequence[JudgedRun], key: str) -> float | None:
+    known = [run.scores[key] for run in group if run.scores[key] is not None]
+    return statistics.mean(known) if known else None
+
+
+def _seconds(run: Path) -> float:
+    """How long the training took, as its log says."""
+    return max((line.get("seconds", 0.0) for line in read_log(RunFolder(run))), default=0.0)
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:

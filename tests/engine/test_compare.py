@@ -5,9 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from detkd.cli.app import launch
+from detkd.data.dataset import CocoDataset
 from detkd.engine.compare import judge_run, rows, short_names
+from detkd.engine.similarity import cka, similarity
+from detkd.models.detector import Detector
 
 
 @pytest.fixture
@@ -93,8 +97,58 @@ def test_the_command_writes_table_and_picture(run, scenes, tmp_path, capsys):
     lines = (out / "comparison.md").read_text().splitlines()
     assert len(lines) == 3
     assert len({line.count("|") for line in lines}) == 1
-    assert json.loads((out / "comparison.json").read_text())[0]["backbone"] == "shallow_x0.5_d1"
+    tree = json.loads((out / "comparison.json").read_text())
+    assert tree["rows"][0]["backbone"] == "shallow_x0.5_d1"
+    assert tree["rows"][0]["seconds"] > 0
     assert (out / "comparison.png").stat().st_size > 10_000
+    page = (out / "comparison.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+
+
+def test_seeds_are_one_row_and_a_plain_student_measures_the_gap(run, scenes):
+    judged = judge_run(run, scenes / "all.json")
+
+    def scored(name, score):
+        scores = judged.scores | {"AP": score}
+        return type(judged)(run.with_name(name), judged.backbone, judged.cost, scores, [])
+
+    runs = [scored("s-teacher-0", 0.6), scored("s-teacher-1", 0.8)]
+    runs += [scored("s-plain-0", 0.5), scored("s-best-0", 0.6), scored("s-best-1", 0.65)]
+    table = rows(runs, plain=run.with_name("s-plain-0"), by_seed=True)
+    assert [(row["run"], row["runs"]) for row in table] == [
+        ("teacher", 2),
+        ("plain", 1),
+        ("best", 2),
+    ]
+    assert [row["AP"] for row in table] == pytest.approx([0.7, 0.5, 0.625])
+    assert table[0]["spread"] == pytest.approx(0.02**0.5)
+    assert table[1]["spread"] is None
+    assert [row["closed"] for row in table] == pytest.approx([1, 0, 0.625])
+
+
+def test_cka_by_hand_and_blind_to_rotation_scale_and_shift():
+    x = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
+    y = torch.tensor([[1.0], [-1], [0], [0]])  # the first axis alone: 4 / (sqrt(8) * 2)
+    assert cka(x, y) == pytest.approx(4 / (8**0.5 * 2))
+    turned = 3 * x @ torch.tensor([[0.6, 0.8], [-0.8, 0.6]]) + 5
+    assert cka(x, turned) == pytest.approx(1)
+    assert cka(x, torch.zeros(4, 2)) == 0
+
+
+def test_similarity_of_a_network_with_itself_is_one(run, scenes):
+    network = Detector.load(run / "best.pt")
+    data = CocoDataset(scenes / "all.json", image_size=network.image_size)
+    found = similarity(network, Detector.load(run / "best.pt"), [data[0][0], data[1][0]])
+    assert set(found) == {"c2", "c3", "c4", "c5", "p3", "p4"}
+    assert all(each["after"] == pytest.approx(1) for each in found.values())
+    assert all(0 <= each["before"] < 1 for each in found.values())
+
+
+def test_a_plain_run_that_is_not_compared_is_refused(run, scenes, capsys):
+    argv = [str(run), "--gt", str(scenes / "all.json"), "--plain", "runs/other"]
+    assert launch("compare", argv) == 2
+    assert "runs/other is none of the runs" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path, scenes, capsys):

@@ -1,0 +1,56 @@
+"""How alike two networks see: centred kernel alignment of their features, level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detkd.models.detector import Detector, build_detector
+
+CELLS = 2048  # of each level that are compared, spread over the images
+
+
+def cka(x: Tensor, y: Tensor) -> float:
+    """Linear CKA of features [n, p] and [n, q] of the same n cells (Kornblith et al., ICML 2019).
+
+        ‖Yᵀ X‖² / (‖Xᵀ X‖ ‖Yᵀ Y‖), both centred, Frobenius norms
+
+    Between 0 and 1; 1 for features that agree up to rotation, scale and shift.
+    """
+    x, y = (each.double() - each.double().mean(0) for each in (x, y))
+    scale = (x.T @ x).norm() * (y.T @ y).norm()
+    return float((y.T @ x).square().sum() / scale.clamp(min=1e-30))
+
+
+@torch.no_grad()
+def similarity(
+    student: Detector, teacher: Detector, images: Sequence[Tensor]
+) -> dict[str, dict[str, float]]:
+    """CKA with the teacher of each feature that both have: `before` and `after` training.
+
+    Before means a network of the student's config with fresh weights.
+    """
+    torch.manual_seed(0)
+    fresh = build_detector(student.config, student.classes, student.image_size).eval()
+    theirs = _cells(teacher, images)
+    found: dict[str, dict[str, float]] = {}
+    for when, network in (("before", fresh), ("after", student.eval())):
+        for name, cells in _cells(network, images).items():
+            if name in theirs and cells.shape[0] == theirs[name].shape[0]:
+                found.setdefault(name, {})[when] = cka(cells, theirs[name])
+    return found
+
+
+def _cells(network: Detector, images: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Features [n, C] at evenly spread cells of each map."""
+    kept: dict[str, list[Tensor]] = {}
+    for image in images:
+        batch, _ = network.transform([image], None)
+        body = network.backbone.body(batch.tensors)
+        for name, maps in {**body, **network.backbone.neck(body)}.items():
+            cells = maps[0].flatten(1).T
+            step = max(1, len(cells) * len(images) // CELLS)
+            kept.setdefault(name, []).append(cells[::step])
+    return {name: torch.cat(cells) for name, cells in kept.items()}

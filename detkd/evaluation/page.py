@@ -1,0 +1,43 @@
+"""One HTML page that stands alone: tables and pictures in one file, to be sent around."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;"
+    "color:#1a1a1a}table{border-collapse:collapse;margin:1rem 0}"
+    "td,th{padding:.25rem .75rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+)
+
+
+def table_html(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; everything in it is escaped."""
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def page_html(title: str, parts: Mapping[str, str | Path]) -> str:
+    """A page of parts by their headings: HTML as it is, or a picture (PNG) that is put inside."""
+    said = [f"<h1>{html.escape(title)}</h1>"]
+    for heading, part in parts.items():
+        said.append(f"<h2>{html.escape(heading)}</h2>")
+        if isinstance(part, Path):
+            data = base64.b64encode(part.read_bytes()).decode()
+            said.append(f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">')
+        else:
+            said.append(part)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
+        + "\n".join(said)
+        + "</body></html>\n"
+    )
