@@ -141,7 +141,7 @@ class TermConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
 
-Take = Literal["none", "inherit", "freeze"]
+Take = Literal["none", "inherit", "freeze", "joint"]
 
 
 @dataclass
@@ -149,7 +149,7 @@ class HeadsConfig:
     """What the student takes of each part, where they differ.
 
     Args:
-        neck: none, inherit (and go on training) or freeze (and keep).
+        neck: none, inherit (and go on training), freeze (and keep) or joint (one for both).
         rpn: the same of the region proposal network.
         roi_heads: the same of the RoI head.
     """
@@ -165,8 +165,8 @@ class DistillConfig:
 
     Args:
         teacher: checkpoint of the teacher.
-        heads: what of the teacher's neck, RPN and RoI head the student starts from:
-            none, inherit (and go on training), freeze (and keep), or each apart.
+        heads: what of the teacher's neck, RPN and RoI head the student takes: none, inherit (and go
+            on training), freeze (and keep), joint (one head that both train), or each apart.
         losses: the distillation terms.
         freeze_until: share of the training after which frozen parts are trained on.
         thawed_lr: factor on the learning rate of parts that were frozen.

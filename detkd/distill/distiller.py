@@ -54,7 +54,7 @@ class Distiller(nn.Module):
 
     Args:
         student: trained together with the adapters.
-        teacher: read only.
+        teacher: read only, unless a part is trained by both: then it learns the task, too.
         terms: the distillation losses.
         steps: of the whole training, by which schedules go.
         plan: what the student took over, and what of it is frozen until when.
@@ -85,8 +85,10 @@ class Distiller(nn.Module):
         cache: MapCache | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.teacher = student, teacher.eval().requires_grad_(False)
+        self.student, self.teacher = student, teacher
         self.steps, self.plan, self.task_from = steps, plan or Plan(), task_from
+        if not self.plan.joint:
+            teacher.eval().requires_grad_(False)
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
@@ -101,7 +103,8 @@ class Distiller(nn.Module):
 
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)
-        self.teacher.eval()
+        if not self.plan.joint:
+            self.teacher.eval()
         self._freeze()
         return self
 
@@ -114,8 +117,13 @@ class Distiller(nn.Module):
             parameter.requires_grad_(thawed)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Student, adapters, trainable losses and step count; the teacher has its own file."""
+        """Student, adapters, trainable losses and step count; the teacher has its own file.
+
+        A teacher that is trained, too, is part of it.
+        """
         state = super().state_dict(*args, **kwargs)
+        if self.plan.joint:
+            return state
         prefix = kwargs.get("prefix", "") + "teacher."
         return {key: value for key, value in state.items() if not key.startswith(prefix)}
 
@@ -167,18 +175,26 @@ class Distiller(nn.Module):
         return losses
 
     def _see(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Seen:
-        """Annotated images through the student."""
+        """Annotated images through the student; and through a teacher that is trained, too."""
         with read(self.student) as reading:
             task = self.student(images, targets)
-        return Seen(images, reading, task)
+        if not self.plan.joint:
+            return Seen(images, reading, task)
+        with read(self.teacher) as theirs:
+            losses = self.teacher(images, targets)
+        task |= {name.replace("loss_", "loss_teacher_"): loss for name, loss in losses.items()}
+        maps = {name: value.detach() for name, value in theirs.features.items()}
+        return Seen(images, reading, task, maps)
 
     def _see_frames(self, images: list[Tensor]) -> Seen:
         """Frames without annotations through both, the teacher first: its boxes stand in."""
+        self.teacher.eval()
         batch, maps = self._ask(images)
         sure = SEEN if self.pseudo is None else self.pseudo
         targets, uncertain = boxes_of_teacher(
             self.teacher, images, batch, maps, sure, min(self.ignore, sure)
         )
+        self.teacher.train(bool(self.plan.joint))
         with read(self.student) as reading, ignoring(self.student, uncertain):
             task = self.student(images, targets)
         return Seen(images, reading, task if self.pseudo is not None else {}, maps, labelled=False)
@@ -292,6 +308,12 @@ def build_distiller(
             f"set image_size: {teacher.image_size}."
         )
     plan = plan_sharing(student, teacher, distill.heads, distill.freeze_until)
+    if plan.joint and (distill.pseudo is not None or cache):
+        raise ConfigError(
+            "distill.heads: a teacher that is trained, too (joint), changes at each step: its "
+            "boxes are no labels yet, and nothing of it can be kept; leave distill.pseudo and "
+            "distill.cache out."
+        )
     apply_sharing(plan, student, teacher)
     return Distiller(
         student,

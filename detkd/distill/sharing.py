@@ -17,13 +17,15 @@ PARTS = ("neck", "rpn", "roi_heads")
 class Plan:
     """Which tensors are taken over, part by part, and what is left as it is; read it aloud.
 
-    `frozen` names the parts that are kept as they are until the share `until` of the training.
+    `frozen` names the parts that are kept as they are until the share `until` of the training,
+    `joint` those that student and teacher have together, so that both train them.
     """
 
     copied: dict[str, list[str]] = field(default_factory=dict)
     kept: dict[str, list[str]] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
     until: float = 1.0
+    joint: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line a part."""
@@ -34,6 +36,8 @@ class Plan:
                 how = "frozen"
                 if self.until < 1:
                     how += f" for {self.until:.0%} of the training, then trained on"
+            if part in self.joint:
+                how = "trained on together with the teacher"
             own = self.kept.get(part, [])
             rest = f"; its own stay: {', '.join(_modules(own))} (other widths)" if own else ""
             said.append(f"{part}: {len(names)} tensors taken over and {how}{rest}")
@@ -55,15 +59,20 @@ def plan_sharing(
         heads = HeadsConfig(heads, heads, heads)
     take = {part: getattr(heads, part) for part in PARTS}
     for part, word in take.items():
-        if word not in ("none", "inherit", "freeze"):
-            raise ConfigError(f"distill.heads: {part}: '{word}' is not none, inherit or freeze.")
+        if word not in ("none", "inherit", "freeze", "joint"):
+            raise ConfigError(
+                f"distill.heads: {part}: '{word}' is not none, inherit, freeze or joint."
+            )
     if not 0 < until <= 1:
         raise ConfigError(f"distill.freeze_until: {until} is no share above 0 and up to 1.")
     shared = [part for part in PARTS if take[part] != "none"]
     if not shared:
         return Plan()
     _check(student, teacher, shared)
-    plan = Plan(frozen=tuple(part for part in shared if take[part] == "freeze"), until=until)
+    frozen, joint = (
+        tuple(part for part in shared if take[part] == word) for word in ("freeze", "joint")
+    )
+    plan = Plan(frozen=frozen, until=until, joint=joint)
     for part in shared:
         ours, theirs = _part(student, part).state_dict(), _part(teacher, part).state_dict()
         fits = {key for key in ours if key in theirs and ours[key].shape == theirs[key].shape}
@@ -84,8 +93,21 @@ def plan_sharing(
 
 
 def apply_sharing(plan: Plan, student: Detector, teacher: Detector) -> None:
-    """Copy the planned tensors into the student; freeze for good what is never thawed."""
+    """Copy the planned tensors into the student; freeze for good what is never thawed.
+
+    Of a joint part the student gets the teacher's own modules.
+    """
+    for part in plan.joint:
+        module, theirs_whole = _part(student, part), _part(teacher, part)
+        for name, leaf in list(module.named_modules()):
+            tensors = [f"{name}.{key}" for key in leaf.state_dict()]
+            is_leaf = not list(leaf.children()) and tensors
+            if is_leaf and all(key in plan.copied[part] for key in tensors):
+                parent, _, last = name.rpartition(".")
+                setattr(module.get_submodule(parent), last, theirs_whole.get_submodule(name))
     for part, names in plan.copied.items():
+        if part in plan.joint:
+            continue
         module, theirs = _part(student, part), _part(teacher, part).state_dict()
         module.load_state_dict({**module.state_dict(), **{key: theirs[key] for key in names}})
     if plan.until >= 1:

@@ -460,3 +460,44 @@ def test_surgery_leaves_out_a_term_that_pulls_against_the_task(student, teacher,
 
     assert kept(1.0) > 0
     assert kept(-1.0) == 0
+
+
+def test_joint_heads_are_one_and_both_train_them(student, teacher, batch):
+    config = DistillConfig("t.pt", "joint", [TermConfig("kl", ["roi.logits"])])
+    distiller = build_distiller(student, teacher, config).train()
+    assert "trained on together" in distiller.plan.lines()[0]
+    assert student.rpn.head.cls_logits is teacher.rpn.head.cls_logits
+    assert student.roi_heads.box_predictor.cls_score is teacher.roi_heads.box_predictor.cls_score
+    assert student.backbone.neck.smooth is not teacher.backbone.neck.smooth
+    ours, theirs = (net.backbone.neck.smooth.parameters() for net in (student, teacher))
+    assert all(a is b for a, b in zip(ours, theirs, strict=True))
+
+    losses = distiller(*batch)
+    assert {"loss_classifier", "loss_teacher_classifier", "kl@roi.logits"} < set(losses)
+    shared = student.roi_heads.box_predictor.cls_score.weight
+    grads = [
+        torch.autograd.grad(losses[name], shared, retain_graph=True)[0]
+        for name in ("loss_classifier", "loss_teacher_classifier")
+    ]
+    assert all(grad.any() for grad in grads)
+    first = next(teacher.backbone.body.parameters())
+    assert torch.autograd.grad(losses["loss_teacher_classifier"], first, retain_graph=True)[0].any()
+    # The teacher learns from the annotations alone, the student's imitation does not pull at it.
+    pulled = torch.autograd.grad(losses["kl@roi.logits"], first, allow_unused=True)[0]
+    assert pulled is None
+
+
+def test_a_joint_student_is_saved_as_a_plain_one_and_its_training_can_go_on(
+    student, teacher, batch
+):
+    config = DistillConfig("t.pt", "joint", [TermConfig("pkd", ["p3"])])
+    distiller = build_distiller(student, teacher, config).train()
+    assert distiller.network.state_dict().keys() == small().state_dict().keys()
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.05)
+    sum(distiller(*batch).values()).backward()
+    optimizer.step()
+    state = copy.deepcopy(distiller.state_dict())
+    other = build_distiller(small(), small("resnet18@c4"), config)
+    other.load_state_dict(state)
+    assert same(state, other.state_dict())
+    assert other.student.rpn.head.cls_logits is other.teacher.rpn.head.cls_logits

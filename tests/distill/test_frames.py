@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from detkd.cli.app import launch
-from detkd.config import TermConfig
+from detkd.config import DistillConfig, TermConfig
 from detkd.data.dataset import CocoDataset
 from detkd.data.frames import WithFrames, frames_of
 from detkd.data.sampler import EpochBatches
-from detkd.distill.distiller import Distiller
+from detkd.distill.distiller import Distiller, build_distiller
 from detkd.distill.frames import boxes_of_teacher, ignoring
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import DataError
@@ -184,3 +184,12 @@ def test_a_training_with_frames(tiny, scenes, tmp_path, capsys):
     plain = tiny("plain", data=data)
     assert launch("train", ["--config", str(plain), "--run", str(tmp_path / "p")]) == 2
     assert "teach only through a teacher" in capsys.readouterr().err
+
+
+def test_frames_with_a_teacher_that_is_trained_too(student, teacher, batch):
+    config = DistillConfig("t.pt", "joint", TERMS)
+    distiller = build_distiller(student, teacher, config).train()
+    losses = distiller(batch[0] * 2, batch[1] + unlabelled(batch[1]))
+    sum(losses.values()).backward()
+    assert {"loss_classifier", "loss_teacher_classifier", "pkd@p3"} < set(losses)
+    assert teacher.training
