@@ -22,6 +22,8 @@ class DataConfig:
         images: folder of the images; without it the COCO file says where they are.
         image_size: longest side in px after resizing; the aspect ratio is kept.
         augment: name of an augmentation in `detkd/data/augment.py`.
+        copy_paste: chance that cells of another image are pasted into a training image.
+        overlay: chance that another image is laid over a training image.
         cache: where decoded and resized images are kept: memory, disk or none.
         workers: processes that load data; 0 loads in the main process.
         skip_missing: leave images out that are not on disk, instead of refusing.
@@ -35,6 +37,8 @@ class DataConfig:
     images: str | None = None
     image_size: int = 320
     augment: str = "microscope"
+    copy_paste: float = 0.0
+    overlay: float = 0.0
     cache: Literal["none", "memory", "disk"] = "memory"
     workers: int = 0
     skip_missing: bool = False

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from detkd.coco_json import read_json, require_lists
 from detkd.data.augment import Augment
 from detkd.data.formats.coco import image_root
-from detkd.errors import DataError
+from detkd.data.mixing import View, overlay, paste_cells
+from detkd.errors import ConfigError, DataError
 
 # One thread a process: the loader's workers and torch's own threads share the cores.
 cv2.setNumThreads(0)
@@ -83,6 +84,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         cache_dir: folder of the disk cache (DETKD_CACHE, or ~/.cache/detkd).
         skip_missing: leave out images that are not on disk.
         document: what the file would hold, where there is none.
+        copy_paste, overlay: chances that an augmented image is mixed with another one.
 
     Raises:
         DataError: the file cannot be used, or images are not there.
@@ -99,7 +101,13 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         cache_dir: str | Path | None = None,
         skip_missing: bool = False,
         document: dict[str, Any] | None = None,
+        copy_paste: float = 0.0,
+        overlay: float = 0.0,
     ) -> None:
+        for name, chance in (("copy_paste", copy_paste), ("overlay", overlay)):
+            if not 0 <= chance <= 1:
+                raise ConfigError(f"data.{name}: {chance} is no chance from 0 to 1.")
+        self.copy_paste, self.overlay = copy_paste, overlay
         self.path = Path(annotations)
         self.truth = read_coco(self.path) if document is None else document
         self.image_root = Path(images) if images else image_root(self.path, self.truth.get("info"))
@@ -175,13 +183,9 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Target]:
         index, draw = key if isinstance(key, tuple) else (key, None)
         record = self.truth["images"][index]
-        image, (height, width) = self._load(index)
-        boxes, labels = self._boxes[index].copy(), self._labels[index]
-        boxes[:, 2:] += boxes[:, :2]
-        boxes *= np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
-        boxes[:, 0::2] = boxes[:, 0::2].clip(0, image.shape[1])
-        boxes[:, 1::2] = boxes[:, 1::2].clip(0, image.shape[0])
+        (image, boxes, labels), size = self._view(index)
         if draw is not None:
+            image, boxes, labels = self._mixed((image, boxes, labels), draw)
             image, boxes, rows = self.augment(image, boxes, draw)
             labels = labels[rows]
         solid = ((boxes[:, 2] - boxes[:, 0]) > 0.1) & ((boxes[:, 3] - boxes[:, 1]) > 0.1)
@@ -192,10 +196,34 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
             "image_id": torch.tensor([record["id"]]),
             "area": (xyxy[:, 2] - xyxy[:, 0]) * (xyxy[:, 3] - xyxy[:, 1]),
             "iscrowd": torch.zeros(len(xyxy), dtype=torch.int64),
-            "orig_size": torch.tensor([height, width]),
+            "orig_size": torch.tensor(size),
         }
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels.float().div_(255), target
+
+    def _view(self, index: int) -> tuple[View, tuple[int, int]]:
+        """The resized image, its boxes [N, 4] xyxy in it and labels; height and width on disk."""
+        image, (height, width) = self._load(index)
+        boxes, labels = self._boxes[index].copy(), self._labels[index]
+        boxes[:, 2:] += boxes[:, :2]
+        boxes *= np.array([image.shape[1] / width, image.shape[0] / height] * 2, np.float32)
+        boxes[:, 0::2] = boxes[:, 0::2].clip(0, image.shape[1])
+        boxes[:, 1::2] = boxes[:, 1::2].clip(0, image.shape[0])
+        return (image, boxes, labels), (height, width)
+
+    def _mixed(self, view: View, draw: int) -> View:
+        """The image with cells of another one, or with another one over it, as chance will."""
+        if not (self.copy_paste or self.overlay):
+            return view
+        random = np.random.default_rng([draw, 1])
+        chances = random.random(2)
+        if chances[0] < self.copy_paste:
+            donor, _ = self._view(int(random.integers(len(self))))
+            view = paste_cells(view, donor, random)
+        if chances[1] < self.overlay:
+            other, _ = self._view(int(random.integers(len(self))))
+            view = overlay(view, other, random)
+        return view
 
     def box_sizes(self) -> np.ndarray:
         """Widths and heights [N, 2] of all boxes, in px of the resized images."""

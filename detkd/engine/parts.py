@@ -81,6 +81,8 @@ def _dataset(data: DataConfig, annotations: str, augment: str) -> CocoDataset:
         augment=augment,
         cache=data.cache,
         skip_missing=data.skip_missing,
+        copy_paste=data.copy_paste,
+        overlay=data.overlay,
     )
 
 
