@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from detkd.config import TermConfig
+from detkd.distill.losses import find_loss
+from detkd.distill.losses.traits import traits_of
+from detkd.distill.taps import HEAD_FEATURES
 from detkd.errors import ConfigError, UserError
 from detkd.files import write_with
 from detkd.models.backbones import Feature
@@ -75,6 +79,38 @@ class MapCache:
             )
         return size
 
+    def maps(
+        self,
+        images: Sequence[Tensor],
+        batch: Tensor,
+        compute: Callable[[Tensor], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """The maps of a batch; those of views that are new are computed, and kept.
+
+        Args:
+            images: the views [3, h, w] as the data set gives them.
+            batch: the same as the teacher sees them [N, 3, H, W], normalised and padded.
+            compute: gives the teacher's maps of such a batch.
+        """
+        height, width = batch.shape[-2:]
+        paths = [self.path(image, (int(height), int(width))) for image in images]
+        kept = [self.read(path) for path in paths]
+        known = [at for at, each in enumerate(kept) if each]
+        wanted = sorted({*range(len(images))} - {*known} | {*known[: self.unchecked]})
+        rows = dict(enumerate(kept))
+        live = compute(batch[wanted]) if wanted else {}
+        for row, at in enumerate(wanted):
+            maps = {name: live[name][row] for name in self.names}
+            if (before := kept[at]) is None:
+                self.write(paths[at], maps)
+            else:
+                self.check(before, maps)
+            rows[at] = {name: value.float().cpu() for name, value in maps.items()}
+        return {
+            name: torch.stack([each[name] for each in rows.values() if each]).to(batch.device)
+            for name in self.names
+        }
+
     def path(self, image: Tensor, padded_size: tuple[int, int]) -> Path:
         """The file of a view: of these pixels [3, h, w], padded to this size."""
         digest = hashlib.blake2b(self.teacher, digest_size=16)
@@ -109,3 +145,20 @@ class MapCache:
                     f"{self.folder}: the kept '{name}' of the teacher is not what it says now; "
                     "remove the folder, and begin again."
                 )
+
+
+def maps_needed(
+    terms: Sequence[TermConfig], teacher: Detector, *, frames: bool = False
+) -> list[str]:
+    """The teacher's maps that these terms read, those that its heads read among them.
+
+    `frames` says that there are images without annotations, for which its heads run anyway.
+    """
+    at = {name for term in terms for name in term.at}
+    levels = teacher.backbone.neck.features
+    heads = frames or any(
+        name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
+        for term in terms
+        for name in term.at
+    )
+    return [*(at - set(HEAD_FEATURES) - set(levels)), *(levels if heads else at & set(levels))]

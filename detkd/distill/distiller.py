@@ -14,8 +14,6 @@ from detkd.config import DistillConfig, TermConfig
 from detkd.distill.balance import Balance, Kind
 from detkd.distill.cache import MapCache
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
-from detkd.distill.losses import find_loss
-from detkd.distill.losses.traits import traits_of
 from detkd.distill.outputs import Outputs
 from detkd.distill.sharing import (
     Plan,
@@ -24,7 +22,7 @@ from detkd.distill.sharing import (
     frozen_parameters,
     plan_sharing,
 )
-from detkd.distill.taps import HEAD_FEATURES, Reading, read
+from detkd.distill.taps import Reading, read
 from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -229,37 +227,12 @@ class Distiller(nn.Module):
         """The teacher's features of these images."""
         batch, _ = self.teacher.transform(images, None)
         if self.cache:
-            return batch, self._ask_cache(self.cache, images, batch)
+            return batch, self.cache.maps(images, batch.tensors, self._maps)
         return batch, self._maps(batch.tensors)
 
     def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
         maps = self.teacher.backbone.body(tensors)
         return {**maps, **self.teacher.backbone.neck(maps)}
-
-    def _ask_cache(
-        self, cache: MapCache, images: Sequence[Tensor], batch: ImageList
-    ) -> dict[str, Tensor]:
-        """The teacher's features, computed for those views alone that are new."""
-        height, width = batch.tensors.shape[-2:]
-        paths = [cache.path(image, (int(height), int(width))) for image in images]
-        each = [cache.read(path) for path in paths]
-        checked = [at for at, maps in enumerate(each) if maps][: cache.unchecked]
-        wanted = sorted({at for at, maps in enumerate(each) if not maps} | set(checked))
-        if wanted:
-            live = self._maps(batch.tensors[wanted])
-            for row, at in enumerate(wanted):
-                maps = {name: live[name][row] for name in cache.names}
-                kept = each[at]
-                if kept is None:
-                    cache.write(paths[at], maps)
-                else:
-                    cache.check(kept, maps)
-                each[at] = {name: value.float().cpu() for name, value in maps.items()}
-        device = batch.tensors.device
-        return {
-            name: torch.stack([maps[name] for maps in each if maps]).to(device)
-            for name in cache.names
-        }
 
     def report(self) -> dict[str, float]:
         """What was measured at the last step: each term's pull at the backbone over the task's."""
@@ -267,21 +240,6 @@ class Distiller(nn.Module):
             f"pull/{self.terms[at].config.name}": pull  # type: ignore[union-attr]
             for at, pull in self.balance.pulls.items()
         }
-
-
-def maps_needed(distill: DistillConfig, teacher: Detector, *, frames: bool = False) -> list[str]:
-    """The teacher's maps that these terms read, those that its heads read among them.
-
-    `frames` says that there are images without annotations, for which its heads run anyway.
-    """
-    at = {name for term in distill.losses for name in term.at}
-    levels = teacher.backbone.neck.features
-    heads = frames or any(
-        name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
-        for term in distill.losses
-        for name in term.at
-    )
-    return [*(at - set(HEAD_FEATURES) - set(levels)), *(levels if heads else at & set(levels))]
 
 
 def build_distiller(

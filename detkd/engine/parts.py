@@ -18,8 +18,8 @@ from detkd.data.augment import VIEWS
 from detkd.data.dataset import CocoDataset, collate
 from detkd.data.frames import WithFrames, frames_of
 from detkd.data.sampler import EpochBatches
-from detkd.distill.cache import MapCache
-from detkd.distill.distiller import Distiller, build_distiller, maps_needed
+from detkd.distill.cache import MapCache, maps_needed
+from detkd.distill.distiller import Distiller, build_distiller
 from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
 from detkd.engine.predict import predict
@@ -160,7 +160,7 @@ def _build_cache(
     if not distill.cache:
         return None
     data = experiment.data
-    names = maps_needed(distill, teacher, frames=data.unlabelled is not None)
+    names = maps_needed(distill.losses, teacher, frames=data.unlabelled is not None)
     cache = MapCache(distill.cache, teacher, names)
     side = -(-data.image_size // 32) * 32  # a batch is padded to multiples of 32 px
     size = cache.plan(len(loader.dataset), VIEWS.get(data.augment), (side, side))  # type: ignore[arg-type]

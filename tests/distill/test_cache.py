@@ -8,10 +8,10 @@ import torch
 from networks import small
 
 from detkd.cli.app import launch
-from detkd.config import DistillConfig, TermConfig
+from detkd.config import TermConfig
 from detkd.distill import cache as caching
-from detkd.distill.cache import MapCache
-from detkd.distill.distiller import Distiller, maps_needed
+from detkd.distill.cache import MapCache, maps_needed
+from detkd.distill.distiller import Distiller
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import ConfigError, UserError
 
@@ -93,7 +93,7 @@ def test_the_room_that_it_needs_is_said_before(teacher, tmp_path, monkeypatch):
 
 def test_what_is_kept_is_what_the_terms_need(teacher):
     def needed(*terms, frames=False):
-        return sorted(maps_needed(DistillConfig("t", losses=list(terms)), teacher, frames=frames))
+        return sorted(maps_needed(terms, teacher, frames=frames))
 
     assert needed(TermConfig("pkd", ["p3"])) == ["p3"]
     assert needed(TermConfig("hint", ["c4"]), TermConfig("kl", ["roi.logits"])) == [
