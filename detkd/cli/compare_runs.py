@@ -4,8 +4,8 @@ detkd compare runs/bccd-teacher runs/bccd-student runs/bccd-distill --gt dataset
 detkd compare RUN RUN ... --gt test.json --plain RUN --out judged/
 detkd compare runs/study/*-[0-9] --gt val.json --by-seed
 
-The first run is the measure: 'kept' is the share of its mAP; with --plain, 'closed' is the share of
-the gap between that run and the first. A run is judged once on the same truth, and read from
+The first run is the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of the
+gap between that run and the first that is closed. A run is judged once on the same truth, and read from
 RUN/judged/ after that.
 """
 
@@ -61,16 +61,17 @@ COLUMNS = {
     "AP50": "AP50",
     "milliseconds": "ms",
     "kept": "kept",
-    "closed": "closed",
+    "closed": "gap",
     "seconds": "minutes",
 }
 TEXT = ("run", "backbone")
-OFTEN_EMPTY = ("closed",)
-NARROW = ("seconds",)  # in files, where there is room
 
 
 def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[str, str]]:
-    """The rows as text by the columns' titles; a column that nobody fills is left out."""
+    """The rows as text by the columns' titles; a column that nobody fills is left out.
+
+    A screen is narrow: what else would not fit in 80 characters stays in the files.
+    """
 
     def say(row: dict[str, Any], key: str) -> str:
         value = row[key]
@@ -85,12 +86,13 @@ def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[st
         form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f", "milliseconds": ".1f"}
         return format(value, form.get(key, ".0%" if key in ("kept", "closed") else ""))
 
-    shown = {
-        key: title
-        for key, title in COLUMNS.items()
-        if not (narrow and key in NARROW)
-        and not (key in OFTEN_EMPTY and all(row[key] is None for row in table))
-    }
+    left_out = set()
+    if all(row["closed"] is None for row in table):
+        left_out.add("closed")
+    if narrow:
+        left_out |= {"seconds"} if "closed" in left_out else {"seconds", "kept"}
+        left_out |= {"parameters"} if any(row["spread"] is not None for row in table) else set()
+    shown = {key: title for key, title in COLUMNS.items() if key not in left_out}
     return [{title: say(row, key) for key, title in shown.items()} for row in table]
 
 
@@ -107,9 +109,11 @@ def _show(table: list[dict[str, Any]], truth: Path) -> None:
         shown.add_row(*row.values())
     console = Console()
     console.print(shown)
-    closed = "; closed: share of the gap from --plain to it" if "closed" in cells[0] else ""
+    measure = (
+        "gap: share of that between --plain and the first run that is closed"
+        if "gap" in cells[0]
+        else "kept: share of the first run's mAP"
+    )
     console.print(
-        "its params: weights of the backbone; ms: an image on one thread; kept: share of the "
-        f"first run's mAP{closed}",
-        style="dim",
+        f"its params: weights of the backbone; ms: an image on one thread; {measure}", style="dim"
     )

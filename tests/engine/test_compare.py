@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,18 @@ def test_seeds_are_one_row_and_a_plain_student_measures_the_gap(run, scenes):
     assert table[0]["spread"] == pytest.approx(0.02**0.5)
     assert table[1]["spread"] is None
     assert [row["closed"] for row in table] == pytest.approx([1, 0, 0.625])
+
+
+def test_the_table_fits_a_terminal_with_seeds_and_gap(run, scenes, tmp_path, capsys):
+    for name in ("s-teacher-0", "s-teacher-1", "s-plain-0"):
+        shutil.copytree(run, tmp_path / name)
+    argv = [str(tmp_path / f"s-{name}") for name in ("teacher-0", "teacher-1", "plain-0")]
+    argv += ["--gt", str(scenes / "all.json"), "--by-seed", "--plain", argv[2]]
+    assert launch("compare", argv) == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "±" in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_cka_by_hand_and_blind_to_rotation_scale_and_shift():
