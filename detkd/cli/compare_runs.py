@@ -4,9 +4,9 @@ detkd compare runs/bccd-teacher runs/bccd-student runs/bccd-distill --gt dataset
 detkd compare RUN RUN ... --gt test.json --plain RUN --out judged/
 detkd compare runs/study/*-[0-9] --gt val.json --by-seed
 
-The first run is the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of the
-gap between that run and the first that is closed. A run is judged once on the same truth, and read from
-RUN/judged/ after that.
+The first run is the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of
+the gap between that run and the first that is closed. A run is judged once on the same truth, and
+read from RUN/judged/ after that.
 """
 
 from __future__ import annotations
