@@ -50,6 +50,8 @@ def launch(command: str, argv: list[str] | None = None) -> int:
             return _refuse(f"{place}: the disk is full; free some space, then run it again.")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return _refuse(f"{error.filename}: {error.strerror}; choose a place that you can use.")
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR) and error.filename:
+            return _refuse(f"{error.filename}: {error.strerror}; choose another place.")
         raise
     except RuntimeError as error:
         # torch reports a full memory (on a GPU or not) and a full disk as RuntimeError.

@@ -6,6 +6,7 @@ import difflib
 import typing
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import fields, is_dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,59 @@ def read_experiment(
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(str(error), argv)) from error
     values = {field.name: getattr(built, field.name) for field in fields(Experiment)}
-    return Experiment(**values), built
+    experiment = Experiment(**values)
+    _check_values(experiment.as_dict())
+    return experiment, built
+
+
+# The least and the greatest that makes sense; what has no greatest is open.
+LIMITS: dict[str, tuple[float, float]] = {
+    "data.image_size": (32, 16384),
+    "data.workers": (0, inf),
+    "data.unlabelled_share": (0, inf),
+    "model.frozen_stages": (0, inf),
+    "model.neck_channels": (1, inf),
+    "model.head_width": (1, inf),
+    "model.roi_size": (1, 64),
+    "model.roi_scale": (1, inf),
+    "model.rpn_samples": (1, inf),
+    "model.roi_samples": (1, inf),
+    "model.proposals": (1, inf),
+    "model.detections": (1, inf),
+    "model.score_threshold": (0, 1),
+    "model.nms": (0, 1),
+    "distill.freeze_until": (0, 1),
+    "distill.thawed_lr": (0, inf),
+    "distill.task_from": (0, 1),
+    "distill.pseudo": (0, 1),
+    "distill.ignore": (0, 1),
+    "distill.preflight": (0, inf),
+    "train.epochs": (1, inf),
+    "train.batch_size": (1, inf),
+    "train.lr": (0, inf),
+    "train.backbone_lr": (0, inf),
+    "train.weight_decay": (0, inf),
+    "train.momentum": (0, 1),
+    "train.warmup": (0, inf),
+    "train.ema": (0, 1),
+    "train.clip": (0, inf),
+    "train.accumulate": (1, inf),
+    "train.early_stop": (0, inf),
+    "train.judge_every": (1, inf),
+    "train.save_every": (0, inf),
+    "train.seed": (0, 2**31),
+    "train.threads": (0, inf),
+}
+
+
+def _check_values(tree: dict[str, Any]) -> None:
+    """Refuse a number that makes no sense, before anything begins."""
+    for key, (least, most) in LIMITS.items():
+        part, name = key.split(".")
+        value = (tree[part] or {}).get(name)
+        if value is not None and not least <= value <= most:
+            upper = f" and at most {most:g}" if most < inf else ""
+            raise ConfigError(f"{key}: {value} makes no sense; it is at least {least:g}{upper}.")
 
 
 def find_config(name: str) -> Path:

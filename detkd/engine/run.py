@@ -45,7 +45,7 @@ class RunFolder:
         self.lock()
         if resume and self.config.is_file():
             self._same(experiment)
-        elif self.last.exists() or self.log.exists():
+        elif self.last.exists() or read_log(self):
             raise ConfigError(
                 f"{self.path}: holds a run already; --resume goes on with it, --run FOLDER "
                 "begins another."

@@ -34,6 +34,32 @@ def test_a_wrong_type_names_key_and_value(tiny, capsys):
     assert "many" in said
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--data.image_size=0", "data.image_size: 0 makes no sense; it is at least 32"),
+        ("--train.batch_size=0", "train.batch_size: 0 makes no sense; it is at least 1."),
+        ("--train.epochs=-3", "train.epochs: -3 makes no sense"),
+        ("--train.lr=-0.1", "train.lr: -0.1 makes no sense; it is at least 0."),
+        ("--model.nms=2", "model.nms: 2.0 makes no sense; it is at least 0 and at most 1."),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_before_anything_begins(
+    tiny, tmp_path, capsys, option, said
+):
+    argv = ["--config", str(tiny()), "--run", str(tmp_path / "run"), option]
+    assert launch("train", argv) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_one(tiny, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        assert launch("train", ["--config", str(tiny()), "--run", str(tmp_path / place)]) == 2
+        assert "choose another place" in capsys.readouterr().err
+
+
 def test_an_unknown_key_inside_a_loss_is_refused(tiny, capsys):
     distill = {"teacher": "x.pt", "losses": [{"name": "kl", "at": ["roi.logits"], "wieght": 1}]}
     said = refused(capsys, "train", "--config", tiny(distill=distill))
