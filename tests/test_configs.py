@@ -89,3 +89,35 @@ def test_a_wrong_key_inside_a_term_is_named(tmp_path, wrong, said):
     )
     with pytest.raises(ConfigError, match=said):
         read_experiment("x", ["--config", str(config)], description="", epilog="")
+
+
+@pytest.mark.parametrize("how", ["option", "option in two words", "second config"])
+def test_a_list_of_losses_is_replaced_whole(tmp_path, how):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(
+        "data: {train: a.json, val: b.json}\n"
+        "distill: {teacher: t.pt, losses: "
+        "[{name: cwd, at: [p3], weight: 7, options: {tau: 2}, schedule: {warmup: 4}}]}\n"
+    )
+    second.write_text("distill: {losses: [{name: kl, at: [roi.logits]}]}\n")
+    value = '[{"name": "kl", "at": ["roi.logits"]}]'
+    more = {
+        "option": [f"--distill.losses={value}"],
+        "option in two words": ["--distill.losses", value],
+        "second config": ["--config", str(second)],
+    }[how]
+    argv = ["--config", str(first), *more]
+    distill = read_experiment("x", argv, description="", epilog="")[0].distill
+    assert distill.losses == [TermConfig("kl", ["roi.logits"])]
+    assert distill.teacher == "t.pt"
+
+
+def test_a_loss_can_be_added_to_a_list(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text(
+        "data: {train: a.json, val: b.json}\n"
+        "distill: {teacher: t.pt, losses: [{name: cwd, at: [p3], weight: 7}]}\n"
+    )
+    argv = ["--config", str(config), '--distill.losses+={"name": "pkd", "at": ["p4"]}']
+    distill = read_experiment("x", argv, description="", epilog="")[0].distill
+    assert distill.losses == [TermConfig("cwd", ["p3"], 7.0), TermConfig("pkd", ["p4"])]

@@ -50,7 +50,7 @@ def launch(command: str, argv: list[str] | None = None) -> int:
             return _refuse(f"{place}: the disk is full; free some space, then run it again.")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return _refuse(f"{error.filename}: {error.strerror}; choose a place that you can use.")
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR) and error.filename:
+        if error.errno in NO_PLACE and error.filename:
             return _refuse(f"{error.filename}: {error.strerror}; choose another place.")
         raise
     except RuntimeError as error:
@@ -63,6 +63,7 @@ def launch(command: str, argv: list[str] | None = None) -> int:
         raise
 
 
+NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT)
 LOWER_MEMORY = "lower train.batch_size or data.image_size, or set data.cache: none."
 
 

@@ -58,7 +58,7 @@ def read_experiment(
         argv[path_at] = str(_check_file(argv[path_at]))
     _check_flags(argv)
     try:
-        namespace = parser.parse_args(argv)
+        namespace = parser.parse_args(_replacing_lists(argv))
         built = parser.instantiate(namespace)
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(str(error), argv)) from error
@@ -116,6 +116,27 @@ def _check_values(tree: dict[str, Any]) -> None:
         if value is not None and not least <= value <= most:
             upper = f" and at most {most:g}" if most < inf else ""
             raise ConfigError(f"{key}: {value} makes no sense; it is at least {least:g}{upper}.")
+
+
+def _replacing_lists(argv: list[str]) -> list[str]:
+    """The arguments, with each list of losses emptied before it is given anew.
+
+    jsonargparse would lay the entries of a later list over those of an earlier one, so that a new
+    term kept the weight of the old one in its place.
+    """
+    out: list[str] = []
+    for at, word in enumerate(argv):
+        is_list = word.partition("=")[0] == "--distill.losses"
+        is_config = word == "--config" and "--config" in argv[:at]
+        if is_list or (is_config and _has_losses(Path(argv[at + 1]))):
+            out.append("--distill.losses=[]")
+        out.append(word)
+    return out
+
+
+def _has_losses(config: Path) -> bool:
+    tree = yaml.safe_load(config.read_text(encoding="utf-8"))
+    return "losses" in (tree.get("distill") or {})
 
 
 def find_config(name: str) -> Path:
