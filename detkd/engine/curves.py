@@ -30,7 +30,8 @@ def plot_courses(runs: Mapping[str, RunFolder], path: Path) -> None:
         if points:
             axis.plot(*zip(*points, strict=True), marker=".", label=name)
     axis.set(xlabel="epoch", ylabel="mAP on the validation data", title="learning curves")
-    axis.legend(fontsize=8)
+    if axis.lines:
+        axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
     write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
     plt.close(figure)
@@ -64,7 +65,8 @@ def plot_curves(run: RunFolder) -> None:
         if points:
             right.plot(*zip(*points, strict=True), marker=".", label=name)
     right.set(xlabel="epoch", ylim=(0, 1), title="validation")
-    right.legend(fontsize=8)
+    if right.lines:
+        right.legend(fontsize=8)
     right.grid(alpha=0.3)
     write_with(run.plots / "curves.png", lambda stream: figure.savefig(stream, dpi=110))
     plt.close(figure)

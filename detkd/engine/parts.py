@@ -57,6 +57,9 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             f"{data.val}: its classes are not those of {data.train} ({what}); "
             "convert both with the same --classes."
         )
+    for each, what in ((train_set, "be learned from"), (val_set, "be judged on")):
+        if not len(each.box_sizes()):
+            raise DataError(f"{each.path}: holds no box to {what}; name another file.")
     if model.anchor_sizes == "fit" and experiment.distill:
         model.anchor_sizes = _anchors_of_teacher(experiment.distill.teacher, model)
     if model.anchor_sizes == "fit":

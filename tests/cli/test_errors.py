@@ -1,5 +1,6 @@
 """What a person can mend ends in one sentence and exit code 2, never in a traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def test_a_run_folder_that_cannot_be_one(tiny, tmp_path, capsys):
     for place in ("file", "file/below"):
         assert launch("train", ["--config", str(tiny()), "--run", str(tmp_path / place)]) == 2
         assert "choose another place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "said"), [("train", "learned from"), ("val", "judged on")])
+def test_data_without_a_box_are_refused(tiny, tmp_path, scenes, capsys, side, said):
+    tree = json.loads((scenes / "all.json").read_text())
+    (scenes / "empty.json").write_text(json.dumps({**tree, "annotations": []}))
+    argv = ["--config", str(tiny()), f"--data.{side}", str(scenes / "empty.json")]
+    assert f"holds no box to be {said}" in refused(capsys, "train", *argv)
 
 
 def test_an_unknown_key_inside_a_loss_is_refused(tiny, capsys):
