@@ -9,6 +9,7 @@ Several GPUs:          torchrun --nproc_per_node 4 -- tools/train_det.py --confi
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from detkd.cli.arguments import read_experiment
@@ -51,13 +52,16 @@ def run_detector(
     loader = build_loader(train_set, experiment, fabric)
     trainable = build_trainable(experiment, train_set.classes, loader)
     run = RunFolder(folder or f"runs/{experiment.name}")
-    if fabric.is_global_zero:
-        run.open(experiment, resume=resume)
-    if distill:
-        check_teacher(distill.teacher, val_set, distill.preflight, fabric.device)
-    fit(trainable, loader, build_judge(val_set, experiment), experiment, run, fabric, resume=resume)
-    if fabric.is_global_zero:
-        final_judgement(run, val_set, experiment, fabric.device)
+    first = fabric.is_global_zero  # of several processes, the one that writes
+    with run.alone() if first else nullcontext():
+        if first:
+            run.open(experiment, resume=resume)
+        if distill:
+            check_teacher(distill.teacher, val_set, distill.preflight, fabric.device)
+        judge = build_judge(val_set, experiment)
+        fit(trainable, loader, judge, experiment, run, fabric, resume=resume)
+        if first:
+            final_judgement(run, val_set, experiment, fabric.device)
     return run
 
 

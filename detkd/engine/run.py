@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -40,9 +42,8 @@ class RunFolder:
 
         Raises:
             ConfigError: the folder holds a run already and `resume` is not asked for, or it is,
-                and the config has become another one; or another process trains in it.
+                and the config has become another one.
         """
-        self.lock()
         if resume and self.config.is_file():
             self._same(experiment)
         elif self.last.exists() or read_log(self):
@@ -54,8 +55,9 @@ class RunFolder:
         write_atomic(self.config, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
         write_atomic(self.path / "environment.txt", environment())
 
-    def lock(self) -> None:
-        """Keep the folder for this process until it ends; the system lets go of it even then.
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other process trains in this folder; one that is killed lets go of it.
 
         Raises:
             ConfigError: another process trains in it.
@@ -64,15 +66,17 @@ class RunFolder:
         try:
             import fcntl
         except ImportError:  # Windows
+            yield
             return
-        self._lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(
-                f"{self.path}: another process trains in it; wait for it or stop it, or begin "
-                "another run with --run FOLDER."
-            ) from error
+        with (self.path / ".lock").open("w") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.path}: another process trains in it; wait for it or stop it, or begin "
+                    "another run with --run FOLDER."
+                ) from error
+            yield
 
     def _same(self, experiment: Experiment) -> None:
         old = _flat(yaml.safe_load(self.config.read_text()) or {})

@@ -158,7 +158,8 @@ def test_a_wrong_study_is_refused_in_a_sentence(study, capsys, change, said):
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, tiny, capsys):
-    held = RunFolder(tmp_path / "run")
-    held.lock()
-    assert launch("train", ["--config", str(tiny()), "--run", str(tmp_path / "run")]) == 2
+    argv = ["--config", str(tiny(train__epochs=1)), "--run", str(tmp_path / "run")]
+    with RunFolder(tmp_path / "run").alone():
+        assert launch("train", argv) == 2
     assert "another process trains in it" in capsys.readouterr().err
+    assert launch("train", argv) == 0
