@@ -30,7 +30,7 @@ from detkd.config import Experiment
 from detkd.engine.compare import judge_run
 from detkd.engine.run import FREE_KEYS, RunFolder, read_log
 from detkd.errors import ConfigError
-from detkd.files import write_json
+from detkd.files import write_atomic, write_json
 
 Resolve = Callable[[list[str]], Experiment]
 
@@ -80,6 +80,20 @@ class Task:
     def done(self) -> bool:
         """Whether its run has ended and was judged."""
         return (self.run / "metrics.json").is_file() and (self.run / "best.pt").is_file()
+
+    def claim(self) -> None:
+        """Write its settings into the run folder, or compare them with those that are there.
+
+        Raises:
+            ConfigError: the folder holds a run of other settings.
+        """
+        note = self.run / "settings.txt"
+        if self.run.is_dir() and (not note.is_file() or note.read_text() != self.settings):
+            raise ConfigError(
+                f"{self.run}: holds a run of other settings than row '{self.row}' has now; move it "
+                "away, or give the row another name."
+            )
+        write_atomic(note, self.settings)
 
 
 def read_study(path: Path) -> Study:

@@ -24,8 +24,13 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
 
     A task whose teacher is missing has it trained first, even if its figures are known. What
     waits for a task that failed is not run, and counts as failed.
+
+    Raises:
+        ConfigError: a run folder holds a run of other settings.
     """
     wanted = _with_teachers(tasks)
+    for task in wanted:
+        task.claim()
     slots: queue.Queue[str | None] = queue.Queue()
     devices: list[str | None] = [str(at) for at in range(torch.cuda.device_count())]
     for device in devices or [None]:

@@ -78,6 +78,14 @@ def test_a_row_whose_settings_change_begins_anew(study):
     assert results.rows["a"]["seeds"] == [2]
 
 
+def test_a_run_of_other_settings_is_not_taken_for_this_one(study, capsys):
+    run = study / "runs/small/plain-0"
+    run.mkdir(parents=True)
+    (run / "settings.txt").write_text("of another row")
+    assert launch("study", [".", "--rows", "plain"]) == 2
+    assert "holds a run of other settings than row 'plain' has now" in capsys.readouterr().err
+
+
 def test_the_table_by_hand(study):
     names = ("teacher", "plain", "best")
     results = Results(Study(study / "study.yaml", "small", {name: Row("x") for name in names}))
