@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from detkd.distill.losses.dkd import target_classes
+from detkd.distill.losses.kl import divergences
 from detkd.distill.losses.reduction import full, mean_over
 from detkd.distill.view import View
 
@@ -37,10 +37,9 @@ class GroupedKL(nn.Module):
     def forward(
         self, student: Float[Tensor, "r k"], teacher: Float[Tensor, "r k"], view: View
     ) -> Float[Tensor, ""]:
-        log_s = torch.log_softmax(full(student) / self.temperature, dim=1)
-        log_t = torch.log_softmax(full(teacher) / self.temperature, dim=1)
-        divergence = (log_t.exp() * (log_t - log_s)).sum(1)
-        is_object = target_classes(log_t, view) > 0
+        s, t = full(student), full(teacher)
+        divergence = divergences(s, t, self.temperature)
+        is_object = target_classes(t, view) > 0
         total = self.objects * mean_over(divergence, is_object)
         total = total + self.background * mean_over(divergence, ~is_object)
         return self.temperature**2 * total

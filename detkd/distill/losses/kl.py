@@ -29,7 +29,11 @@ class LogitsKL(nn.Module):
     def forward(
         self, student: Float[Tensor, "r k"], teacher: Float[Tensor, "r k"], view: View
     ) -> Float[Tensor, ""]:
-        log_s = torch.log_softmax(full(student) / self.temperature, dim=1)
-        log_t = torch.log_softmax(full(teacher) / self.temperature, dim=1)
-        divergence = (log_t.exp() * (log_t - log_s)).sum()
+        divergence = divergences(full(student), full(teacher), self.temperature).sum()
         return self.temperature**2 * divergence / max(1, len(student))
+
+
+def divergences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL of the softened probabilities of each row [R] of logits [R, K]."""
+    log_s, log_t = (torch.log_softmax(x / temperature, dim=1) for x in (student, teacher))
+    return (log_t.exp() * (log_t - log_s)).sum(1)
