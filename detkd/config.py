@@ -181,6 +181,7 @@ class DistillConfig:
         pseudo: on frames without annotations the teacher's boxes of this score or more count as
             labels; without it only the terms count there.
         ignore: boxes from this score up to `pseudo` are no examples of background either.
+        precision: of the teacher's backbone and neck: that of the student (same), bf16 or fp16.
         cache: folder for the teacher's features, which are then computed once a view; for
             augmentations with few views (none, flip, turns).
         preflight: validation images on which the teacher is judged before the first step; 0 trusts
@@ -196,6 +197,7 @@ class DistillConfig:
     balance: Literal["fixed", "auto", "surgery"] = "fixed"
     pseudo: float | None = None
     ignore: float = 0.2
+    precision: Literal["same", "bf16", "fp16"] = "same"
     cache: str | None = None
     preflight: int = 48
 

@@ -62,6 +62,7 @@ class Distiller(nn.Module):
         pseudo: score from which the teacher's boxes are labels of frames that have none; None: in
             such frames only the terms count.
         ignore: score from which up to `pseudo` a box makes no example of background either.
+        precision: of the teacher's backbone and neck: same (as the student's), bf16 or fp16.
         cache: where the teacher's features are kept, with all that are needed.
     """
 
@@ -80,6 +81,7 @@ class Distiller(nn.Module):
         balance: Kind = "fixed",
         pseudo: float | None = None,
         ignore: float = 0.2,
+        precision: str = "same",
         cache: MapCache | None = None,
     ) -> None:
         super().__init__()
@@ -88,6 +90,7 @@ class Distiller(nn.Module):
         if not self.plan.joint:
             teacher.eval().requires_grad_(False)
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
+        self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
@@ -231,8 +234,14 @@ class Distiller(nn.Module):
         return batch, self._maps(batch.tensors)
 
     def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
-        maps = self.teacher.backbone.body(tensors)
-        return {**maps, **self.teacher.backbone.neck(maps)}
+        device = tensors.device.type
+        before = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        dtype = self.low or before
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+            maps = self.teacher.backbone.body(tensors)
+            maps = {**maps, **self.teacher.backbone.neck(maps)}
+        # The teacher's heads run as the student's do, and need their inputs in that precision.
+        return {name: value if before else value.float() for name, value in maps.items()}
 
     def report(self) -> dict[str, float]:
         """What was measured at the last step: each term's pull at the backbone over the task's."""
@@ -284,5 +293,6 @@ def build_distiller(
         balance=distill.balance,
         pseudo=distill.pseudo,
         ignore=distill.ignore,
+        precision=distill.precision,
         cache=cache,
     )

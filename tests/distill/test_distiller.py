@@ -501,3 +501,28 @@ def test_a_joint_student_is_saved_as_a_plain_one_and_its_training_can_go_on(
     other.load_state_dict(state)
     assert same(state, other.state_dict())
     assert other.student.rpn.head.cls_logits is other.teacher.rpn.head.cls_logits
+
+
+@pytest.mark.parametrize("terms", [ALL_TERMS])
+def test_a_teacher_in_lower_precision_says_nearly_the_same(student, teacher, batch, terms):
+    seen = []
+    teacher.backbone.body.register_forward_hook(lambda m, i, o: seen.append(o["c3"].dtype))
+    found = []
+    for precision in ("same", "bf16"):
+        torch.manual_seed(3)
+        distiller = Distiller(copy.deepcopy(student), teacher, terms, precision=precision)
+        torch.manual_seed(4)
+        found.append(distiller.train()(*batch))
+    assert seen == [torch.float32, torch.bfloat16]
+    for name, loss in found[0].items():
+        assert float(found[1][name].detach()) == pytest.approx(
+            float(loss.detach()), rel=0.1, abs=0.05
+        )
+
+
+def test_a_teacher_in_lower_precision_under_autocast(student, teacher, batch):
+    terms = [TermConfig("kl", ["roi.logits"]), TermConfig("objectness", ["rpn.logits"])]
+    distiller = Distiller(student, teacher, terms, precision="bf16").train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = distiller(*batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
