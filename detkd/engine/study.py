@@ -145,7 +145,7 @@ def plan(
         row, run = study.rows[name], study.runs / f"{name}-{seed}"
         changes = {**row.set, "train.seed": seed, "name": f"{study.name}/{name}-{seed}"}
         arguments = ["--config", str(study.path.parent / row.config), "--run", str(run)]
-        arguments += [f"--{key}={json.dumps(value)}" for key, value in changes.items()]
+        arguments += [f"--{key}={_word(value)}" for key, value in changes.items()]
         experiment = resolve(arguments)
         after = None
         if experiment.distill:
@@ -287,6 +287,11 @@ def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
         f"'{command} --rows {rows} --seeds {seeds}'",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _word(value: Any) -> str:
+    """A value as the command line takes it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _depth(task: Task) -> int:

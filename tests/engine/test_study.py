@@ -24,7 +24,11 @@ def study(scenes, tiny, tmp_path, monkeypatch):
             "plain": {"config": "student.yaml"},
             "pkd": {
                 "config": "distill.yaml",
-                "set": {"distill.losses": [{"name": "pkd", "at": ["p3"]}], "train.lr": 0.002},
+                "set": {
+                    "distill.losses": [{"name": "pkd", "at": ["p3"]}],
+                    "train.lr": 0.002,
+                    "data.augment": "flip",
+                },
             },
         },
     }
@@ -46,6 +50,8 @@ def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     assert rows["pkd"]["parameters"] > rows["pkd"]["backbone_parameters"] > 0
     assert all(seconds > 0 for seconds in rows["pkd"]["seconds"])
     config = yaml.safe_load((study / "runs/small/pkd-1/config.yaml").read_text())
+    assert config["name"] == "small/pkd-1"
+    assert config["data"]["augment"] == "flip"
     assert config["train"]["seed"] == 1
     assert config["train"]["lr"] == 0.002
     assert config["distill"]["teacher"] == "runs/small/teacher-1/best.pt"
