@@ -83,28 +83,15 @@ def test_data_workers_change_nothing(tiny, tmp_path):
     assert same(weights(tmp_path / "none"), weights(tmp_path / "two"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, workers):
-    more = (
-        "--data.workers",
-        str(workers),
-        "--train.save_every",
-        "1",
-        "--train.epochs",
-        "4",
-        "--train.optimizer",
-        "sgd" if workers else "adamw",
-    )
-    train(tiny(), tmp_path / "whole", *more)
-    run = tmp_path / "killed"
+def kill_in_the_middle(config, run, *more):
+    """Train in a process of its own, and kill it in the second of four epochs of three steps."""
     process = subprocess.Popen(
-        [*COMMAND, "--config", str(tiny()), "--run", str(run), *more],
+        [*COMMAND, "--config", str(config), "--run", str(run), *more],
         start_new_session=True,
         stderr=subprocess.PIPE,
     )
     log = run / "log.jsonl"
     deadline = time.monotonic() + 120
-    # In the middle of the second epoch: after step 4 of 12 (3 an epoch).
     while not (log.is_file() and '"step": 4' in log.read_text()):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
@@ -113,14 +100,50 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, wor
     process.wait()
     reached = read_checkpoint(run / "last.pt")["training"]["progress"]["step"]
     assert 0 < reached < 12
-    assert train(tiny(), run, *more, "--resume") == 0
-    assert same(weights(tmp_path / "whole"), weights(run))
-    whole, gone_on = (read_log(RunFolder(tmp_path / name)) for name in ("whole", "killed"))
-    for a, b in zip(whole, gone_on, strict=True):
-        times = ("epoch_seconds", "data_wait", "memory_mib", "seconds")
-        assert {k: v for k, v in a.items() if k not in times} == {
-            k: v for k, v in b.items() if k not in times
-        }
+
+
+def same_course(one, other):
+    """Whether two runs have the same weights and the same log, times and memory apart."""
+    times = ("epoch_seconds", "data_wait", "memory_mib", "seconds")
+    logs = [
+        [{k: v for k, v in line.items() if k not in times} for line in read_log(RunFolder(run))]
+        for run in (one, other)
+    ]
+    return logs[0] == logs[1] and same(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, workers):
+    optimizer = "sgd" if workers else "adamw"
+    more = ["--data.workers", str(workers), "--train.optimizer", optimizer]
+    more += ["--train.save_every", "1", "--train.epochs", "4"]
+    train(tiny(), tmp_path / "whole", *more)
+    kill_in_the_middle(tiny(), tmp_path / "killed", *more)
+    assert train(tiny(), tmp_path / "killed", *more, "--resume") == 0
+    assert same_course(tmp_path / "whole", tmp_path / "killed")
+
+
+# Everything of a distillation that has a memory: trained losses, schedules, balance, thawing.
+REMEMBERS = {
+    "heads": "freeze",
+    "freeze_until": 0.6,
+    "balance": "auto",
+    "losses": [
+        {"name": "mgd", "at": ["p3"], "weight": 0.5, "schedule": {"every": 2, "decay": "linear"}},
+        {"name": "kl", "at": ["roi.logits"], "schedule": {"warmup": 8, "stop": 0.9}},
+    ],
+}
+
+
+def test_a_killed_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
+    assert train(tiny("teacher", train__epochs=1), tmp_path / "teacher") == 0
+    distill = {"teacher": str(tmp_path / "teacher/best.pt"), **REMEMBERS}
+    config = tiny("student", distill=distill)
+    more = ["--train.save_every", "1", "--train.epochs", "4"]
+    train(config, tmp_path / "whole", *more)
+    kill_in_the_middle(config, tmp_path / "killed", *more)
+    assert train(config, tmp_path / "killed", *more, "--resume") == 0
+    assert same_course(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
@@ -153,7 +176,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
     assert read_checkpoint(run / "last.pt")["training"]["progress"]["step"] > 0
 
 
-def test_a_distilled_student_trains_resumes_and_is_saved_as_a_plain_one(tiny, tmp_path):
+def test_a_distilled_student_is_saved_as_a_plain_one(tiny, tmp_path):
     teacher = tiny("teacher", model__backbone="mobilenet_v3_small@c4")
     train(teacher, tmp_path / "teacher")
     distill = {
@@ -213,6 +236,30 @@ def test_a_loss_that_is_not_finite_ends_in_a_sentence(tiny, tmp_path, capsys):
     assert "Traceback" not in said
 
 
+def train_with_two(config, run, port, *more):
+    """Train with two processes on the CPU."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_port", str(port), "--", str(TOOL), "--config", str(config)]
+    subprocess.run(
+        [*command, "--run", str(run), *more],
+        check=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_distil_with_terms_that_rest_and_parts_that_thaw(tiny, tmp_path):
+    assert train(tiny("teacher", train__epochs=1), tmp_path / "teacher") == 0
+    distill = {"teacher": str(tmp_path / "teacher/best.pt"), **REMEMBERS}
+    config = tiny("student", distill=distill, train__batch_size=2)
+    train_with_two(config, tmp_path / "two", 29612)
+    steps = [line for line in read_log(RunFolder(tmp_path / "two")) if line["kind"] == "train"]
+    assert len(steps) == 6
+    assert all({"mgd@p3", "kl@roi.logits"} < set(line) for line in steps)
+    assert [line["mgd@p3"] > 0 for line in steps] == [True, False, True, False, True, False]
+
+
 def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
     # Frozen norms and sampling without chance: what is left is how gradients are averaged.
     same_in_both = {
@@ -226,24 +273,7 @@ def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
     }
     train(tiny("one", train__batch_size=4, **same_in_both), tmp_path / "one")
     two = tiny("two", **same_in_both)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        "29611",
-        "--",
-        str(TOOL),
-    ]
-    subprocess.run(
-        [*command, "--config", str(two), "--run", str(tmp_path / "two"), "--train.batch_size", "2"],
-        check=True,
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    train_with_two(two, tmp_path / "two", 29611, "--train.batch_size", "2")
     curves = []
     for name in ("one", "two"):
         lines = [x for x in read_log(RunFolder(tmp_path / name)) if x["kind"] == "train"]
