@@ -24,6 +24,8 @@ class DataConfig:
         augment: name of an augmentation in `detkd/data/augment.py`.
         copy_paste: chance that cells of another image are pasted into a training image.
         overlay: chance that another image is laid over a training image.
+        views: how many augmented views of an image there are, shown in turn and the same for every
+            seed, so that what the teacher says of them can be kept; 0 draws a new one each epoch.
         cache: where decoded and resized images are kept: memory, disk or none.
         workers: processes that load data; 0 loads in the main process.
         skip_missing: leave images out that are not on disk, instead of refusing.
@@ -39,6 +41,7 @@ class DataConfig:
     augment: str = "microscope"
     copy_paste: float = 0.0
     overlay: float = 0.0
+    views: int = 0
     cache: Literal["none", "memory", "disk"] = "memory"
     workers: int = 0
     skip_missing: bool = False

@@ -71,6 +71,7 @@ def read_experiment(
 # The least and the greatest that makes sense; what has no greatest is open.
 LIMITS: dict[str, tuple[float, float]] = {
     "data.image_size": (32, 16384),
+    "data.views": (0, inf),
     "data.workers": (0, inf),
     "data.unlabelled_share": (0, inf),
     "model.frozen_stages": (0, inf),

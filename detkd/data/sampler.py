@@ -21,6 +21,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: such images a batch and process.
         frames: of the data set without annotations, behind the others.
         frames_a_batch: of these in each batch, besides; all of them in turn, over epochs.
+        views: draws of an image that there are, in turn over the epochs and whatever the seed; 0
+            for a new one each epoch.
     """
 
     def __init__(
@@ -33,7 +35,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         frames: int = 0,
         frames_a_batch: int = 0,
+        views: int = 0,
     ) -> None:
+        self.views = views
         self.frames, self.frames_a_batch = frames, frames_a_batch if frames else 0
         self.images, self.seed = images, seed
         self.batch_size = max(1, min(batch_size, images // world_size))
@@ -69,5 +73,6 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         ]
 
     def _draw(self, index: int) -> int:
-        key = f"{self.seed}/{self.epoch}/{index}".encode()
+        turn = f"view {self.epoch % self.views}" if self.views else f"{self.seed}/{self.epoch}"
+        key = f"{turn}/{index}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")

@@ -65,7 +65,8 @@ class MapCache:
         if views is None:
             raise ConfigError(
                 "distill.cache: this augmentation never shows the same view twice, so that nothing "
-                "would be read again; set data.augment: turns (8 views an image) or none."
+                "would be read again; set data.views (8 views an image, say), or data.augment: "
+                "turns or none."
             )
         size = images * views * self.bytes_a_view(padded_size)
         self.folder.mkdir(parents=True, exist_ok=True)

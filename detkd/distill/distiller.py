@@ -46,9 +46,10 @@ class Distiller(nn.Module):
     A term's loss is the mean over its features, times its weight; it appears as `pkd@p3`. The
     teacher is in evaluation mode, without gradients, and read once a step on the very tensors
     that the student sees, or not at all when no term is on; it is not part of the state that is
-    saved. An image whose target has the key `unlabelled` has no annotations: the teacher's boxes
-    say which proposals are looked at, and the terms compare the two networks there as everywhere.
-    In evaluation the distiller is the student.
+    saved. While the annotations do not count and no term that is on asks for a head, the student's
+    heads do not run either. An image whose target has the key `unlabelled` has no annotations: the
+    teacher's boxes say which proposals are looked at, and the terms compare the two networks there
+    as everywhere. In evaluation the distiller is the student.
 
     Args:
         student: trained together with the adapters.
@@ -141,20 +142,25 @@ class Distiller(nn.Module):
             self._freeze()
         terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
         weights = [term.at_step(step, self.steps) for term in terms]
+        alone = step < self.task_from * self.steps
+        asked = any(term.reads_heads for term, weight in zip(terms, weights, strict=True) if weight)
+        heads = not alone or asked or bool(self.plan.joint)
         labelled, frames = split_batch(images, targets)
         seen = []
         if labelled:
             seen.append(
-                self._see([images[at] for at in labelled], [targets[at] for at in labelled])
+                self._see([images[at] for at in labelled], [targets[at] for at in labelled], heads)
             )
         if frames:
-            seen.append(self._see_frames([images[at] for at in frames]))
+            seen.append(self._see_frames([images[at] for at in frames], heads))
         losses: dict[str, Tensor] = {}
         for each in seen:
             for name, loss in each.task.items():
                 losses[name] = losses[name] + loss if name in losses else loss
-        if step < self.task_from * self.steps:
+        if alone:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
+        if not heads:
+            losses = self._idle_heads()
         if any(weights):
             task = sum(losses.values(), start=images[0].new_zeros(()))
             found = self._compare(seen, terms, weights)
@@ -169,16 +175,37 @@ class Distiller(nn.Module):
                 losses |= {name: factor * loss for name, loss in terms_found.items()}
         for term, weight in zip(terms, weights, strict=True):
             if not weight:
-                # Adapters of a term that is off still need a gradient where processes share them.
-                idle = sum(p.sum() * 0.0 for p in term.parameters())
-                losses |= {name: images[0].new_zeros(()) + idle for name in term.names()}
+                losses |= dict.fromkeys(term.names(), _idle(term, images[0]))
         self.step += 1
         return losses
 
-    def _see(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Seen:
-        """Annotated images through the student; and through a teacher that is trained, too."""
+    def _idle_heads(self) -> dict[str, Tensor]:
+        """The losses of heads that did not run: zero."""
+        zero = next(self.student.parameters()).new_zeros(())
+        return {
+            "loss_objectness": _idle(self.student.rpn, zero),
+            "loss_rpn_box_reg": zero,
+            "loss_classifier": _idle(self.student.roi_heads, zero),
+            "loss_box_reg": zero,
+        }
+
+    def _read(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], heads: bool
+    ) -> tuple[Reading, dict[str, Tensor]]:
+        """What the student says of images, and its losses; of its levels alone without `heads`."""
         with read(self.student) as reading:
-            task = self.student(images, targets)
+            if heads:
+                return reading, self.student(images, targets)
+            batch, _ = self.student.transform(images, targets)
+            levels = self.student.backbone(batch.tensors)
+            self.student.rpn.anchor_generator(batch, list(levels.values()))
+        return reading, {}
+
+    def _see(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], heads: bool = True
+    ) -> Seen:
+        """Annotated images through the student; and through a teacher that is trained, too."""
+        reading, task = self._read(images, targets, heads)
         if not self.plan.joint:
             return Seen(images, reading, task)
         with read(self.teacher) as theirs:
@@ -187,7 +214,7 @@ class Distiller(nn.Module):
         maps = {name: value.detach() for name, value in theirs.features.items()}
         return Seen(images, reading, task, maps)
 
-    def _see_frames(self, images: list[Tensor]) -> Seen:
+    def _see_frames(self, images: list[Tensor], heads: bool = True) -> Seen:
         """Frames without annotations through both, the teacher first: its boxes stand in."""
         self.teacher.eval()
         batch, maps = self._ask(images)
@@ -196,8 +223,8 @@ class Distiller(nn.Module):
             self.teacher, images, batch, maps, sure, min(self.ignore, sure)
         )
         self.teacher.train(bool(self.plan.joint))
-        with read(self.student) as reading, ignoring(self.student, uncertain):
-            task = self.student(images, targets)
+        with ignoring(self.student, uncertain):
+            reading, task = self._read(images, targets, heads)
         return Seen(images, reading, task if self.pseudo is not None else {}, maps, labelled=False)
 
     def _compare(
@@ -249,6 +276,11 @@ class Distiller(nn.Module):
             f"pull/{self.terms[at].config.name}": pull  # type: ignore[union-attr]
             for at, pull in self.balance.pulls.items()
         }
+
+
+def _idle(module: nn.Module, like: Tensor) -> Tensor:
+    """Zero, with a gradient of zero: where processes share weights, those at rest need one, too."""
+    return like.new_zeros(()) + sum(p.sum() * 0.0 for p in module.parameters() if p.requires_grad)
 
 
 def build_distiller(

@@ -56,9 +56,11 @@ class Outputs:
     @cached_property
     def anchors(self) -> dict[str, Tensor]:
         """Anchors [h·w·A, 4] xyxy of each level, the same for every image."""
-        maps = self._reading.objectness
-        counts = [level[0].numel() for level in maps.values()]
-        return dict(zip(maps, self._reading.anchors.split(counts), strict=True))
+        names = list(self._student.backbone.neck.features)
+        cells = [self._reading.features[name].shape[-2:].numel() for name in names]
+        a_cell = self._student.rpn.anchor_generator.num_anchors_per_location()
+        counts = [count * each for count, each in zip(cells, a_cell, strict=True)]
+        return dict(zip(names, self._reading.anchors.split(counts), strict=True))
 
     def _of_student(self, name: str) -> Tensor:
         head, _, part = name.partition(".")

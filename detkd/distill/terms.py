@@ -54,6 +54,11 @@ class Term(nn.Module):
         """Its weight at this step of so many, by its schedule; 0 when it is off."""
         return self.weight * factor(self.config.schedule, step, steps)
 
+    @property
+    def reads_heads(self) -> bool:
+        """Whether it compares what the RPN or the RoI head says."""
+        return any(name in HEAD_FEATURES for name in self.config.at)
+
     def names(self) -> list[str]:
         """The names of its losses, as they appear in the log."""
         if self.traits.joint:

@@ -109,6 +109,7 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
         world_size=fabric.world_size,
         frames=frames,
         frames_a_batch=max(1, round(data.unlabelled_share * train.batch_size)),
+        views=data.views,
     )
     return DataLoader(
         images,
@@ -166,11 +167,17 @@ def _build_cache(
     names = maps_needed(distill.losses, teacher, frames=data.unlabelled is not None)
     cache = MapCache(distill.cache, teacher, names)
     side = -(-data.image_size // 32) * 32  # a batch is padded to multiples of 32 px
-    size = cache.plan(len(loader.dataset), VIEWS.get(data.augment), (side, side))  # type: ignore[arg-type]
+    views = data.views or _views(data)
+    size = cache.plan(len(loader.dataset), views, (side, side))  # type: ignore[arg-type]
     print(
         f"the teacher's features of all views take up to {size / 2**30:.2f} GiB in {cache.folder}"
     )
     return cache
+
+
+def _views(data: DataConfig) -> int | None:
+    """How many views of an image its augmentation can make at all; None for ever new ones."""
+    return None if data.copy_paste or data.overlay else VIEWS.get(data.augment)
 
 
 def _leave_interrupts(worker: int) -> None:

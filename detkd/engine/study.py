@@ -10,7 +10,7 @@ A study file names configs of its folder and what each row changes in them:
       pkd: {config: distill.yaml, set: {distill.losses: [{name: pkd, at: [p3]}]}}
 
 A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
-its `teacher`.
+its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Study:
     name: str
     rows: dict[str, Row]
     test: Path | None = None
+    teacher_seed: int | None = None
 
     @property
     def runs(self) -> Path:
@@ -110,7 +111,10 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"{path}: cannot be read as a study ({why}).") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("rows"), dict) or not tree["rows"]:
         raise ConfigError(f"{path}: is no study: it has no 'rows' with a name each.")
-    _check_keys(tree, ("name", "test", "rows"), path, "")
+    _check_keys(tree, ("name", "test", "teacher_seed", "rows"), path, "")
+    teacher_seed = tree.get("teacher_seed")
+    if not isinstance(teacher_seed, int | None):
+        raise ConfigError(f"{path}: teacher_seed: {teacher_seed!r} is no seed; give a number.")
     rows = {}
     for name, row in tree["rows"].items():
         if not isinstance(row, dict) or "config" not in row:
@@ -118,7 +122,8 @@ def read_study(path: Path) -> Study:
         _check_keys(row, [key.name for key in fields(Row)], path, f"rows.{name}.")
         rows[str(name)] = Row(**row)
     test = tree.get("test")
-    return Study(path, str(tree.get("name", path.parent.name)), rows, Path(test) if test else None)
+    name = str(tree.get("name", path.parent.name))
+    return Study(path, name, rows, Path(test) if test else None, teacher_seed)
 
 
 def plan(
@@ -149,7 +154,8 @@ def plan(
         experiment = resolve(arguments)
         after = None
         if experiment.distill:
-            after = add(row.teacher, seed, (*waiting, name))
+            its_seed = seed if study.teacher_seed is None else study.teacher_seed
+            after = add(row.teacher, its_seed, (*waiting, name))
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
         settings = _settings(experiment, after.settings if after else "")
         tasks[name, seed] = Task(name, seed, run, arguments, settings, after)

@@ -66,7 +66,7 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
                 if ready and not slots.empty():
                     left.remove(ready[0])
                     slot = slots.get()
-                    processes.append(_train(ready[0], slot))
+                    processes.append(_train(ready[0], slot, jobs))
                     arguments = (ready[0], slot, processes[-1])
                     threads.append(threading.Thread(target=work, args=arguments))
                     threads[-1].start()
@@ -98,14 +98,16 @@ def _with_teachers(tasks: Sequence[Task]) -> list[Task]:
     return list(ordered.values())
 
 
-def _train(task: Task, device: str | None) -> subprocess.Popen[bytes]:
-    """Begin one training; what it says goes to RUN.log."""
+def _train(task: Task, device: str | None, jobs: int) -> subprocess.Popen[bytes]:
+    """Begin one of `jobs` trainings on a device; what it says goes to RUN.log."""
     command = [sys.executable, "-m", "detkd", "train", *task.arguments]
     if (task.run / "config.yaml").is_file():
         command.append("--resume")
     environment = dict(os.environ)
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
+    elif jobs > 1:  # torch gives each process all cores, and they would wait for each other
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     print(f"{task.row}, seed {task.seed}: begun", flush=True)
     task.run.parent.mkdir(parents=True, exist_ok=True)
     with task.run.with_name(f"{task.run.name}.log").open("a") as log:

@@ -220,6 +220,21 @@ def test_fewer_images_than_a_batch_still_make_one():
     assert [len(batch) for batch in EpochBatches(3, 8, seed=0)] == [3]
 
 
+def test_fixed_views_come_again_whatever_the_seed():
+    def epoch(at, seed):
+        batches = EpochBatches(23, 4, seed=seed, views=3)
+        batches.set_epoch(at)
+        return dict(sorted(key for batch in batches for key in batch))
+
+    first, second = epoch(0, 1), epoch(1, 1)
+    assert not set(first.values()) & set(second.values())
+    again, other_seed = epoch(3, 1), epoch(0, 2)
+    for later in (again, other_seed):
+        common = first.keys() & later.keys()
+        assert len(common) > 10
+        assert all(first[at] == later[at] for at in common)
+
+
 def test_workers_change_nothing(scenes):
     def images(workers):
         data = CocoDataset(scenes / "all.json", image_size=64, augment="strong")

@@ -118,7 +118,8 @@ def test_a_training_reads_its_cache(tiny, tmp_path, capsys):
     ):
         terms = [{"name": "pkd", "at": ["p3"]}]
         distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": terms, "cache": folder}
-        config = tiny(name, distill=distill, data__augment="turns")
+        more = {"data__augment": "microscope", "data__overlay": 0.5, "data__views": 2}
+        config = tiny(name, distill=distill, **more)
         assert launch("train", ["--config", str(config), "--run", str(tmp_path / name)]) == 0
         lines = [line for line in read_log(RunFolder(tmp_path / name)) if line["kind"] == "train"]
         logs.append([line["pkd@p3"] for line in lines])

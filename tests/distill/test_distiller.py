@@ -379,6 +379,34 @@ def test_before_task_from_only_the_teacher_speaks(student, teacher, batch):
     assert float(second["loss_classifier"]) > 0
 
 
+def test_heads_rest_while_only_maps_are_compared(student, teacher, batch):
+    terms = [TermConfig("imitation", ["p3", "p4"]), TermConfig("hint", ["c4"])]
+    config = DistillConfig("t.pt", "inherit", terms, task_from=0.5)
+    distiller = build_distiller(student, teacher, config, steps=2).train()
+    state = copy.deepcopy(distiller.state_dict())
+    ran = []
+    for head in (student.rpn.head, student.roi_heads.box_head):
+        head.register_forward_hook(lambda *_: ran.append(1))
+    images, targets = batch
+    unlabelled = {**targets[1], "unlabelled": torch.tensor(True)}
+    losses = distiller(images, [targets[0], unlabelled])
+    assert not ran
+    sum(losses.values()).backward()
+    assert all(
+        p.grad is not None and not p.grad.any()
+        for part in (student.rpn, student.roi_heads)
+        for p in part.parameters()
+    )
+    # The terms are what they are beside running heads.
+    distiller.load_state_dict(state)
+    distiller.task_from = 0.0
+    beside = distiller(images, [targets[0], unlabelled])
+    assert ran
+    assert beside["loss_classifier"] > 0
+    for name in ("imitation@p3", "imitation@p4", "hint@c4"):
+        assert float(beside[name]) == pytest.approx(float(losses[name]), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("term", "said"),
     [

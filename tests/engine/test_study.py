@@ -72,6 +72,16 @@ def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     assert "begun" not in capsys.readouterr().out
 
 
+def test_students_of_all_seeds_can_learn_from_one_teacher(study):
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    (study / "study.yaml").write_text(yaml.safe_dump({**tree, "teacher_seed": 4}))
+    assert launch("study", [".", "--seeds", "0", "1", "--rows", "pkd"]) == 0
+    assert results(study)["pkd"]["seeds"] == [0, 1]
+    assert results(study)["teacher"]["seeds"] == [4]
+    config = yaml.safe_load((study / "runs/small/pkd-1/config.yaml").read_text())
+    assert config["distill"]["teacher"] == "runs/small/teacher-4/best.pt"
+
+
 def test_a_row_whose_settings_change_begins_anew(study):
     results = Results(Study(study / "study.yaml", "small", {"a": Row("x")}))
     figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}
@@ -151,6 +161,7 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
     [
         ({"rwos": {}}, "unknown key 'rwos'; did you mean 'rows'?"),
         ({"rows": {}}, "is no study"),
+        ({"teacher_seed": "first"}, "teacher_seed: 'first' is no seed"),
         ({"rows": {"a": {"set": {}}}}, "rows.a: names no 'config'"),
         ({"rows": {"a": {"config": "student.yaml", "sett": {}}}}, "did you mean 'rows.a.set'?"),
         ({"rows": {"a": {"config": "distill.yaml"}}}, "no row 'teacher'; there are a."),
