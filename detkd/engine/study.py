@@ -10,7 +10,8 @@ A study file names configs of its folder and what each row changes in them:
       pkd: {config: distill.yaml, set: {distill.losses: [{name: pkd, at: [p3]}]}}
 
 A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
-its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one.
+its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, and
+with `teacher: FILE` from that checkpoint, which another study has made.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Study:
     rows: dict[str, Row]
     test: Path | None = None
     teacher_seed: int | None = None
+    teacher: str | None = None
 
     @property
     def runs(self) -> Path:
@@ -111,7 +113,7 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"{path}: cannot be read as a study ({why}).") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("rows"), dict) or not tree["rows"]:
         raise ConfigError(f"{path}: is no study: it has no 'rows' with a name each.")
-    _check_keys(tree, ("name", "test", "teacher_seed", "rows"), path, "")
+    _check_keys(tree, ("name", "test", "teacher", "teacher_seed", "rows"), path, "")
     teacher_seed = tree.get("teacher_seed")
     if not isinstance(teacher_seed, int | None):
         raise ConfigError(f"{path}: teacher_seed: {teacher_seed!r} is no seed; give a number.")
@@ -123,7 +125,8 @@ def read_study(path: Path) -> Study:
         rows[str(name)] = Row(**row)
     test = tree.get("test")
     name = str(tree.get("name", path.parent.name))
-    return Study(path, name, rows, Path(test) if test else None, teacher_seed)
+    teacher = str(tree["teacher"]) if tree.get("teacher") else None
+    return Study(path, name, rows, Path(test) if test else None, teacher_seed, teacher)
 
 
 def plan(
@@ -153,11 +156,13 @@ def plan(
         arguments += [f"--{key}={_word(value)}" for key, value in changes.items()]
         experiment = resolve(arguments)
         after = None
-        if experiment.distill:
+        if experiment.distill and study.teacher:
+            arguments.append(f"--distill.teacher={study.teacher}")
+        elif experiment.distill:
             its_seed = seed if study.teacher_seed is None else study.teacher_seed
             after = add(row.teacher, its_seed, (*waiting, name))
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
-        settings = _settings(experiment, after.settings if after else "")
+        settings = _settings(experiment, after.settings if after else study.teacher or "")
         tasks[name, seed] = Task(name, seed, run, arguments, settings, after)
         return tasks[name, seed]
 

@@ -82,6 +82,19 @@ def test_students_of_all_seeds_can_learn_from_one_teacher(study):
     assert config["distill"]["teacher"] == "runs/small/teacher-4/best.pt"
 
 
+def test_students_can_learn_from_the_teacher_of_another_study(study, capsys):
+    assert launch("study", [".", "--rows", "teacher"]) == 0
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    teacher = "runs/small/teacher-0/best.pt"
+    del tree["rows"]["teacher"]
+    other = {**tree, "name": "other", "teacher": teacher}
+    (study / "other.yaml").write_text(yaml.safe_dump(other))
+    assert launch("study", ["other.yaml", "--rows", "pkd"]) == 0
+    assert capsys.readouterr().out.count("begun") == 2
+    config = yaml.safe_load((study / "runs/other/pkd-0/config.yaml").read_text())
+    assert config["distill"]["teacher"] == teacher
+
+
 def test_a_row_whose_settings_change_begins_anew(study):
     results = Results(Study(study / "study.yaml", "small", {"a": Row("x")}))
     figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}
