@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_with(
+    path: str | Path, write: Callable[[IO[bytes]], object], *, sync: bool = True
+) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place of `path`.
 
-    After a crash, a kill or a full disk, `path` holds either the old content or the new one.
+    After a crash, a kill or a full disk, `path` holds either the old content or the new one. Waiting
+    for the disk (`sync`) makes that true of a power failure, too; what can be made again need not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +27,8 @@ def write_with(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:

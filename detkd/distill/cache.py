@@ -130,7 +130,8 @@ class MapCache:
     def write(self, path: Path, maps: dict[str, Tensor]) -> None:
         """Keep the maps [C, h, w] of a view."""
         arrays = {name: maps[name].detach().half().cpu().numpy() for name in self.names}
-        write_with(path, lambda stream: np.savez(stream, **arrays))  # type: ignore[arg-type]
+        # A file that a power failure broke is noticed when it is read, and made again.
+        write_with(path, lambda stream: np.savez(stream, **arrays), sync=False)  # type: ignore[arg-type]
 
     def check(self, kept: dict[str, Tensor], live: dict[str, Tensor]) -> None:
         """Compare maps that were read with those computed now, of the same view.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig, TermConfig, TrainConfig
 from detkd.data.dataset import collate
 from detkd.data.synthetic import write_scenes
+from detkd.distill.cache import MapCache, maps_needed
 from detkd.distill.distiller import build_distiller
 from detkd.engine.devices import build_fabric, choose_device
 from detkd.engine.fit import fit
@@ -43,7 +44,8 @@ def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any
     """A distilling step over (a plain student's step + the teacher's forward pass).
 
     The forward pass is measured twice: of the whole detector, as it predicts, and of its backbone
-    and neck alone, the least that any distilling of features must run.
+    and neck alone, the least that any distilling of features must run. A step whose features of
+    the teacher are read from its cache is measured, too.
     """
     with tempfile.TemporaryDirectory() as folder:
         experiment = _experiment(Path(folder), STUDENT, image_size, batch_size)
@@ -54,12 +56,17 @@ def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any
             TermConfig("kl", ["roi.logits"]),
             TermConfig("pkd", list(experiment.model.levels), 0.5),
         ]
-        distiller = build_distiller(
-            _detector(experiment, data.classes, STUDENT),
-            teacher,
-            DistillConfig("", "inherit", terms),
+        kept = MapCache(Path(folder) / "features", teacher, maps_needed(terms, teacher))
+        distiller, cached = (
+            build_distiller(
+                _detector(experiment, data.classes, STUDENT),
+                teacher,
+                DistillConfig("", "inherit", terms),
+                cache=cache,
+            )
+            for cache in (None, kept)
         )
-        for module in (plain, distiller):
+        for module in (plain, distiller, cached):
             module.to(memory_format=torch.channels_last)  # as in `fit`
         batch = _to(_batch(data, batch_size), teacher)
 
@@ -72,10 +79,11 @@ def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any
             images, _ = teacher.transform(batch[0], None)
             teacher.backbone(images.tensors)
 
-        plain_s, distil_s, forward_s, features_s = _take_turns(
+        plain_s, distil_s, cached_s, forward_s, features_s = _take_turns(
             [
                 _step(plain, experiment, batch),
                 _step(distiller, experiment, batch),
+                _step(cached, experiment, batch),
                 forward,
                 features,
             ],
@@ -89,6 +97,7 @@ def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any
         "to_sum": distil_s / (plain_s + forward_s),
         "to_sum_of_features": distil_s / (plain_s + features_s),
         "to_plain": distil_s / plain_s,
+        "cached_to_plain": cached_s / plain_s,
     }
 
 
