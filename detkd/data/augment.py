@@ -62,12 +62,28 @@ def _strong(a: Any) -> list[Any]:
     ]
 
 
+def _zoom(a: Any) -> list[Any]:
+    """The same again, with the border drawn out: no cell is seen twice, once without its box."""
+    import cv2
+
+    return [
+        *_microscope(a),
+        a.Affine(
+            scale=(0.8, 1.4),
+            translate_percent=(-0.1, 0.1),
+            border_mode=cv2.BORDER_REPLICATE,
+            p=0.7,
+        ),
+    ]
+
+
 AUGMENTATIONS: dict[str, Callable[[Any], list[Any]]] = {
     "none": _none,
     "flip": _flip,
     "turns": _turns,
     "microscope": _microscope,
     "strong": _strong,
+    "zoom": _zoom,
 }
 # How many views of an image there are at all, where that is a number.
 VIEWS = {"none": 1, "flip": 4, "turns": 8}
