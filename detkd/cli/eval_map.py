@@ -36,7 +36,8 @@ def main(argv: list[str]) -> int:
 
     from detkd.coco_json import read_json
     from detkd.data.formats.coco import image_root
-    from detkd.evaluation.judge import judge
+    from detkd.evaluation.case import build_case
+    from detkd.evaluation.judge import judge_case
     from detkd.evaluation.plots import plot_all
     from detkd.evaluation.results import check_results, check_truth
     from detkd.files import write_json
@@ -50,14 +51,14 @@ def main(argv: list[str]) -> int:
             print(f"{options.dt}: {unknown} detections of unknown categories were passed over")
     else:
         results = _detect(options)
-    metrics = judge(truth, results, bootstrap=options.bootstrap)
+    case = build_case(truth, results)
+    metrics = judge_case(case, bootstrap=options.bootstrap)
     _show(metrics)
     if options.out:
         write_json(options.out / "metrics.json", metrics)
         write_json(options.out / "predictions.json", results)
         plot_all(
-            truth,
-            results,
+            case,
             options.out / "plots",
             images=options.images or image_root(options.gt, truth.get("info")),
         )

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.coco_map import coco_map, precision_curves
-from detkd.evaluation.results import Result
+from detkd.evaluation.case import Case
+from detkd.evaluation.coco_map import RECALLS, accumulate, coco_numbers
+from detkd.evaluation.matching import match
 from detkd.files import write_with
 
 
-def plot_all(
-    truth: dict[str, Any], results: Sequence[Result], folder: Path, *, images: Path | None
-) -> None:
+def plot_all(case: Case, folder: Path, *, images: Path | None) -> None:
     """Write pr_curves.png, per_class.png and, where the images are, worst_images.png."""
-    plot_precision(truth, results, folder / "pr_curves.png")
-    plot_classes(truth, results, folder / "per_class.png")
-    if images is not None and all((images / i["file_name"]).is_file() for i in truth["images"]):
-        plot_worst(truth, results, images, folder / "worst_images.png")
+    plot_precision(case, folder / "pr_curves.png")
+    plot_classes(case, folder / "per_class.png")
+    names = [image.get("file_name") for image in case.images]
+    if images is not None and all(name and (images / name).is_file() for name in names):
+        plot_worst(case, images, folder / "worst_images.png")
 
 
-def plot_precision(truth: dict[str, Any], results: Sequence[Result], path: Path) -> None:
+def plot_precision(case: Case, path: Path) -> None:
     """Precision over recall at overlap 0.5, a line a class."""
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
-    for at, (name, precision) in enumerate(precision_curves(truth, results).items()):
+    curves = accumulate(case).precision[0, :, :, 0, -1].T
+    for at, (name, precision) in enumerate(zip(case.names, curves, strict=True)):
+        if precision.min() < 0:
+            continue  # no truth of this class
         style = ("-", "--", ":", "-.")[at // 10 % 4]
-        axis.plot(np.linspace(0, 1, 101), precision, style, label=f"{name} {precision.mean():.2f}")
+        axis.plot(RECALLS, precision, style, label=f"{name} {precision.mean():.2f}")
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="overlap 0.5")
     axis.grid(alpha=0.3)
     if axis.lines:
@@ -37,10 +39,10 @@ def plot_precision(truth: dict[str, Any], results: Sequence[Result], path: Path)
     _save(figure, path)
 
 
-def plot_classes(truth: dict[str, Any], results: Sequence[Result], path: Path) -> None:
+def plot_classes(case: Case, path: Path) -> None:
     """AP and AP50 of each class, with the number of annotated objects."""
     plt = _pyplot()
-    table = coco_map(truth, results)["per_class"]
+    table = coco_numbers(case)["per_class"]
     known = {name: row for name, row in table.items() if row["AP"] is not None}
     figure, axis = plt.subplots(figsize=(6, 1 + 0.4 * max(1, len(known))), layout="constrained")
     places = np.arange(len(known))
@@ -57,28 +59,16 @@ def plot_classes(truth: dict[str, Any], results: Sequence[Result], path: Path) -
 
 
 def plot_worst(
-    truth: dict[str, Any],
-    results: Sequence[Result],
-    images: Path,
-    path: Path,
-    *,
-    count: int = 9,
-    threshold: float = 0.5,
+    case: Case, images: Path, path: Path, *, count: int = 9, threshold: float = 0.5
 ) -> None:
     """The images with most objects missed and invented: truth solid, detections dashed."""
     from PIL import Image, ImageOps
 
     plt = _pyplot()
-    shown: dict[Any, tuple[list[Any], list[Any]]] = {
-        image["id"]: ([], []) for image in truth["images"]
-    }
-    for box in truth["annotations"]:
-        shown[box["image_id"]][0].append(box)
-    for result in results:
-        if result["score"] >= threshold:
-            shown[result["image_id"]][1].append(result)
-    mistakes = {key: _mistakes(*pair) for key, pair in shown.items()}
-    worst = sorted(truth["images"], key=lambda image: (-mistakes[image["id"]], image["id"]))[:count]
+    truths, found = case.truths, case.detections
+    kept = found.score >= threshold
+    mistakes = _mistakes(case, kept)
+    worst = np.argsort(-mistakes, kind="stable")[:count].tolist()
     columns = min(3, len(worst))
     rows = -(-len(worst) // columns)
     figure, axes = plt.subplots(
@@ -86,15 +76,16 @@ def plot_worst(
     )
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, image in zip(axes.flat, worst, strict=False):
-        with Image.open(images / image["file_name"]) as opened:
+    for axis, at in zip(axes.flat, worst, strict=False):
+        name = case.images[at]["file_name"]
+        with Image.open(images / name) as opened:
             axis.imshow(ImageOps.exif_transpose(opened).convert("RGB"))
-        axis.set_title(f"{image['file_name']}: {mistakes[image['id']]} mistakes", fontsize=7)
-        for boxes, colour, style in zip(
-            shown[image["id"]], ("#009E73", "#D55E00"), ("-", "--"), strict=True
+        axis.set_title(f"{name}: {mistakes[at]} mistakes", fontsize=7)
+        for boxes, colour, style in (
+            (truths.box[truths.image == at], "#009E73", "-"),
+            (found.box[kept & (found.image == at)], "#D55E00", "--"),
         ):
-            for box in boxes:
-                x, y, width, height = box["bbox"]
+            for x, y, width, height in boxes.tolist():
                 axis.add_patch(
                     plt.Rectangle((x, y), width, height, fill=False, color=colour, linestyle=style)
                 )
@@ -102,24 +93,17 @@ def plot_worst(
     _save(figure, path)
 
 
-def _mistakes(truths: list[dict[str, Any]], found: list[Result]) -> int:
-    """Objects missed plus objects invented, matched greedily by overlap 0.5 within a class."""
-    from detkd.evaluation.voc_map import OVERLAP, overlap
-
-    left = list(truths)
-    invented = 0
-    for result in sorted(found, key=lambda result: -result["score"]):
-        overlaps = [
-            overlap(result["bbox"], box["bbox"])
-            if box["category_id"] == result["category_id"]
-            else 0.0
-            for box in left
-        ]
-        if overlaps and max(overlaps) >= OVERLAP:
-            left.pop(int(np.argmax(overlaps)))
-        else:
-            invented += 1
-    return len(left) + invented
+def _mistakes(case: Case, kept: np.ndarray) -> np.ndarray:
+    """[images]: objects missed plus objects invented by the kept detections, at overlap 0.5."""
+    every = len(case.images)
+    wrong = np.zeros(every, dtype=np.int64)
+    for matched in match(case):
+        shown = kept[matched.detection]
+        hit = matched.hit[0] & shown
+        invented = shown & ~hit & ~matched.ignored[0]
+        wrong += np.bincount(matched.image[invented], minlength=every) + matched.positives
+        wrong -= np.bincount(matched.image[hit], minlength=every)
+    return wrong
 
 
 def _pyplot() -> Any:

@@ -6,12 +6,12 @@ took that truth, it is a false one. Truths marked `difficult` neither help nor h
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from detkd.evaluation.case import Case, build_case
 from detkd.evaluation.results import Result
 
 OVERLAP = 0.5
@@ -19,18 +19,16 @@ OVERLAP = 0.5
 
 def voc_map(truth: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
     """Mean over the classes that have a truth; None where no class has one."""
-    per_class = {}
-    for category in truth["categories"]:
-        key = category["id"]
-        points = _curve(
-            [box for box in truth["annotations"] if box["category_id"] == key],
-            [result for result in results if result["category_id"] == key],
-        )
-        if points is not None:
-            per_class[category["name"]] = (eleven_points(*points), all_points(*points))
+    return voc_numbers(build_case(truth, results))
+
+
+def voc_numbers(case: Case) -> dict[str, Any]:
+    """As `voc_map`, of a case."""
+    curves = [_curve(case, at) for at in range(len(case.categories))]
+    per_class = [(eleven_points(*curve), all_points(*curve)) for curve in curves if curve]
     if not per_class:
         return {"ap50_11point": None, "ap50_allpoint": None}
-    eleven, every = np.mean(list(per_class.values()), axis=0).tolist()
+    eleven, every = np.mean(per_class, axis=0).tolist()
     return {"ap50_11point": eleven, "ap50_allpoint": every}
 
 
@@ -48,37 +46,41 @@ def all_points(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall) * envelope[1:]))
 
 
-def _curve(
-    truths: list[dict[str, Any]], results: list[Result]
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _curve(case: Case, category: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Recall and precision after each detection, by falling score; None without a truth."""
-    of_image = defaultdict(list)
-    for box in truths:
-        of_image[box["image_id"]].append(box)
-    positives = sum(not _difficult(box) for box in truths)
+    truths, found = case.truths, case.detections
+    of_class = np.flatnonzero(truths.category == category)
+    positives = int((~truths.difficult[of_class]).sum())
     if not positives:
         return None
-    taken: set[tuple[Any, int]] = set()
+    chosen = np.flatnonzero(found.category == category)
+    chosen = chosen[np.argsort(-found.score[chosen], kind="stable")]
+    boxes_of: dict[int, list[tuple[int, list[float]]]] = {}
+    for at, image, box in zip(
+        of_class.tolist(),
+        truths.image[of_class].tolist(),
+        truths.box[of_class].tolist(),
+        strict=True,
+    ):
+        boxes_of.setdefault(image, []).append((at, box))
+    taken: set[int] = set()
     hits: list[bool] = []
-    for result in sorted(results, key=lambda result: -result["score"]):
-        boxes = of_image[result["image_id"]]
-        overlaps = [overlap(result["bbox"], box["bbox"]) for box in boxes]
-        best = int(np.argmax(overlaps)) if overlaps else -1
-        if best < 0 or overlaps[best] < OVERLAP:
+    for image, box in zip(found.image[chosen].tolist(), found.box[chosen].tolist(), strict=True):
+        best, most = -1, 0.0
+        for at, there in boxes_of.get(image, ()):
+            if (value := overlap(box, there)) > most:
+                best, most = at, value
+        if most < OVERLAP:
             hits.append(False)
-        elif not _difficult(boxes[best]):
-            place = (result["image_id"], best)
-            hits.append(place not in taken)
-            taken.add(place)
+        elif not truths.difficult[best]:
+            hits.append(best not in taken)
+            taken.add(best)
     true = np.cumsum(hits, dtype=float)
     return true / positives, true / np.arange(1, len(hits) + 1)
 
 
-def _difficult(box: dict[str, Any]) -> bool:
-    return bool(box.get("attributes", {}).get("difficult") or box.get("iscrowd"))
-
-
 def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes [x, y, width, height]."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:

@@ -1,0 +1,178 @@
+"""What is judged, as columns: the truth and the detections of a data set, each number in an array.
+
+Images and categories are numbered from 0 in the order of their ids, which is pycocotools' order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detkd.evaluation.results import Result, find_fault
+
+Places = dict[Any, int]
+NUMBERS = {int, float}
+
+
+@dataclass(frozen=True)
+class Truths:
+    """The annotated objects, in the order of the file; boxes are [x, y, width, height] in px."""
+
+    image: np.ndarray
+    category: np.ndarray
+    box: np.ndarray
+    area: np.ndarray
+    crowd: np.ndarray
+    difficult: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections, in the order of the file; boxes are [x, y, width, height] in px."""
+
+    image: np.ndarray
+    category: np.ndarray
+    box: np.ndarray
+    score: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A truth with the detections on its images.
+
+    `images` and `categories` are the file's entries by rising id; `unknown` is how many detections
+    of an unlisted category were passed over.
+    """
+
+    images: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+    truths: Truths
+    detections: Detections
+    unknown: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """Of the categories, in their order."""
+        return [category["name"] for category in self.categories]
+
+
+def build_case(
+    truth: dict[str, Any], results: Sequence[Result], path: str | Path = "results"
+) -> Case:
+    """The case of a truth (see `check_truth`) and COCO results; `path` is named in sentences.
+
+    Raises:
+        DataError: an entry of an unknown image, without a score, or not finite.
+    """
+    images, image_places = _numbered(truth["images"])
+    categories, category_places = _numbered(truth["categories"])
+    annotations = truth["annotations"]
+    boxes = _boxes(annotations)
+    truths = Truths(
+        _places(annotations, "image_id", image_places.__getitem__),
+        _places(annotations, "category_id", lambda key: category_places.get(key, -1)),
+        boxes,
+        np.array(
+            [
+                entry.get("area", width * height)
+                for entry, (_, _, width, height) in zip(annotations, boxes.tolist(), strict=True)
+            ],
+            dtype=float,
+        ),
+        np.array([bool(entry.get("iscrowd")) for entry in annotations], dtype=bool),
+        np.array([_difficult(entry) for entry in annotations], dtype=bool),
+    )
+    truths = Truths(*(column[truths.category >= 0] for column in vars(truths).values()))
+    try:
+        detections = _detections(results, image_places, category_places)
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError, AttributeError):
+        # Columns cannot be made of it: only now is each entry looked at for itself.
+        find_fault(results, set(image_places), path)
+        detections = _detections(_plain(results), image_places, category_places)
+    known = detections.category >= 0
+    if known.all():
+        return Case(images, categories, truths, detections)
+    kept = Detections(*(column[known] for column in vars(detections).values()))
+    return Case(images, categories, truths, kept, int((~known).sum()))
+
+
+def with_detections(case: Case, detections: Detections) -> Case:
+    """The same truth with other detections."""
+    return Case(case.images, case.categories, case.truths, detections, case.unknown)
+
+
+def as_results(case: Case) -> list[Result]:
+    """The detections as COCO results."""
+    images = [image["id"] for image in case.images]
+    categories = [category["id"] for category in case.categories]
+    found = case.detections
+    return [
+        {"image_id": images[i], "category_id": categories[c], "bbox": box, "score": score}
+        for i, c, box, score in zip(
+            found.image.tolist(),
+            found.category.tolist(),
+            found.box.tolist(),
+            found.score.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _numbered(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Places]:
+    ordered = sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
+    return ordered, {entry["id"]: at for at, entry in enumerate(ordered)}
+
+
+def _places(entries: Sequence[dict[str, Any]], key: str, place: Callable[[Any], int]) -> np.ndarray:
+    return np.fromiter(map(place, map(itemgetter(key), entries)), np.int64, len(entries))
+
+
+def _boxes(entries: Sequence[dict[str, Any]]) -> np.ndarray:
+    boxes = [entry["bbox"] for entry in entries]
+    if set(map(len, boxes)) - {4} or set(map(type, chain.from_iterable(boxes))) - NUMBERS:
+        raise ValueError("not four plain numbers")
+    flat = np.fromiter(chain.from_iterable(boxes), float, 4 * len(boxes))
+    return flat.reshape(-1, 4)
+
+
+def _detections(results: Sequence[Result], images: Places, categories: Places) -> Detections:
+    scores = [result["score"] for result in results]
+    if not isinstance(results, list) or set(map(type, scores)) - NUMBERS:
+        raise ValueError("not plain numbers")
+    made = Detections(
+        _places(results, "image_id", images.__getitem__),
+        _places(results, "category_id", lambda key: categories.get(key, -1)),
+        _boxes(results),
+        np.fromiter(scores, float, len(results)),
+    )
+    if not np.isfinite(made.score).all() or not np.isfinite(made.box).all():
+        raise ValueError("not finite")
+    if (made.box[:, 2:] < 0).any():
+        raise ValueError("negative sizes")
+    return made
+
+
+def _plain(results: Sequence[Result]) -> list[Result]:
+    """Numbers of other libraries as Python's own."""
+    return [
+        {**result, "bbox": list(map(float, result["bbox"])), "score": float(result["score"])}
+        for result in results
+    ]
+
+
+def _difficult(entry: dict[str, Any]) -> bool:
+    attributes = entry.get("attributes")
+    said = attributes.get("difficult") if isinstance(attributes, dict) else None
+    return bool(said or entry.get("iscrowd"))
