@@ -1,8 +1,15 @@
-"""How sure a mAP is: intervals from drawing the samples anew (Efron and Tibshirani 1993)."""
+"""How sure a mAP is: intervals from drawing the samples anew (Efron and Tibshirani 1993).
+
+Percentiles of the draws alone are too narrow where there are few samples, as a standard deviation
+over n instead of n - 1 is; they are taken further out by Hesterberg's rule (The American
+Statistician 2015), as a t quantile is further out than a normal one.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -36,16 +43,17 @@ def bootstrap_numbers(
 ) -> dict[str, Any]:
     """As `bootstrap_map`, of a case."""
     groups = groups_of(case)
+    every = int(groups.max(initial=-1)) + 1
     weights = draw_weights(groups, draws, seed)
     found = drawn_precisions(match(case, OVERLAPS), weights)
     return {
         "level": level,
         "draws": draws,
         "unit": unit_of(case),
-        "groups": int(groups.max(initial=-1)) + 1,
-        **{name: interval(over_classes(found[name]), level) for name in found},
+        "groups": every,
+        **{name: interval(over_classes(found[name]), level, every) for name in found},
         "per_class": {
-            label: {name: interval(found[name][:, at], level) for name in found}
+            label: {name: interval(found[name][:, at], level, every) for name in found}
             for at, label in enumerate(case.names)
         },
     }
@@ -97,10 +105,29 @@ def over_classes(values: np.ndarray) -> np.ndarray:
     return np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), np.nan)
 
 
-def interval(values: np.ndarray, level: float) -> list[float] | None:
-    """The percentiles that leave the same share outside on either side; None without a value."""
+def interval(values: np.ndarray, level: float, groups: int) -> list[float] | None:
+    """The expanded percentile interval of draws of so many groups; None without a value.
+
+    Percentiles q and 1 - q with  q = Φ(−√(n/(n−1)) t),  t the quantile (1 + level)/2 of Student's
+    distribution with n - 1 degrees of freedom, n the number of groups.
+    """
     known = values[~np.isnan(values)]
     if not known.size:
         return None
-    tails = [50 * (1 - level), 100 - 50 * (1 - level)]
-    return [float(value) for value in np.percentile(known, tails)]
+    if groups < 2:
+        return [float(known.min()), float(known.max())]
+    far = math.sqrt(groups / (groups - 1)) * _student((1 + level) / 2, groups - 1)
+    outside = 100 * NormalDist().cdf(-far)
+    return [float(value) for value in np.percentile(known, [outside, 100 - outside])]
+
+
+def _student(probability: float, freedom: int) -> float:
+    """Quantile of Student's distribution (Abramowitz and Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf(probability)
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+        + (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / (92160 * freedom**4)
+    )

@@ -130,6 +130,15 @@ def as_results(case: Case) -> list[Result]:
     ]
 
 
+def by_image(image: np.ndarray, chosen: np.ndarray) -> dict[int, np.ndarray]:
+    """Of each image, its members among the chosen (places, or a mask), in their order."""
+    places = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+    order = np.argsort(image[places], kind="stable")
+    images, starts = np.unique(image[places][order], return_index=True)
+    parts = np.split(places[order], starts[1:]) if len(images) else []
+    return dict(zip(images.tolist(), parts, strict=True))
+
+
 def _numbered(entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], Places]:
     ordered = sorted(entries, key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
     return ordered, {entry["id"]: at for at, entry in enumerate(ordered)}
