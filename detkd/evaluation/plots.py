@@ -7,42 +7,69 @@ from typing import Any
 
 import numpy as np
 
+from detkd.evaluation.canvas import STYLES, pyplot, save
 from detkd.evaluation.case import Case
-from detkd.evaluation.coco_map import RECALLS, accumulate, coco_numbers
+from detkd.evaluation.coco_map import RECALLS, accumulate
 from detkd.evaluation.matching import match
-from detkd.files import write_with
+from detkd.evaluation.plots_counts import plot_agreement, plot_diameters
+from detkd.evaluation.plots_errors import plot_confusion, plot_errors
+from detkd.evaluation.plots_scores import plot_f1, plot_reliability
 
 
-def plot_all(case: Case, folder: Path, *, images: Path | None) -> None:
-    """Write pr_curves.png, per_class.png and, where the images are, worst_images.png."""
+def plot_all(
+    case: Case, metrics: dict[str, Any], folder: Path, *, images: Path | None
+) -> dict[str, Path]:
+    """Write the pictures of a case and its judgement; by heading, in the order of a report.
+
+    The worst images only where all the images are there.
+    """
+    thresholds = np.array(list(metrics["counts"]["thresholds"].values()), dtype=float)
+    said = {
+        "AP by class": folder / "per_class.png",
+        "Precision over recall": folder / "pr_curves.png",
+        "F1 over score": folder / "f1_curves.png",
+        "What each kind of error costs": folder / "errors.png",
+        "What is taken for what": folder / "confusion.png",
+        "Are scores chances of being right?": folder / "reliability.png",
+        "Counted against annotated": folder / "bland_altman.png",
+    }
+    plot_classes(metrics["per_class"], folder / "per_class.png")
     plot_precision(case, folder / "pr_curves.png")
-    plot_classes(case, folder / "per_class.png")
+    plot_f1(case, folder / "f1_curves.png")
+    plot_errors(metrics["errors"], folder / "errors.png")
+    plot_confusion(metrics["confusion"], folder / "confusion.png")
+    plot_reliability(metrics["calibration"], folder / "reliability.png")
+    plot_agreement(case, thresholds, folder / "bland_altman.png")
+    if metrics["sizes"]["um"]:
+        said["Sizes in µm"] = folder / "diameters.png"
+        plot_diameters(metrics["sizes"]["um"], folder / "diameters.png")
     names = [image.get("file_name") for image in case.images]
-    if images is not None and all(name and (images / name).is_file() for name in names):
-        plot_worst(case, images, folder / "worst_images.png")
+    if names and images is not None and all(name and (images / name).is_file() for name in names):
+        said["The images with most mistakes"] = folder / "worst_images.png"
+        plot_worst(case, thresholds, images, folder / "worst_images.png")
+    return said
 
 
 def plot_precision(case: Case, path: Path) -> None:
     """Precision over recall at overlap 0.5, a line a class."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
     curves = accumulate(case).precision[0, :, :, 0, -1].T
     for at, (name, precision) in enumerate(zip(case.names, curves, strict=True)):
         if precision.min() < 0:
             continue  # no truth of this class
-        style = ("-", "--", ":", "-.")[at // 10 % 4]
+        style = STYLES[at // 10 % len(STYLES)]
         axis.plot(RECALLS, precision, style, label=f"{name} {precision.mean():.2f}")
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="overlap 0.5")
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend(fontsize=7, ncols=1 + len(axis.lines) // 12)
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_classes(case: Case, path: Path) -> None:
+def plot_classes(table: dict[str, dict[str, Any]], path: Path) -> None:
     """AP and AP50 of each class, with the number of annotated objects."""
-    plt = _pyplot()
-    table = coco_numbers(case)["per_class"]
+    plt = pyplot()
     known = {name: row for name, row in table.items() if row["AP"] is not None}
     figure, axis = plt.subplots(figsize=(6, 1 + 0.4 * max(1, len(known))), layout="constrained")
     places = np.arange(len(known))
@@ -55,18 +82,18 @@ def plot_classes(case: Case, path: Path) -> None:
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_worst(
-    case: Case, images: Path, path: Path, *, count: int = 9, threshold: float = 0.5
+    case: Case, thresholds: np.ndarray, images: Path, path: Path, *, count: int = 9
 ) -> None:
     """The images with most objects missed and invented: truth solid, detections dashed."""
     from PIL import Image, ImageOps
 
-    plt = _pyplot()
+    plt = pyplot()
     truths, found = case.truths, case.detections
-    kept = found.score >= threshold
+    kept = found.score >= thresholds[found.category]
     mistakes = _mistakes(case, kept)
     worst = np.argsort(-mistakes, kind="stable")[:count].tolist()
     columns = min(3, len(worst))
@@ -90,7 +117,7 @@ def plot_worst(
                     plt.Rectangle((x, y), width, height, fill=False, color=colour, linestyle=style)
                 )
     figure.suptitle("truth: green, solid; detections: orange, dashed")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _mistakes(case: Case, kept: np.ndarray) -> np.ndarray:
@@ -104,17 +131,3 @@ def _mistakes(case: Case, kept: np.ndarray) -> np.ndarray:
         wrong += np.bincount(matched.image[invented], minlength=every) + matched.positives
         wrong -= np.bincount(matched.image[hit], minlength=every)
     return wrong
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure: Any, path: Path) -> None:
-    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
-    _pyplot().close(figure)

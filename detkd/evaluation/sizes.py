@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def size_bins(case: Case, *, bins: int = BINS) -> list[dict[str, Any]]:
     inner = inner[(inner > areas.min()) & (inner <= areas.max())]
     edges = [EVERY_AREA[0], *inner.tolist(), EVERY_AREA[1]]
     rows = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         below = high if high == EVERY_AREA[1] else math.nextafter(high, 0)
         inside = (areas >= low) & (areas <= below)
         rows.append(

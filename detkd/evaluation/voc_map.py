@@ -1,7 +1,8 @@
 """PASCAL VOC's average precision at overlap 0.5, with 11 points and with all points.
 
 A detection belongs to the truth that it overlaps most; if another detection with a higher score
-took that truth, it is a false one. Truths marked `difficult` neither help nor hurt.
+took that truth, it is a false one. Truths marked `difficult` neither help nor hurt. Equal scores
+stand in the order of images, as in COCO's numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _curve(case: Case, category: int) -> tuple[np.ndarray, np.ndarray] | None:
     if not positives:
         return None
     chosen = np.flatnonzero(found.category == category)
-    chosen = chosen[np.argsort(-found.score[chosen], kind="stable")]
+    chosen = chosen[np.lexsort((found.image[chosen], -found.score[chosen]))]
     boxes_of: dict[int, list[tuple[int, list[float]]]] = {}
     for at, image, box in zip(
         of_class.tolist(),

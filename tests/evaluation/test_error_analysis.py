@@ -3,6 +3,7 @@
 import contextlib
 import io
 import random
+from itertools import pairwise
 
 import hotcoco
 import numpy as np
@@ -180,9 +181,7 @@ def test_size_bins_are_judged_as_pycocotools_judges_its_own(seed):
         evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
         edges = [row["from_px"] ** 2 for row in rows] + [1e10]
         # An edge is an area of the truth itself: step below it, so that rounding does not decide.
-        evaluation.params.areaRng = [
-            [low - 1e-6, high - 1e-6] for low, high in zip(edges, edges[1:], strict=False)
-        ]
+        evaluation.params.areaRng = [[low - 1e-6, high - 1e-6] for low, high in pairwise(edges)]
         evaluation.params.areaRngLbl = [str(at) for at in range(len(rows))]
         evaluation.evaluate()
         evaluation.accumulate()
