@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     from detkd.evaluation.counts import usual_thresholds, write_counts
     from detkd.evaluation.judge import analyse, judge_case
     from detkd.evaluation.paired import paired_test
-    from detkd.evaluation.plots import plot_all
+    from detkd.evaluation.plots import plot_all, plot_analysis
     from detkd.evaluation.predictions import read_results
     from detkd.evaluation.report import write_report
     from detkd.evaluation.results import check_truth
@@ -58,7 +58,9 @@ def main(argv: list[str]) -> int:
     if options.out:
         metrics |= analyse(case, thresholds=thresholds, um_per_px=options.um_per_px)
         images = options.images or image_root(options.gt, truth.get("info"))
-        pictures = plot_all(case, metrics, options.out / "plots", images=images)
+        plots = options.out / "plots"
+        pictures = plot_analysis(case, metrics, plots)
+        pictures |= plot_all(case, metrics, plots, images=images)
         counted = usual_thresholds(case) if thresholds is None else thresholds
         write_counts(case, counted, options.out / "counts.csv")
         write_json(options.out / "predictions.json", as_results(case))

@@ -27,7 +27,7 @@ from detkd.engine.run import RunFolder
 from detkd.errors import ConfigError, DataError
 from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import coco_map
-from detkd.evaluation.judge import analyse, judge_case
+from detkd.evaluation.judge import judge_case
 from detkd.evaluation.plots import plot_all
 from detkd.evaluation.results import check_truth
 from detkd.files import write_json
@@ -205,7 +205,7 @@ def final_judgement(
     detector = Detector.load(run.best)
     results = predict(detector, dataset, batch_size=experiment.train.batch_size, device=device)
     case = build_case(check_truth(dataset.truth, dataset.path), results)
-    metrics = {**judge_case(case), **analyse(case)}
+    metrics = judge_case(case)
     write_json(run.predictions, results)
     write_json(run.metrics, metrics)
     plot_all(case, metrics, run.plots, images=dataset.image_root)

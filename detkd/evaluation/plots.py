@@ -19,35 +19,45 @@ from detkd.evaluation.plots_scores import plot_f1, plot_reliability
 def plot_all(
     case: Case, metrics: dict[str, Any], folder: Path, *, images: Path | None
 ) -> dict[str, Path]:
-    """Write the pictures of a case and its judgement; by heading, in the order of a report.
+    """Write per_class.png, pr_curves.png and, where all images are, worst_images.png.
 
-    The worst images only where all the images are there.
+    The pictures are given by the heading that they have in a report.
     """
-    thresholds = np.array(list(metrics["counts"]["thresholds"].values()), dtype=float)
     said = {
         "AP by class": folder / "per_class.png",
         "Precision over recall": folder / "pr_curves.png",
+    }
+    plot_classes(metrics["per_class"], folder / "per_class.png")
+    plot_precision(case, folder / "pr_curves.png")
+    names = [image.get("file_name") for image in case.images]
+    if names and images is not None and all(name and (images / name).is_file() for name in names):
+        said["The images with most mistakes"] = folder / "worst_images.png"
+        plot_worst(case, _thresholds(metrics), images, folder / "worst_images.png")
+    return said
+
+
+def plot_analysis(case: Case, metrics: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Write the pictures of what `analyse` found; by heading, as `plot_all`."""
+    said = {
         "F1 over score": folder / "f1_curves.png",
         "What each kind of error costs": folder / "errors.png",
         "What is taken for what": folder / "confusion.png",
         "Are scores chances of being right?": folder / "reliability.png",
         "Counted against annotated": folder / "bland_altman.png",
     }
-    plot_classes(metrics["per_class"], folder / "per_class.png")
-    plot_precision(case, folder / "pr_curves.png")
     plot_f1(case, folder / "f1_curves.png")
     plot_errors(metrics["errors"], folder / "errors.png")
     plot_confusion(metrics["confusion"], folder / "confusion.png")
     plot_reliability(metrics["calibration"], folder / "reliability.png")
-    plot_agreement(case, thresholds, folder / "bland_altman.png")
+    plot_agreement(case, _thresholds(metrics), folder / "bland_altman.png")
     if metrics["sizes"]["um"]:
         said["Sizes in µm"] = folder / "diameters.png"
         plot_diameters(metrics["sizes"]["um"], folder / "diameters.png")
-    names = [image.get("file_name") for image in case.images]
-    if names and images is not None and all(name and (images / name).is_file() for name in names):
-        said["The images with most mistakes"] = folder / "worst_images.png"
-        plot_worst(case, thresholds, images, folder / "worst_images.png")
     return said
+
+
+def _thresholds(metrics: dict[str, Any]) -> np.ndarray:
+    return np.array(list(metrics["counts"]["thresholds"].values()), dtype=float)
 
 
 def plot_precision(case: Case, path: Path) -> None:
