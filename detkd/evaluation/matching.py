@@ -69,7 +69,7 @@ def _match_class(
     chosen = chosen[np.lexsort((-found.score[chosen], found.image[chosen]))]
     chosen = chosen[_rank_in_image(found.image[chosen]) < most]
     taken = np.full((len(overlaps), len(chosen)), -1)
-    for rows, columns in _pairs(found.image[chosen], truths.image[of_class]):
+    for rows, columns in pairs_by_image(found.image[chosen], truths.image[of_class]):
         here = of_class[columns]
         shared = mask.iou(found.box[chosen[rows]], truths.box[here], truths.crowd[here].tolist())
         _choose(shared, overlaps, aside[here], truths.crowd[here], here, taken[:, rows])
@@ -92,13 +92,12 @@ def _rank_in_image(image: np.ndarray) -> np.ndarray:
     return np.arange(len(image)) - np.searchsorted(image, image)
 
 
-def _pairs(found: np.ndarray, truths: np.ndarray) -> Iterator[tuple[slice, slice]]:
+def pairs_by_image(found: np.ndarray, truths: np.ndarray) -> Iterator[tuple[slice, slice]]:
     """Of each image with both, its rows in either list; both are in the order of images."""
-    for image in np.intersect1d(found, truths).tolist():
-        yield (
-            slice(*np.searchsorted(found, (image, image + 1))),
-            slice(*np.searchsorted(truths, (image, image + 1))),
-        )
+    images = np.intersect1d(found, truths)
+    edges = [np.searchsorted(side, (images, images + 1)).T.tolist() for side in (found, truths)]
+    for rows, columns in zip(*edges, strict=True):
+        yield slice(*rows), slice(*columns)
 
 
 def _choose(

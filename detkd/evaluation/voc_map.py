@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask
 
 from detkd.evaluation.case import Case, build_case
+from detkd.evaluation.matching import pairs_by_image
 from detkd.evaluation.results import Result
 
 OVERLAP = 0.5
@@ -51,39 +53,31 @@ def _curve(case: Case, category: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Recall and precision after each detection, by falling score; None without a truth."""
     truths, found = case.truths, case.detections
     of_class = np.flatnonzero(truths.category == category)
+    of_class = of_class[np.argsort(truths.image[of_class], kind="stable")]
     positives = int((~truths.difficult[of_class]).sum())
     if not positives:
         return None
     chosen = np.flatnonzero(found.category == category)
-    chosen = chosen[np.lexsort((found.image[chosen], -found.score[chosen]))]
-    boxes_of: dict[int, list[tuple[int, list[float]]]] = {}
-    for at, image, box in zip(
-        of_class.tolist(),
-        truths.image[of_class].tolist(),
-        truths.box[of_class].tolist(),
-        strict=True,
-    ):
-        boxes_of.setdefault(image, []).append((at, box))
-    taken: set[int] = set()
-    hits: list[bool] = []
-    for image, box in zip(found.image[chosen].tolist(), found.box[chosen].tolist(), strict=True):
-        best, most = -1, 0.0
-        for at, there in boxes_of.get(image, ()):
-            if (value := overlap(box, there)) > most:
-                best, most = at, value
-        if most < OVERLAP:
-            hits.append(False)
-        elif not truths.difficult[best]:
-            hits.append(best not in taken)
-            taken.add(best)
-    true = np.cumsum(hits, dtype=float)
-    return true / positives, true / np.arange(1, len(hits) + 1)
+    chosen = chosen[np.argsort(found.image[chosen], kind="stable")]
+    best = np.full(len(chosen), -1)
+    for rows, columns in pairs_by_image(found.image[chosen], truths.image[of_class]):
+        here = of_class[columns]
+        shared = mask.iou(found.box[chosen[rows]], truths.box[here], [0] * len(here))
+        best[rows] = np.where(shared.max(axis=1) >= OVERLAP, here[shared.argmax(axis=1)], -1)
+    hit, counts = _hits(best[np.argsort(-found.score[chosen], kind="stable")], truths.difficult)
+    true = np.cumsum(hit[counts], dtype=float)
+    return true / positives, true / np.arange(1, len(true) + 1)
 
 
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes [x, y, width, height]."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / (a[2] * a[3] + b[2] * b[3] - width * height)
+def _hits(best: np.ndarray, difficult: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each detection is the first on its truth, and whether it counts at all.
+
+    `best` is the truth that each overlaps most, by falling score; -1 for none.
+    """
+    places = np.flatnonzero(best >= 0)
+    _, first = np.unique(best[places], return_index=True)
+    hit = np.zeros(len(best), dtype=bool)
+    hit[places[first]] = True
+    counts = np.ones(len(best), dtype=bool)
+    counts[places] = ~difficult[best[places]]
+    return hit, counts
