@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from reference import made
@@ -136,3 +137,23 @@ def test_yolo_texts_and_a_table_are_judged_like_the_json(files, capsys):
         assert judged(files, dt=form) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2]
+
+
+def keys_of(document, names):
+    """Every key in a JSON document but the names of classes and samples, and the bins of a list."""
+    if isinstance(document, list):
+        return set().union(*(keys_of(each, names) for each in document)) if document else set()
+    if not isinstance(document, dict):
+        return set()
+    inside = set().union(*(keys_of(each, names) for each in document.values()), set())
+    return inside | {key for key in document if key not in names}
+
+
+def test_every_key_of_the_metrics_is_explained(files):
+    argv = ["--out", files / "out", "--bootstrap", 5, "--um-per-px", 1]
+    assert judged(files, *argv, "--against", files / "poor.json") == 0
+    metrics = json.loads((files / "out/metrics.json").read_text())
+    names = {"c1", "c3", "c7", "S0", "S1", "S2", "S3"}
+    page = (Path(__file__).parents[2] / "docs/judging.md").read_text()
+    missing = {key for key in keys_of(metrics, names) if f"`{key}`" not in page}
+    assert not missing
