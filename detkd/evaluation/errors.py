@@ -51,21 +51,25 @@ def error_kinds(case: Case) -> dict[str, Any]:
     matches = match(case, (FOREGROUND,))
     mistakes = find_mistakes(case, matches)
     found = _found(case, matches)
-    mendable = _mendable(mistakes, found)
+    of_kind: dict[str, list[Mistake]] = {kind: [] for kind in KINDS[:-1]}
+    for mistake in mistakes:
+        of_kind[mistake.kind].append(mistake)
     missed = ~case.truths.crowd & ~found
-    meant = [m.truth for m in mistakes if m.kind in ("classification", "localisation")]
     unmeant = missed.copy()
-    unmeant[meant] = False
+    for mistake in of_kind["classification"] + of_kind["localisation"]:
+        unmeant[mistake.truth] = False
+    none_gone, all_asked = np.zeros(len(case.detections), dtype=bool), np.zeros_like(missed)
+    mendable = _mendable(mistakes, found)
     base = _ap50(case, matches)
-    wrong = {m.detection for m in mistakes}
     gains = {
-        kind: _ap50(case, _mended(case, matches, [m for m in mistakes if m.kind == kind], mendable))
-        for kind in KINDS[:-1]
+        kind: _ap50(case, _mended(case, matches, alike, mendable))
+        for kind, alike in of_kind.items()
     }
-    gains["missed"] = _ap50(case, _without(case, matches, set(), unmeant))
-    gains["false_positives"] = _ap50(case, _without(case, matches, wrong, np.zeros_like(missed)))
-    gains["false_negatives"] = _ap50(case, _without(case, matches, set(), missed))
-    counts = {kind: sum(m.kind == kind for m in mistakes) for kind in KINDS[:-1]}
+    right_alone = _without(case, matches, _marked(case, mistakes), all_asked)
+    gains["missed"] = _ap50(case, _without(case, matches, none_gone, unmeant))
+    gains["false_positives"] = _ap50(case, right_alone)
+    gains["false_negatives"] = _ap50(case, _without(case, matches, none_gone, missed))
+    counts = {kind: len(alike) for kind, alike in of_kind.items()}
     return {
         "AP50": base,
         "overlap": FOREGROUND,
@@ -88,33 +92,35 @@ def find_mistakes(case: Case, matches: Sequence[ClassMatches]) -> list[Mistake]:
     truths_of = by_image(case.truths.image, ~case.truths.crowd)
     kinds: dict[int, Mistake] = {}
     for image, here in by_image(case.detections.image, wrong).items():
-        truths = truths_of.get(image, np.empty(0, dtype=np.int64))
-        for at, overlaps in zip(here.tolist(), _overlaps(case, here, truths), strict=True):
-            same = case.truths.category[truths] == case.detections.category[at]
-            kinds[at] = _kind(at, overlaps, same, truths)
+        for mistake in _in_image(case, here, truths_of.get(image)):
+            kinds[mistake.detection] = mistake
     return [kinds[at] for at in wrong.tolist()]
 
 
-def _overlaps(case: Case, detections: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    if not len(truths):
-        return np.zeros((len(detections), 0))
-    return mask.iou(case.detections.box[detections], case.truths.box[truths], [0] * len(truths))
-
-
-def _kind(at: int, overlaps: np.ndarray, same: np.ndarray, truths: np.ndarray) -> Mistake:
-    own = np.where(same, overlaps, 0)
-    other = np.where(same, 0, overlaps)
-    if not len(truths):
-        return Mistake(at, "background", -1)
-    if BACKGROUND <= own.max() < FOREGROUND:
-        return Mistake(at, "localisation", int(truths[own.argmax()]))
-    if other.max() >= FOREGROUND:
-        return Mistake(at, "classification", int(truths[other.argmax()]))
-    if own.max() >= FOREGROUND:
-        return Mistake(at, "duplicate", int(truths[own.argmax()]))
-    if overlaps.max() <= BACKGROUND:
-        return Mistake(at, "background", -1)
-    return Mistake(at, "both", int(truths[other.argmax()]))
+def _in_image(case: Case, here: np.ndarray, truths: np.ndarray | None) -> list[Mistake]:
+    """The kinds of the wrong detections of one image."""
+    if truths is None:
+        return [Mistake(at, "background", -1) for at in here.tolist()]
+    overlaps = mask.iou(case.detections.box[here], case.truths.box[truths], [0] * len(truths))
+    same = case.detections.category[here][:, None] == case.truths.category[truths]
+    own, other = np.where(same, overlaps, 0), np.where(same, 0, overlaps)
+    near, wrong = own.max(axis=1), other.max(axis=1)
+    kinds = np.select(
+        [
+            (near >= BACKGROUND) & (near < FOREGROUND),
+            wrong >= FOREGROUND,
+            near >= FOREGROUND,
+            overlaps.max(axis=1) <= BACKGROUND,
+        ],
+        ["localisation", "classification", "duplicate", "background"],
+        "both",
+    )
+    of_own = np.isin(kinds, ("localisation", "duplicate"))
+    meant = truths[np.where(of_own, own.argmax(axis=1), other.argmax(axis=1))]
+    return [
+        Mistake(at, kind, -1 if kind == "background" else truth)
+        for at, kind, truth in zip(here.tolist(), kinds.tolist(), meant.tolist(), strict=True)
+    ]
 
 
 def _found(case: Case, matches: Sequence[ClassMatches]) -> np.ndarray:
@@ -138,13 +144,19 @@ def _mended(
     case: Case, matches: Sequence[ClassMatches], mistakes: Sequence[Mistake], mendable: set[int]
 ) -> list[ClassMatches]:
     """The matches with these mistakes put right where that can be, and left out elsewhere."""
-    changed = {mistake.detection for mistake in mistakes}
     right: list[list[Mistake]] = [[] for _ in matches]
     for mistake in mistakes:
         if mistake.detection in mendable:
             right[int(case.truths.category[mistake.truth])].append(mistake)
-    left = _without(case, matches, changed, np.zeros(len(case.truths), dtype=bool))
+    left = _without(case, matches, _marked(case, mistakes), np.zeros(len(case.truths), dtype=bool))
     return [_with_hits(case, each, added) for each, added in zip(left, right, strict=True)]
+
+
+def _marked(case: Case, mistakes: Sequence[Mistake]) -> np.ndarray:
+    """[detections]: whether it is one of these mistakes."""
+    marked = np.zeros(len(case.detections), dtype=bool)
+    marked[[mistake.detection for mistake in mistakes]] = True
+    return marked
 
 
 def _with_hits(case: Case, matched: ClassMatches, added: Sequence[Mistake]) -> ClassMatches:
@@ -162,14 +174,13 @@ def _with_hits(case: Case, matched: ClassMatches, added: Sequence[Mistake]) -> C
 
 
 def _without(
-    case: Case, matches: Sequence[ClassMatches], detections: set[int], truths: np.ndarray
+    case: Case, matches: Sequence[ClassMatches], gone: np.ndarray, truths: np.ndarray
 ) -> list[ClassMatches]:
-    """The matches without some detections, and with the marked truths not asked for."""
-    gone = np.array(sorted(detections), dtype=np.int64)
+    """The matches without the marked detections, and with the marked truths not asked for."""
     every = len(case.images)
     said = []
     for at, each in enumerate(matches):
-        kept = ~np.isin(each.detection, gone)
+        kept = ~gone[each.detection]
         unasked = case.truths.image[truths & (case.truths.category == at)]
         said.append(
             ClassMatches(
