@@ -62,7 +62,7 @@ def bootstrap_numbers(
 def groups_of(case: Case) -> np.ndarray:
     """[images]: the number of each image's group, which is its sample or itself."""
     names = [
-        ("image", image["id"]) if image.get("sample") is None else ("sample", image["sample"])
+        ("image", image["id"]) if image.get("sample") is None else ("sample", str(image["sample"]))
         for image in case.images
     ]
     number = {name: at for at, name in enumerate(dict.fromkeys(names))}

@@ -79,7 +79,7 @@ def build_case(
     images, image_places = _numbered(truth["images"])
     categories, category_places = _numbered(truth["categories"])
     annotations = truth["annotations"]
-    boxes = _boxes(annotations)
+    boxes = np.array([[float(v) for v in entry["bbox"]] for entry in annotations]).reshape(-1, 4)
     truths = Truths(
         _places(annotations, "image_id", image_places.__getitem__),
         _places(annotations, "category_id", lambda key: category_places.get(key, -1)),

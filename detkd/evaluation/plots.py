@@ -29,8 +29,8 @@ def plot_all(
     }
     plot_classes(metrics["per_class"], folder / "per_class.png")
     plot_precision(case, folder / "pr_curves.png")
-    names = [image.get("file_name") for image in case.images]
-    if names and images is not None and all(name and (images / name).is_file() for name in names):
+    names = [str(image.get("file_name", "")) for image in case.images]
+    if names and images is not None and all((images / name).is_file() for name in names):
         said["The images with most mistakes"] = folder / "worst_images.png"
         plot_worst(case, _thresholds(metrics), images, folder / "worst_images.png")
     return said

@@ -94,20 +94,16 @@ def _yolo_categories(folder: Path, truth: dict[str, Any]) -> list[Any]:
 
 def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
     """A table with a header; boxes in px, by corners or by corner and size."""
-    rows = csv.DictReader(_text(path).splitlines())
-    columns = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
+    header, rows = _rows(path)
+    columns = {name.strip().lower(): name for name in header}
     image, label, score = (_column(columns, names, path) for names in (IMAGE, CLASS, SCORE))
     box, corners = _box_columns(columns, path)
     images = _Images(truth, by_id=image.strip().lower() == "image_id")
-    ids = {entry["name"]: entry["id"] for entry in truth["categories"]}
-    ids |= (
-        {str(entry["id"]): entry["id"] for entry in truth["categories"]}
-        if (label.strip().lower() == "category_id")
-        else {}
-    )
+    key = "id" if label.strip().lower() == "category_id" else "name"
+    ids = {str(entry[key]): entry["id"] for entry in truth["categories"]}
     results = []
-    for row in rows:
-        where = f"{path}: line {rows.line_num}"
+    for line, row in rows:
+        where = f"{path}: line {line}"
         x, y, third, fourth = (_number(row[column], where) for column in box)
         size = [third - x, fourth - y] if corners else [third, fourth]
         if min(size) < 0:
@@ -122,6 +118,18 @@ def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
             }
         )
     return results
+
+
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The names of the columns, and each row with its line."""
+    reader = csv.DictReader(_text(path).splitlines(), restkey="")
+    try:
+        header = list(reader.fieldnames or ())
+        return header, [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: line {reader.line_num} is no row of a table ({error})."
+        ) from error
 
 
 def _column(columns: Mapping[str, str], names: tuple[str, ...], path: Path) -> str:
@@ -178,10 +186,11 @@ class _Images:
 
 
 def _size(image: dict[str, Any], where: str) -> tuple[float, float]:
-    width, height = image.get("width"), image.get("height")
-    if not width or not height:
+    sides = [image.get("width"), image.get("height")]
+    known = [float(s) for s in sides if isinstance(s, int | float) and 0 < s < math.inf]
+    if len(known) < 2:
         raise DataError(f"{where}: the truth does not say its image's width and height.")
-    return float(width), float(height)
+    return known[0], known[1]
 
 
 def _number(text: str | None, where: str) -> float:

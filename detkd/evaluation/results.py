@@ -30,6 +30,7 @@ def check_truth(truth: Any, path: str | Path) -> dict[str, Any]:
     truth = require_lists(truth, path, RELIED_ON, "name a COCO ground truth")
     images = _own_ids(truth, "images", path)
     categories = _own_ids(truth, "categories", path)
+    _check_names(truth["categories"], path)
     annotations = []
     for at, box in enumerate(truth["annotations"]):
         where = f"{path}: annotations[{at}]"
@@ -105,6 +106,20 @@ def _own_ids(truth: dict[str, Any], section: str, path: str | Path) -> set[Any]:
             )
         first[key] = at
     return set(first)
+
+
+def _check_names(categories: list[dict[str, Any]], path: str | Path) -> None:
+    first: dict[str, int] = {}
+    for at, name in enumerate(category["name"] for category in categories):
+        where = f"{path}: categories[{at}]"
+        if not isinstance(name, str):
+            raise DataError(f"{where} has the name {name!r}; a text is needed.")
+        if name in first:
+            raise DataError(
+                f"{where} has the name '{name}' of categories[{first[name]}]; mend the file with "
+                "'detkd convert'."
+            )
+        first[name] = at
 
 
 def _among(key: Any, known: set[Any]) -> bool:

@@ -139,6 +139,28 @@ def test_yolo_texts_and_a_table_are_judged_like_the_json(files, capsys):
     assert said[0] == said[1] == said[2]
 
 
+@pytest.mark.parametrize(
+    "change", ["no truths", "no images", "no classes", "all crowd", "no finds"]
+)
+def test_a_page_of_next_to_nothing_is_written(files, change):
+    truth = json.loads((files / "gt.json").read_text())
+    if change == "all crowd":
+        for box in truth["annotations"]:
+            box["iscrowd"] = 1
+    elif change != "no finds":
+        truth["annotations"] = []
+    if change == "no images":
+        truth["images"] = []
+    if change == "no classes":
+        truth["categories"] = []
+    found = "[]" if change in ("no images", "no finds") else (files / "good.json").read_text()
+    (files / "gt.json").write_text(json.dumps(truth))
+    (files / "dt.json").write_text(found)
+    argv = ["--out", files / "out", "--bootstrap", 3, "--um-per-px", 1]
+    assert judged(files, *argv, "--against", files / "dt.json", dt="dt.json") == 0
+    assert (files / "out/report.html").is_file()
+
+
 def keys_of(document, names):
     """Every key in a JSON document but the names of classes and samples, and the bins of a list."""
     if isinstance(document, list):

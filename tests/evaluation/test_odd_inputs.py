@@ -94,6 +94,7 @@ OWN = {
     "a truth without size": edit("annotations", 0, bbox=[5, 5, 0, 0], area=0),
     "a box left of the image": edit("results", 0, bbox=[-50.5, -10, 40, 40]),
     "a detection as large as a country": edit("results", 0, bbox=[0, 0, 1e6, 1e6]),
+    "true instead of 1": edit("annotations", 0, bbox=[True, 2, 30, 40], area=1200),
     "whole numbers": edit("results", 0, bbox=[1, 2, 3, 4], score=1),
     "the same detection thrice": lambda t, r: r.extend([dict(r[0]), dict(r[0])]),
 }
@@ -117,6 +118,14 @@ REFUSED = {
     "an entry that is a list": (lambda t, r: r.insert(3, [1, 2]), "entry 3 has no 'image_id'"),
     "the same image id twice": (edit("images", 2, id=1), "images[2] has the id 1 of images[0]"),
     "the same class id twice": (edit("categories", 1, id=3), "categories[1] has the id 3"),
+    "the same class name twice": (
+        edit("categories", 1, name="c3"),
+        "categories[1] has the name 'c3' of categories[0]",
+    ),
+    "a class name that is a number": (
+        edit("categories", 1, name=7),
+        "categories[1] has the name 7",
+    ),
     "an image id that is null": (edit("images", 2, id=None), "images[2] has the id None"),
     "a truth of an unknown image": (edit("annotations", 2, image_id=99), "annotations[2] is of im"),
     "a truth of an unknown class": (edit("annotations", 2, category_id=99), "is of category 99"),

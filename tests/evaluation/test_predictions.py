@@ -1,8 +1,11 @@
 """Results of any detector, as they lie on disk."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from detkd.errors import DataError
 from detkd.evaluation.predictions import read_results
@@ -107,6 +110,7 @@ def test_a_file_named_like_the_id_of_another_image_is_itself(tmp_path):
         ("image,class,score,x,y,w,h\nb.png,one,.5,1,1,1\n", "line 2 has '' where"),
         ("image,class,score,x,y,w,h\nnone.png,one,.5,1,1,1,1\n", "line 2 is of image 'none.png'"),
         ("image,class,score,x1,y1,x2,y2\nb.png,one,.5,9,1,1,1\n", "line 2 has a box whose end"),
+        ("image,class,score,x,y,w,h\n" + "9" * 200000, "line 1 is no row of a table"),
     ],
 )
 def test_tables_that_cannot_be_understood_are_refused_by_line(tmp_path, table, said):
@@ -121,3 +125,24 @@ def test_results_that_are_not_there_are_refused(tmp_path):
             read_results(tmp_path / name, TRUTH)
     with pytest.raises(DataError, match=r"holds no \.txt"):
         read_results(tmp_path, TRUTH)
+
+
+@pytest.mark.parametrize("side", [None, 0, -5, "200", float("nan")])
+def test_yolo_needs_the_size_of_the_image(tmp_path, side):
+    truth = {**TRUTH, "images": [{"id": 1, "file_name": "b.png", "width": side, "height": 9}]}
+    (tmp_path / "b.txt").write_text("0 .5 .5 1 1 .5")
+    with pytest.raises(DataError, match="does not say its image's width and height"):
+        read_results(tmp_path, truth)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200), st.sampled_from(["b.txt", "dt.csv", "dt.json"]))
+def test_any_bytes_are_results_or_a_sentence(tmp_path, content, name):
+    header = b"image,class,score,x,y,w,h\n" if name == "dt.csv" else b""
+    folder = tmp_path / "any"
+    folder.mkdir(exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    (folder / name).write_bytes(header + content)
+    with contextlib.suppress(DataError):
+        read_results(folder if name == "b.txt" else folder / name, TRUTH)
