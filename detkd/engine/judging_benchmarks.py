@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -30,7 +31,7 @@ from detkd.evaluation.coco_map import OVERLAPS, accumulate, coco_map
 from detkd.evaluation.matching import ClassMatches, match
 from detkd.files import write_json
 
-ROUNDS = 3
+ROUNDS = 5
 MANY = 20000  # samples that stand for all there could be
 
 
@@ -231,6 +232,7 @@ def _run_eval(gt: Path, dt: Path) -> None:
 def _take_turns(steps: list[Callable[[], object]], rounds: int) -> list[float]:
     """Median seconds of each."""
     times: list[list[float]] = [[] for _ in steps]
+    gc.collect()  # what was made before is nobody's cost
     for _ in range(rounds):
         for kept, step in zip(times, steps, strict=True):
             began = time.perf_counter()

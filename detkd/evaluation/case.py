@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +86,15 @@ def build_case(
     categories, category_places = _numbered(truth["categories"])
     category_places = _Listed(category_places)
     annotations = truth["annotations"]
-    boxes = np.array([[float(v) for v in entry["bbox"]] for entry in annotations]).reshape(-1, 4)
+    sides = array("d", chain.from_iterable(entry["bbox"] for entry in annotations))
+    boxes = np.array(sides).reshape(-1, 4)
+    sizes = (boxes[:, 2] * boxes[:, 3]).tolist()
     truths = Truths(
         _places([entry["image_id"] for entry in annotations], image_places),
         _places([entry["category_id"] for entry in annotations], category_places),
         boxes,
         np.array(
-            [
-                entry.get("area", width * height)
-                for entry, (_, _, width, height) in zip(annotations, boxes.tolist(), strict=True)
-            ],
+            [entry.get("area", size) for entry, size in zip(annotations, sizes, strict=True)],
             dtype=float,
         ),
         np.array([bool(entry.get("iscrowd")) for entry in annotations], dtype=bool),
