@@ -45,7 +45,9 @@ def bootstrap_numbers(
     groups = groups_of(case)
     every = int(groups.max(initial=-1)) + 1
     weights = draw_weights(groups, draws, seed)
-    found = drawn_precisions(match(case, OVERLAPS), weights)
+    matches = match(case, OVERLAPS)
+    found = drawn_precisions(matches, weights)
+    holding = groups_with_class(matches, groups)
     return {
         "level": level,
         "draws": draws,
@@ -53,7 +55,10 @@ def bootstrap_numbers(
         "groups": every,
         **{name: interval(over_classes(found[name]), level, every) for name in found},
         "per_class": {
-            label: {name: interval(found[name][:, at], level, every) for name in found}
+            label: {
+                "groups": holding[at],
+                **{name: interval(found[name][:, at], level, holding[at]) for name in found},
+            }
             for at, label in enumerate(case.names)
         },
     }
@@ -67,6 +72,11 @@ def groups_of(case: Case) -> np.ndarray:
     ]
     number = {name: at for at, name in enumerate(dict.fromkeys(names))}
     return np.array([number[name] for name in names], dtype=np.int64)
+
+
+def groups_with_class(matches: Sequence[ClassMatches], groups: np.ndarray) -> list[int]:
+    """Of each class, the number of groups with a truth of it."""
+    return [len(np.unique(groups[each.positives > 0])) for each in matches]
 
 
 def unit_of(case: Case) -> str:
@@ -106,16 +116,14 @@ def over_classes(values: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, level: float, groups: int) -> list[float] | None:
-    """The expanded percentile interval of draws of so many groups; None without a value.
+    """The expanded percentile interval of draws of so many groups; None of fewer than two.
 
     Percentiles q and 1 - q with  q = Φ(−√(n/(n−1)) t),  t the quantile (1 + level)/2 of Student's
     distribution with n - 1 degrees of freedom, n the number of groups.
     """
     known = values[~np.isnan(values)]
-    if not known.size:
+    if not known.size or groups < 2:
         return None
-    if groups < 2:
-        return [float(known.min()), float(known.max())]
     far = math.sqrt(groups / (groups - 1)) * _student((1 + level) / 2, groups - 1)
     outside = 100 * NormalDist().cdf(-far)
     return [float(value) for value in np.percentile(known, [outside, 100 - outside])]

@@ -16,6 +16,7 @@ from detkd.evaluation.bootstrap import (
     draw_weights,
     drawn_precisions,
     groups_of,
+    groups_with_class,
     interval,
     over_classes,
     unit_of,
@@ -40,6 +41,7 @@ def paired_test(
     groups = groups_of(case)
     every = int(groups.max(initial=-1)) + 1
     ours, theirs = match(case, OVERLAPS), match(other, OVERLAPS)
+    holding = groups_with_class(ours, groups)
     once = np.ones((1, len(case.images)), dtype=np.int32)
     weights = draw_weights(groups, draws, seed)
     values = [drawn_precisions(each, once) for each in (ours, theirs)]
@@ -64,7 +66,7 @@ def paired_test(
             over_classes(chance[0]) - over_classes(chance[1]),
         )
         for at, label in enumerate(case.names):
-            limits = interval(by_class[:, at], level, every)
+            limits = interval(by_class[:, at], level, holding[at])
             chances = chance[0][:, at] - chance[1][:, at]
             said["per_class"][label][name] = _line(a[0, at], b[0, at], limits, chances)
     said["changed"] = _changed({n: row["AP"] for n, row in said["per_class"].items()}, 1 - level)

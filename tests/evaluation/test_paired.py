@@ -72,7 +72,30 @@ def test_intervals_by_class_hold_their_values_and_name_what_was_drawn():
         for measure in ("AP", "AP50"):
             low, high = said["per_class"][name][measure]
             assert low <= table[name][measure] <= high
-    assert said["per_class"]["c7"] == {"AP": None, "AP50": None}
+    assert said["per_class"]["c7"] == {"AP": None, "AP50": None, "groups": 0}
+
+
+def test_a_class_of_one_sample_has_no_interval():
+    truth, results, _ = pair()
+    truth["annotations"] = [
+        box
+        for box in truth["annotations"]
+        if box["category_id"] != 3 or box["image_id"] in (5, 6)  # both of sample S2
+    ]
+    said = bootstrap_numbers(build_case(truth, results), draws=50)
+    assert said["per_class"]["c3"] == {"AP": None, "AP50": None, "groups": 1}
+    assert said["AP"] is not None
+
+
+def test_one_sample_alone_says_nothing_about_others():
+    truth, results, worse = pair()
+    for image in truth["images"]:
+        image["sample"] = "S"
+    case = build_case(truth, results)
+    assert bootstrap_numbers(case, draws=20)["AP"] is None
+    said = paired_test(case, build_case(truth, worse), draws=20)
+    assert said["AP"]["interval"] is None
+    assert said["AP"]["p"] == 1
 
 
 @pytest.mark.parametrize("freedom", [4, 9, 19, 59, 500])
