@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     from detkd.evaluation.case import as_results, build_case
     from detkd.evaluation.counts import usual_thresholds, write_counts
     from detkd.evaluation.judge import analyse, judge_case
-    from detkd.evaluation.paired import paired_test
+    from detkd.evaluation.paired import enough_draws, paired_test
     from detkd.evaluation.plots import plot_all, plot_analysis
     from detkd.evaluation.predictions import read_results
     from detkd.evaluation.report import write_report
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     if options.against:
         other = build_case(truth, read_results(options.against, truth), options.against)
         tell_unknown(other, options.against)
-        paired = paired_test(case, other, draws=options.bootstrap or 1000)
+        paired = paired_test(case, other, draws=options.bootstrap or enough_draws(case))
         metrics["against"] = {"file": str(options.against), **paired}
     show(metrics)
     if options.out:

@@ -73,6 +73,11 @@ def paired_test(
     return said
 
 
+def enough_draws(case: Case) -> int:
+    """So many that a p-value can stay below 0.05 when it is multiplied by the number of classes."""
+    return max(1000, 50 * len(case.categories))
+
+
 def exchange_weights(groups: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """[draws, images]: 1 where the two change places, the same for all images of a group."""
     every = int(groups.max(initial=-1)) + 1

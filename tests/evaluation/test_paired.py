@@ -9,7 +9,12 @@ from detkd.evaluation.bootstrap import _student, bootstrap_numbers, groups_of, i
 from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import OVERLAPS, coco_map
 from detkd.evaluation.matching import match
-from detkd.evaluation.paired import exchange_weights, exchanged_precisions, paired_test
+from detkd.evaluation.paired import (
+    enough_draws,
+    exchange_weights,
+    exchanged_precisions,
+    paired_test,
+)
 
 
 def pair(seed=3, images=40):
@@ -43,6 +48,13 @@ def test_results_that_miss_objects_are_worse_and_the_sign_says_which():
     assert said["per_class"]["c7"]["AP"]["p"] is None  # has no truth
     assert turned["AP"]["difference"] == -said["AP"]["difference"]
     assert turned["AP"]["interval"][1] < 0
+
+
+@pytest.mark.parametrize("classes", [1, 24, 80, 1000])
+def test_there_are_draws_enough_for_a_class_to_change(classes):
+    categories = [{"id": at, "name": f"c{at}"} for at in range(classes)]
+    case = build_case({"images": [], "categories": categories, "annotations": []}, [])
+    assert classes / (1 + enough_draws(case)) < 0.05
 
 
 @pytest.mark.parametrize("seed", range(8))
