@@ -1,7 +1,11 @@
-"""Judge detections: COCO and VOC mAP, per class, counts, plots.
+"""Judge detections: COCO and VOC mAP, intervals, counts, errors, pictures, as one page.
 
-From result files:   detkd eval --gt val.json --dt predictions.json --out judged/
+From results:        detkd eval --gt val.json --dt predictions.json --out judged/
+                     (COCO JSON, a folder of YOLO texts with scores, or a CSV)
 From a checkpoint:   detkd eval --gt val.json --checkpoint runs/bccd-student/best.pt --out judged/
+Two result files:    detkd eval --gt test.json --dt a.json --against b.json
+Scores that count:   detkd eval --gt val.json --dt val_found.json --choose-threshold f1 --out val/
+                     detkd eval --gt test.json --dt found.json --thresholds val/thresholds.json
 """
 
 from __future__ import annotations
@@ -11,61 +15,105 @@ from pathlib import Path
 from typing import Any
 
 from detkd.cli.parser import build_parser
+from detkd.errors import DataError
 
 
 def main(argv: list[str]) -> int:
-    parser = build_parser("eval", __doc__)
-    parser.add_argument("--gt", required=True, type=Path, help="COCO ground truth")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--dt", type=Path, help="COCO results")
-    source.add_argument("--checkpoint", type=Path, help="a detector to run on the images")
-    parser.add_argument(
-        "--out", type=Path, help="folder for metrics.json, predictions.json, plots/"
+    options = _parse(argv)
+
+    from detkd.cli.judgement import choose, show, tell_flattered, tell_unknown
+    from detkd.coco_json import read_json
+    from detkd.data.formats.coco import image_root
+    from detkd.evaluation.case import as_results, build_case
+    from detkd.evaluation.counts import usual_thresholds, write_counts
+    from detkd.evaluation.judge import analyse, judge_case
+    from detkd.evaluation.paired import enough_draws, paired_test
+    from detkd.evaluation.plots import plot_all, plot_analysis
+    from detkd.evaluation.predictions import read_results
+    from detkd.evaluation.report import write_report
+    from detkd.evaluation.results import check_truth
+    from detkd.evaluation.thresholds import read_thresholds, refuse_test
+    from detkd.files import write_json
+
+    truth = check_truth(read_json(options.gt, "name a COCO ground truth"), options.gt)
+    if options.choose_threshold:
+        refuse_test(options.gt, truth)  # before anything is run
+    case = build_case(truth, _results(options, truth), options.dt or "results")
+    tell_unknown(case, options.dt)
+    if options.choose_threshold:
+        choose(case, options.choose_threshold, truth, options.gt, options.out / "thresholds.json")
+        options.thresholds = options.out / "thresholds.json"
+    elif options.thresholds:
+        tell_flattered(options.thresholds, options.gt)
+    thresholds = read_thresholds(options.thresholds, case.names) if options.thresholds else None
+    metrics = judge_case(
+        case, bootstrap=options.bootstrap, engine=options.engine, thresholds=thresholds
     )
-    parser.add_argument("--images", type=Path, help="folder of the images (else the truth says)")
-    parser.add_argument(
+    if options.against:
+        other = build_case(truth, read_results(options.against, truth), options.against)
+        tell_unknown(other, options.against)
+        paired = paired_test(case, other, draws=options.bootstrap or enough_draws(case))
+        metrics["against"] = {"file": str(options.against), **paired}
+    show(metrics)
+    if options.out:
+        metrics |= analyse(case, thresholds=thresholds, um_per_px=options.um_per_px)
+        images = options.images or image_root(options.gt, truth.get("info"))
+        plots = options.out / "plots"
+        pictures = plot_analysis(case, metrics, plots)
+        pictures |= plot_all(case, metrics, plots, images=images)
+        counted = usual_thresholds(case) if thresholds is None else thresholds
+        write_counts(case, counted, options.out / "counts.csv")
+        write_json(options.out / "predictions.json", as_results(case))
+        write_json(options.out / "metrics.json", metrics)
+        title = f"{options.dt or options.checkpoint} on {options.gt}"
+        write_report(metrics, pictures, title, options.out / "report.html")
+        print(
+            f"written: {options.out}/report.html, metrics.json, predictions.json, counts.csv, ..."
+        )
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = build_parser("eval", __doc__)
+    add = parser.add_argument
+    add("--gt", required=True, type=Path, help="COCO ground truth")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dt", type=Path, help="results: COCO JSON, folder of YOLO texts, or CSV")
+    source.add_argument("--checkpoint", type=Path, help="a detector to run on the images")
+    add("--against", type=Path, metavar="RESULTS", help="other results to be compared with")
+    add("--out", type=Path, help="folder for report.html, metrics.json, counts.csv, plots/, ...")
+    add("--images", type=Path, help="folder of the images (else the truth says)")
+    add(
         "--bootstrap",
         type=int,
         default=0,
         metavar="N",
-        help="draws for 95 %% intervals over samples (0: none)",
+        help="draws for 95 %% intervals over samples (0: none; 1000 is usual)",
     )
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--batch-size", type=int, default=8)
+    scores = parser.add_mutually_exclusive_group()
+    scores.add_argument(
+        "--choose-threshold",
+        metavar="RULE",
+        help="choose each class's score: f1, counts or precision=0.9; written to thresholds.json",
+    )
+    scores.add_argument("--thresholds", type=Path, metavar="FILE", help="scores chosen before")
+    add("--um-per-px", type=float, metavar="UM", help="scale of images that do not say theirs")
+    add("--engine", default="hotcoco", choices=["hotcoco", "pycocotools"], help="same numbers")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    add("--batch-size", type=int, default=8)
     options = parser.parse_args(argv)
+    if options.bootstrap < 0:
+        raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
+    if options.choose_threshold and not options.out:
+        raise DataError("--choose-threshold: name the folder for thresholds.json with --out.")
+    return options
 
-    from detkd.coco_json import read_json
-    from detkd.data.formats.coco import image_root
-    from detkd.evaluation.judge import judge
-    from detkd.evaluation.plots import plot_all
-    from detkd.evaluation.results import check_results, check_truth
-    from detkd.files import write_json
 
-    truth = check_truth(read_json(options.gt, "name a COCO ground truth"), options.gt)
+def _results(options: argparse.Namespace, truth: dict[str, Any]) -> Any:
     if options.dt:
-        results, unknown = check_results(
-            read_json(options.dt, "name COCO results"), truth, options.dt
-        )
-        if unknown:
-            print(f"{options.dt}: {unknown} detections of unknown categories were passed over")
-    else:
-        results = _detect(options)
-    metrics = judge(truth, results, bootstrap=options.bootstrap)
-    _show(metrics)
-    if options.out:
-        write_json(options.out / "metrics.json", metrics)
-        write_json(options.out / "predictions.json", results)
-        plot_all(
-            truth,
-            results,
-            options.out / "plots",
-            images=options.images or image_root(options.gt, truth.get("info")),
-        )
-        print(f"written: {options.out}/metrics.json, predictions.json, plots/")
-    return 0
+        from detkd.evaluation.predictions import read_results
 
-
-def _detect(options: argparse.Namespace) -> list[dict[str, Any]]:
+        return read_results(options.dt, truth)
     from detkd.engine.devices import choose_device
     from detkd.engine.predict import open_for_judging, predict
 
@@ -73,34 +121,3 @@ def _detect(options: argparse.Namespace) -> list[dict[str, Any]]:
     return predict(
         detector, dataset, batch_size=options.batch_size, device=choose_device(options.device)
     )
-
-
-def _show(metrics: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    console = Console()
-    main_table = Table(title="COCO and VOC")
-    numbers = {**metrics["coco"], **{f"VOC {k}": v for k, v in metrics["voc"].items()}}
-    for name in ("measure", "value"):
-        main_table.add_column(name, justify="left" if name == "measure" else "right")
-    for name, value in numbers.items():
-        main_table.add_row(name, number(value))
-    console.print(main_table)
-    classes = Table(title="per class")
-    for name in ("class", "AP", "AP50", "AR100", "truths", "counted"):
-        classes.add_column(name, justify="left" if name == "class" else "right")
-    counts = metrics["counts"]["per_class"]
-    for name, row in metrics["per_class"].items():
-        shown = [number(row[key]) for key in ("AP", "AP50", "AR100")]
-        classes.add_row(name, *shown, str(row["truths"]), str(counts[name]["counted"]))
-    console.print(classes)
-    for name in ("AP", "AP50"):
-        if metrics["intervals"].get(name):
-            low, high = metrics["intervals"][name]
-            console.print(
-                f"{name}: {low:.3f} to {high:.3f} (95 %, by {metrics['intervals']['unit']})"
-            )

@@ -25,8 +25,9 @@ from detkd.engine.fit import Judge
 from detkd.engine.predict import predict
 from detkd.engine.run import RunFolder
 from detkd.errors import ConfigError, DataError
+from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import coco_map
-from detkd.evaluation.judge import judge as judge_results
+from detkd.evaluation.judge import judge_case
 from detkd.evaluation.plots import plot_all
 from detkd.evaluation.results import check_truth
 from detkd.files import write_json
@@ -203,10 +204,10 @@ def final_judgement(
     """Judge the best checkpoint whole: metrics.json, predictions.json and plots/."""
     detector = Detector.load(run.best)
     results = predict(detector, dataset, batch_size=experiment.train.batch_size, device=device)
-    truth = check_truth(dataset.truth, dataset.path)
-    metrics = judge_results(truth, results)
+    case = build_case(check_truth(dataset.truth, dataset.path), results)
+    metrics = judge_case(case)
     write_json(run.predictions, results)
     write_json(run.metrics, metrics)
-    plot_all(truth, results, run.plots, images=dataset.image_root)
+    plot_all(case, metrics, run.plots, images=dataset.image_root)
     plot_curves(run)
     return metrics

@@ -12,6 +12,8 @@ STYLE = (
     "color:#1a1a1a}table{border-collapse:collapse;margin:1rem 0}"
     "td,th{padding:.25rem .75rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+    "@media print{body{max-width:none;margin:0;font-size:10pt}h2{break-after:avoid}"
+    "tr,img{break-inside:avoid}}"
 )
 
 

@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.coco_map import coco_map, precision_curves
-from detkd.evaluation.results import Result
-from detkd.files import write_with
+from detkd.evaluation.canvas import STYLES, pyplot, save
+from detkd.evaluation.case import Case
+from detkd.evaluation.coco_map import RECALLS, accumulate
+from detkd.evaluation.matching import match
+from detkd.evaluation.plots_counts import plot_agreement, plot_diameters
+from detkd.evaluation.plots_errors import plot_confusion, plot_errors
+from detkd.evaluation.plots_scores import plot_f1, plot_reliability
 
 
 def plot_all(
-    truth: dict[str, Any], results: Sequence[Result], folder: Path, *, images: Path | None
-) -> None:
-    """Write pr_curves.png, per_class.png and, where the images are, worst_images.png."""
-    plot_precision(truth, results, folder / "pr_curves.png")
-    plot_classes(truth, results, folder / "per_class.png")
-    if images is not None and all((images / i["file_name"]).is_file() for i in truth["images"]):
-        plot_worst(truth, results, images, folder / "worst_images.png")
+    case: Case, metrics: dict[str, Any], folder: Path, *, images: Path | None
+) -> dict[str, Path]:
+    """Write per_class.png, pr_curves.png and, where all images are, worst_images.png.
+
+    The pictures are given by the heading that they have in a report.
+    """
+    said = {
+        "AP by class": folder / "per_class.png",
+        "Precision over recall": folder / "pr_curves.png",
+    }
+    plot_classes(metrics["per_class"], folder / "per_class.png")
+    plot_precision(case, folder / "pr_curves.png")
+    names = [str(image.get("file_name", "")) for image in case.images]
+    if names and images is not None and all((images / name).is_file() for name in names):
+        said["The images with most mistakes"] = folder / "worst_images.png"
+        plot_worst(case, _thresholds(metrics), images, folder / "worst_images.png")
+    return said
 
 
-def plot_precision(truth: dict[str, Any], results: Sequence[Result], path: Path) -> None:
+def plot_analysis(case: Case, metrics: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Write the pictures of what `analyse` found; by heading, as `plot_all`."""
+    said = {
+        "F1 over score": folder / "f1_curves.png",
+        "What each kind of error costs": folder / "errors.png",
+        "What is taken for what": folder / "confusion.png",
+        "Are scores chances of being right?": folder / "reliability.png",
+        "Counted against annotated": folder / "bland_altman.png",
+    }
+    plot_f1(case, folder / "f1_curves.png")
+    plot_errors(metrics["errors"], folder / "errors.png")
+    plot_confusion(metrics["confusion"], folder / "confusion.png")
+    plot_reliability(metrics["calibration"], folder / "reliability.png")
+    plot_agreement(case, _thresholds(metrics), folder / "bland_altman.png")
+    if metrics["sizes"]["um"]:
+        said["Sizes in µm"] = folder / "diameters.png"
+        plot_diameters(metrics["sizes"]["um"], folder / "diameters.png")
+    return said
+
+
+def _thresholds(metrics: dict[str, Any]) -> np.ndarray:
+    return np.array(list(metrics["counts"]["thresholds"].values()), dtype=float)
+
+
+def plot_precision(case: Case, path: Path) -> None:
     """Precision over recall at overlap 0.5, a line a class."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
-    for at, (name, precision) in enumerate(precision_curves(truth, results).items()):
-        style = ("-", "--", ":", "-.")[at // 10 % 4]
-        axis.plot(np.linspace(0, 1, 101), precision, style, label=f"{name} {precision.mean():.2f}")
+    curves = accumulate(case).precision[0, :, :, 0, -1].T
+    for at, (name, precision) in enumerate(zip(case.names, curves, strict=True)):
+        if precision.min() < 0:
+            continue  # no truth of this class
+        style = STYLES[at // 10 % len(STYLES)]
+        axis.plot(RECALLS, precision, style, label=f"{name} {precision.mean():.2f}")
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="overlap 0.5")
     axis.grid(alpha=0.3)
     if axis.lines:
         axis.legend(fontsize=7, ncols=1 + len(axis.lines) // 12)
-    _save(figure, path)
+    save(figure, path)
 
 
-def plot_classes(truth: dict[str, Any], results: Sequence[Result], path: Path) -> None:
+def plot_classes(table: dict[str, dict[str, Any]], path: Path) -> None:
     """AP and AP50 of each class, with the number of annotated objects."""
-    plt = _pyplot()
-    table = coco_map(truth, results)["per_class"]
+    plt = pyplot()
     known = {name: row for name, row in table.items() if row["AP"] is not None}
     figure, axis = plt.subplots(figsize=(6, 1 + 0.4 * max(1, len(known))), layout="constrained")
     places = np.arange(len(known))
@@ -53,32 +92,20 @@ def plot_classes(truth: dict[str, Any], results: Sequence[Result], path: Path) -
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_worst(
-    truth: dict[str, Any],
-    results: Sequence[Result],
-    images: Path,
-    path: Path,
-    *,
-    count: int = 9,
-    threshold: float = 0.5,
+    case: Case, thresholds: np.ndarray, images: Path, path: Path, *, count: int = 9
 ) -> None:
     """The images with most objects missed and invented: truth solid, detections dashed."""
     from PIL import Image, ImageOps
 
-    plt = _pyplot()
-    shown: dict[Any, tuple[list[Any], list[Any]]] = {
-        image["id"]: ([], []) for image in truth["images"]
-    }
-    for box in truth["annotations"]:
-        shown[box["image_id"]][0].append(box)
-    for result in results:
-        if result["score"] >= threshold:
-            shown[result["image_id"]][1].append(result)
-    mistakes = {key: _mistakes(*pair) for key, pair in shown.items()}
-    worst = sorted(truth["images"], key=lambda image: (-mistakes[image["id"]], image["id"]))[:count]
+    plt = pyplot()
+    truths, found = case.truths, case.detections
+    kept = found.score >= thresholds[found.category]
+    mistakes = _mistakes(case, kept)
+    worst = np.argsort(-mistakes, kind="stable")[:count].tolist()
     columns = min(3, len(worst))
     rows = -(-len(worst) // columns)
     figure, axes = plt.subplots(
@@ -86,51 +113,31 @@ def plot_worst(
     )
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, image in zip(axes.flat, worst, strict=False):
-        with Image.open(images / image["file_name"]) as opened:
+    for axis, at in zip(axes.flat, worst, strict=False):
+        name = case.images[at]["file_name"]
+        with Image.open(images / name) as opened:
             axis.imshow(ImageOps.exif_transpose(opened).convert("RGB"))
-        axis.set_title(f"{image['file_name']}: {mistakes[image['id']]} mistakes", fontsize=7)
-        for boxes, colour, style in zip(
-            shown[image["id"]], ("#009E73", "#D55E00"), ("-", "--"), strict=True
+        axis.set_title(f"{name}: {mistakes[at]} mistakes", fontsize=7)
+        for boxes, colour, style in (
+            (truths.box[truths.image == at], "#009E73", "-"),
+            (found.box[kept & (found.image == at)], "#D55E00", "--"),
         ):
-            for box in boxes:
-                x, y, width, height = box["bbox"]
+            for x, y, width, height in boxes.tolist():
                 axis.add_patch(
                     plt.Rectangle((x, y), width, height, fill=False, color=colour, linestyle=style)
                 )
     figure.suptitle("truth: green, solid; detections: orange, dashed")
-    _save(figure, path)
+    save(figure, path)
 
 
-def _mistakes(truths: list[dict[str, Any]], found: list[Result]) -> int:
-    """Objects missed plus objects invented, matched greedily by overlap 0.5 within a class."""
-    from detkd.evaluation.voc_map import OVERLAP, overlap
-
-    left = list(truths)
-    invented = 0
-    for result in sorted(found, key=lambda result: -result["score"]):
-        overlaps = [
-            overlap(result["bbox"], box["bbox"])
-            if box["category_id"] == result["category_id"]
-            else 0.0
-            for box in left
-        ]
-        if overlaps and max(overlaps) >= OVERLAP:
-            left.pop(int(np.argmax(overlaps)))
-        else:
-            invented += 1
-    return len(left) + invented
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure: Any, path: Path) -> None:
-    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
-    _pyplot().close(figure)
+def _mistakes(case: Case, kept: np.ndarray) -> np.ndarray:
+    """[images]: objects missed plus objects invented by the kept detections, at overlap 0.5."""
+    every = len(case.images)
+    wrong = np.zeros(every, dtype=np.int64)
+    for matched in match(case):
+        shown = kept[matched.detection]
+        hit = matched.hit[0] & shown
+        invented = shown & ~hit & ~matched.ignored[0]
+        wrong += np.bincount(matched.image[invented], minlength=every) + matched.positives
+        wrong -= np.bincount(matched.image[hit], minlength=every)
+    return wrong

@@ -1,17 +1,20 @@
 """PASCAL VOC's average precision at overlap 0.5, with 11 points and with all points.
 
 A detection belongs to the truth that it overlaps most; if another detection with a higher score
-took that truth, it is a false one. Truths marked `difficult` neither help nor hurt.
+took that truth, it is a false one. Truths marked `difficult` neither help nor hurt. Equal scores
+stand in the order of images, as in COCO's numbers.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask
 
+from detkd.evaluation.case import Case, build_case
+from detkd.evaluation.matching import pairs_by_image
 from detkd.evaluation.results import Result
 
 OVERLAP = 0.5
@@ -19,18 +22,16 @@ OVERLAP = 0.5
 
 def voc_map(truth: dict[str, Any], results: Sequence[Result]) -> dict[str, Any]:
     """Mean over the classes that have a truth; None where no class has one."""
-    per_class = {}
-    for category in truth["categories"]:
-        key = category["id"]
-        points = _curve(
-            [box for box in truth["annotations"] if box["category_id"] == key],
-            [result for result in results if result["category_id"] == key],
-        )
-        if points is not None:
-            per_class[category["name"]] = (eleven_points(*points), all_points(*points))
+    return voc_numbers(build_case(truth, results))
+
+
+def voc_numbers(case: Case) -> dict[str, Any]:
+    """As `voc_map`, of a case."""
+    curves = [_curve(case, at) for at in range(len(case.categories))]
+    per_class = [(eleven_points(*curve), all_points(*curve)) for curve in curves if curve]
     if not per_class:
         return {"ap50_11point": None, "ap50_allpoint": None}
-    eleven, every = np.mean(list(per_class.values()), axis=0).tolist()
+    eleven, every = np.mean(per_class, axis=0).tolist()
     return {"ap50_11point": eleven, "ap50_allpoint": every}
 
 
@@ -48,39 +49,35 @@ def all_points(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.sum(np.diff(recall) * envelope[1:]))
 
 
-def _curve(
-    truths: list[dict[str, Any]], results: list[Result]
-) -> tuple[np.ndarray, np.ndarray] | None:
+def _curve(case: Case, category: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Recall and precision after each detection, by falling score; None without a truth."""
-    of_image = defaultdict(list)
-    for box in truths:
-        of_image[box["image_id"]].append(box)
-    positives = sum(not _difficult(box) for box in truths)
+    truths, found = case.truths, case.detections
+    of_class = np.flatnonzero(truths.category == category)
+    of_class = of_class[np.argsort(truths.image[of_class], kind="stable")]
+    positives = int((~truths.difficult[of_class]).sum())
     if not positives:
         return None
-    taken: set[tuple[Any, int]] = set()
-    hits: list[bool] = []
-    for result in sorted(results, key=lambda result: -result["score"]):
-        boxes = of_image[result["image_id"]]
-        overlaps = [overlap(result["bbox"], box["bbox"]) for box in boxes]
-        best = int(np.argmax(overlaps)) if overlaps else -1
-        if best < 0 or overlaps[best] < OVERLAP:
-            hits.append(False)
-        elif not _difficult(boxes[best]):
-            place = (result["image_id"], best)
-            hits.append(place not in taken)
-            taken.add(place)
-    true = np.cumsum(hits, dtype=float)
-    return true / positives, true / np.arange(1, len(hits) + 1)
+    chosen = np.flatnonzero(found.category == category)
+    chosen = chosen[np.argsort(found.image[chosen], kind="stable")]
+    best = np.full(len(chosen), -1)
+    for rows, columns in pairs_by_image(found.image[chosen], truths.image[of_class]):
+        here = of_class[columns]
+        shared = mask.iou(found.box[chosen[rows]], truths.box[here], [0] * len(here))
+        best[rows] = np.where(shared.max(axis=1) >= OVERLAP, here[shared.argmax(axis=1)], -1)
+    hit, counts = _hits(best[np.argsort(-found.score[chosen], kind="stable")], truths.difficult)
+    true = np.cumsum(hit[counts], dtype=float)
+    return true / positives, true / np.arange(1, len(true) + 1)
 
 
-def _difficult(box: dict[str, Any]) -> bool:
-    return bool(box.get("attributes", {}).get("difficult") or box.get("iscrowd"))
+def _hits(best: np.ndarray, difficult: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each detection is the first on its truth, and whether it counts at all.
 
-
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / (a[2] * a[3] + b[2] * b[3] - width * height)
+    `best` is the truth that each overlaps most, by falling score; -1 for none.
+    """
+    places = np.flatnonzero(best >= 0)
+    _, first = np.unique(best[places], return_index=True)
+    hit = np.zeros(len(best), dtype=bool)
+    hit[places[first]] = True
+    counts = np.ones(len(best), dtype=bool)
+    counts[places] = ~difficult[best[places]]
+    return hit, counts
