@@ -83,7 +83,9 @@ def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[st
             return f"{value / 60:.0f}"
         if key == "AP" and row["spread"] is not None:
             return f"{value:.3f} ± {row['spread']:.3f}"
-        form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f", "milliseconds": ".1f"}
+        if key == "milliseconds":
+            return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+        form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f"}
         return format(value, form.get(key, ".0%" if key in ("kept", "closed") else ""))
 
     left_out = set()
