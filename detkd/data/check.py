@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detkd.data.formats import FORMATS, coco, guess, yolo
+from detkd.data.formats import FORMATS, OF_ONE_FILE, coco, guess
 from detkd.data.images import ImageError, links_out, measure
 from detkd.data.records import (
     DROPPED_BOX,
@@ -36,13 +36,15 @@ SLACK = 0.1  # px that rounded fractions may reach over the edge unsaid
 class Examined:
     """A data set fit to be written, and everything that was wrong with its source.
 
-    `unlabelled` names the images without any annotation, for use as unlabelled frames.
+    `unlabelled` names the images without any annotation, for use as unlabelled frames; `notes`
+    are worth knowing and no faults.
     """
 
     data: DataSet
     root: Path
     problems: list[Problem]
     unlabelled: list[str] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
 
     @property
     def images(self) -> list[ImageRecord]:
@@ -57,7 +59,7 @@ class Examined:
             "classes": data.classes,
             "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
             "unlabelled": self.unlabelled,
-            "problems": [problem.as_dict() for problem in self.problems],
+            "problems": [problem.as_dict() for problem in [*self.problems, *self.notes]],
         }
 
 
@@ -68,6 +70,7 @@ def examine(
     zero_based: bool = False,
     subset: str | None = None,
     classes: list[str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Examined:
     """Read `source`, measure its images, mend what can be mended and drop what is impossible.
 
@@ -77,6 +80,8 @@ def examine(
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.")
     source_format = source_format or guess(source)
+    if source.is_file() and source_format not in OF_ONE_FILE:
+        raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
     if source_format == "coco":
         if subset:
             raise DataError("--subset: a COCO file has no subsets; name the file of the subset.")
@@ -85,13 +90,14 @@ def examine(
         data = coco.read(source)
         root = coco.image_root(source, data.info)
     else:
-        if not source.is_dir():
-            raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
-        root = source
+        root = source if source.is_dir() else source.parent
         said: dict[str, Any] = {"zero_based": zero_based} if source_format == "voc" else {}
         said |= {"names": classes} if source_format == "yolo" else {}
+        said |= {"columns": columns} if source_format == "csv" else {}
+        if subset and source_format not in ("voc", "yolo"):
+            raise DataError(f"--subset: {source_format} has no subsets; convert the whole tree.")
         said |= {"subset": subset} if subset else {}
-        data = FORMATS[source_format].read(root, **said)
+        data = FORMATS[source_format].read(source, **said)
     kept: list[ImageRecord] = []
     problems: list[Problem] = []
     unlabelled: list[str] = []
@@ -100,14 +106,18 @@ def examine(
         problems += found
         if mended is not None:
             kept.append(mended)
-        elif not record.labelled and not record.problems:
+        elif not record.labelled and all(problem.note for problem in record.problems):
             unlabelled.append(record.file)
     problems = [*_skipped_links(root, source), *data.problems, *problems]
     kept.sort(key=lambda record: record.file)
     kept, names = _settle_classes(kept, data, classes, problems)
     problems += _double_names(kept)
     return Examined(
-        replace(data, images=kept, classes=names, problems=[]), root, problems, unlabelled
+        replace(data, images=kept, classes=names, problems=[]),
+        root,
+        [problem for problem in problems if not problem.note],
+        unlabelled,
+        [problem for problem in problems if problem.note],
     )
 
 
@@ -135,15 +145,13 @@ def _examine_image(
     if warning:
         problem("truncated image", "", warning, KEPT)
     if not record.labelled:
-        if not record.problems:
+        if all(problem.note for problem in record.problems):
             message = "has no annotation: it is unlabelled, not a negative"
             problem("unlabelled image", "", message, DROPPED_IMAGE)
         elif not any(p.action == DROPPED_IMAGE for p in record.problems):
             problem("no box left", "", "has no sound box and is no negative", DROPPED_IMAGE)
         return None, problems
-    record = replace(record, width=width, height=height)
-    if source_format == "yolo":
-        record = yolo.to_pixels(record)
+    record = replace(record, width=width, height=height).in_pixels()
     if record.said_size and record.said_size != (width, height):
         said = "x".join(map(str, record.said_size))
         problem("wrong size", "size", f"says {said}, the image is {width}x{height}", MENDED)

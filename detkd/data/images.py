@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ ORIENTATION = 0x0112
 TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 LAST_PART = {"JPEG": b"\xff\xda", "PNG": b"IDAT"}  # what the pixels of each begin with
+
+
+PAGE = re.compile(r"(?P<file>.+\.tiff?)#page=(?P<page>[1-9]\d{0,5})", re.IGNORECASE)
 
 
 class ImageError(Exception):
@@ -41,7 +45,38 @@ def links_out(root: Path) -> Iterator[Path]:
 
 
 def images_below(root: Path) -> list[Path]:
-    return [path for path in files_below(root) if path.suffix.lower() in SUFFIXES]
+    """The images of a tree; the pages of a TIFF of several are images `stack.tif#page=1`, ..."""
+    found: list[Path] = []
+    for path in files_below(root):
+        suffix = path.suffix.lower()
+        if suffix in (".tif", ".tiff") and (pages := count_pages(path)) > 1:
+            found += [path.with_name(f"{path.name}#page={page}") for page in range(1, pages + 1)]
+        elif suffix in SUFFIXES:
+            found.append(path)
+    return found
+
+
+def count_pages(path: Path) -> int:
+    """How many images a TIFF holds; 1 for one that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # Pillow's plugins raise anything on broken headers
+        return 1
+
+
+def page_of(path: Path) -> tuple[Path, int]:
+    """The file that holds an image, and the image's page in it, from 0."""
+    match = PAGE.fullmatch(path.name)
+    if match is None or path.exists():
+        return path, 0
+    return path.with_name(match["file"]), int(match["page"]) - 1
+
+
+def stem_of(path: Path) -> str:
+    """What an annotation of this image is called: a.jpg: a; stack.tif#page=2: stack#page=2."""
+    match = PAGE.fullmatch(path.name)
+    return path.stem if match is None else f"{path.stem}#page={match['page']}"
 
 
 def measure(path: Path) -> tuple[int, int, str | None]:

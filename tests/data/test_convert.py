@@ -88,7 +88,10 @@ def test_conversion_mends_and_ends_with_0_or_refuses_with_one_sentence(flawed, t
         (["{tree}", "{out}/file/x.json"], "cannot be written"),
         (["{tree}", "{out}/" + "x" * 300 + ".json"], "cannot be written"),
         (["{tree}", "{out}/x.json", "--report", "{out}/file/r.json"], "cannot be written"),
-        (["{tree}", "{out}/x.json", "--from", "vok"], "no format 'vok'; there are coco, voc, yolo"),
+        (
+            ["{tree}", "{out}/x.json", "--from", "vok"],
+            "no format 'vok'; there are coco, voc, yolo, labelme, cvat, ",
+        ),
         (["{tree}", "{out}/x.json", "--classes", "{out}/none"], "cannot be read as a list"),
         (["{tree}", "{out}/x.json", "--strickt"], "unrecognized arguments: --strickt"),
         (["{tree}"], "the following arguments are required: DST"),

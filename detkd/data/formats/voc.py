@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ElementTree  # only to write; reading goes through defusedxml
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import defusedxml
 import defusedxml.ElementTree
 
-from detkd.data.images import SUFFIXES, files_below, images_below
+from detkd.data.formats import cvat
+from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
+from detkd.data.pairing import Images, path_notes
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
@@ -66,10 +68,10 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
     problems: list[Problem] = []
     if subset is not None:
         lines = _subset(root, subset)
-        stems = {path.stem for path in (*documents, *images)}
+        stems = {path.stem for path in documents} | {stem_of(path) for path in images}
         wanted = {_listed(line, stems) for line in lines}
         documents = [path for path in documents if path.stem in wanted]
-        images = [path for path in images if path.stem in wanted]
+        images = [path for path in images if stem_of(path) in wanted]
         for stem in sorted(wanted - {path.stem for path in documents}):
             message = f"'{subset}' lists '{stem}', which has no annotation"
             problems.append(Problem("listed but missing", None, stem, message, DROPPED_IMAGE))
@@ -81,7 +83,9 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
 def _documents(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    return [path for path in files_below(root) if path.suffix.lower() == ".xml"]
+    others = set(cvat.documents(root))
+    found = (path for path in files_below(root) if path.suffix.lower() == ".xml")
+    return [path for path in found if path not in others]
 
 
 def _records(
@@ -91,12 +95,10 @@ def _records(
     zero_based: bool,
     problems: list[Problem],
 ) -> Iterator[ImageRecord]:
-    by_stem: dict[str, list[Path]] = {}
-    for image in images:
-        by_stem.setdefault(image.stem, []).append(image)
+    known = Images(root, images)
     owner: dict[str, Path] = {}
     for document in documents:
-        record = _read_document(document, root, by_stem, zero_based, problems)
+        record = _read_document(document, root, known, zero_based, problems)
         if record is None:
             continue
         if record.file in owner:
@@ -108,9 +110,7 @@ def _records(
             continue
         owner[record.file] = document
         yield record
-    for image in images:
-        if relative(image, root) not in owner:
-            yield ImageRecord(relative(image, root), 0, 0, labelled=False)
+    yield from known.unlabelled(owner)
 
 
 def _subset(root: Path, subset: str) -> list[str]:
@@ -141,7 +141,7 @@ def _listed(line: str, stems: set[str]) -> str:
 def _read_document(
     path: Path,
     root: Path,
-    by_stem: Mapping[str, list[Path]],
+    images: Images,
     zero_based: bool,
     problems: list[Problem],
 ) -> ImageRecord | None:
@@ -152,7 +152,7 @@ def _read_document(
 
     tree, broken = _parse(path)
     said = _text(tree, "filename") if tree is not None else None
-    image = _image_of(path, root, by_stem, said)
+    image = images.of_document(path, said)
     if image is None:
         kind = "orphan annotation" if tree is not None else "malformed annotation"
         why = "has no image of its name" if tree is not None else broken
@@ -164,6 +164,7 @@ def _read_document(
         return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
     found: list[Problem] = []
     inside = PureWindowsPath(said or "")
+    found += path_notes(said or "", name, "filename")
     if inside.name and image.stem not in (inside.stem, inside.name):
         found.append(
             problem("wrong file name", "filename", f"says '{said}'; read as {file}", MENDED)
@@ -263,33 +264,6 @@ def _read_object(
         attributes=attributes,
     )
     return box, problems
-
-
-def _image_of(
-    document: Path, root: Path, by_stem: Mapping[str, list[Path]], said: str | None
-) -> Path | None:
-    """The image of an annotation's stem: in its folder, in the mirrored one, or the only one."""
-    candidates = by_stem.get(document.stem, [])
-    here = [image for image in candidates if image.parent == document.parent]
-    if not here:
-        here = [image for image in candidates if _mirrors(image, document, root)]
-    if not here and len(candidates) == 1:
-        here = candidates
-    if len(here) > 1 and said:
-        named = [image for image in here if image.name == PureWindowsPath(said).name]
-        here = named or here
-    return here[0] if here else None
-
-
-def _mirrors(image: Path, document: Path, root: Path) -> bool:
-    """Whether the two folders differ in one part of their names, as Annotations and JPEGImages."""
-    ours = image.relative_to(root).parent.parts
-    theirs = document.relative_to(root).parent.parts
-    if abs(len(ours) - len(theirs)) == 1:  # images in the root, annotations in a folder, or so
-        longer, shorter = (ours, theirs) if len(ours) > len(theirs) else (theirs, ours)
-        return any((*longer[:at], *longer[at + 1 :]) == shorter for at in range(len(longer)))
-    differing = sum(a != b for a, b in zip(ours, theirs, strict=False))
-    return len(ours) == len(theirs) and differing == 1
 
 
 def _tag(element: Any) -> str:
