@@ -29,8 +29,13 @@ SHOWN = 3  # files named for each kind of problem
 def main(argv: list[str]) -> int:
     parser = build_parser("check", __doc__, EXAMPLES)
     add_source(parser)
+    parser.add_argument(
+        "--no-similar",
+        action="store_true",
+        help="do not compare the pictures of training, validation and test with each other",
+    )
     options = parser.parse_args(argv)
-    examined = examine_source(options)
+    examined = examine_source(options, similar=not options.no_similar)
     show(examined, options.report)
     return 1 if examined.problems else 0
 
@@ -60,6 +65,11 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems as JSON")
     parser.add_argument(
+        "--decode",
+        action="store_true",
+        help="decode every image to its last pixel (otherwise headers and ends are looked at)",
+    )
+    parser.add_argument(
         "--columns",
         metavar="MAP",
         help="columns of a CSV table, such as image=file,class=species,xmin=left,ymin=top,"
@@ -72,7 +82,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def examine_source(options: argparse.Namespace) -> Examined:
+def examine_source(options: argparse.Namespace, *, similar: bool = False) -> Examined:
     """Read and check what the arguments of `add_source` name.
 
     Raises:
@@ -92,6 +102,8 @@ def examine_source(options: argparse.Namespace) -> Examined:
             subset=options.subset,
             classes=read_classes(options.classes),
             columns=read_columns(options.columns),
+            decode=options.decode,
+            similar=similar,
         )
     except OSError as error:
         why = error.strerror or error

@@ -17,6 +17,7 @@ from detkd.data.formats import coco, voc, yolo
 from detkd.data.records import DataSet
 from detkd.errors import DataError
 from detkd.files import new_folder, write_json
+from detkd.pixels import PAGE, page_of, read_pixels
 
 IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
 
@@ -79,7 +80,7 @@ def _build(examined: Examined, folder: Path, target: str) -> list[str]:
     for source, image in zip(examined.images, data.images, strict=True):
         copy = folder / IMAGE_FOLDERS[target] / image.file
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(examined.root / source.file, copy)
+        _copy(examined.root / source.file, copy)
     lost = {"voc": voc, "yolo": yolo}[target].write(data, folder)
     record = {
         "version": detkd.__version__,
@@ -93,12 +94,40 @@ def _build(examined: Examined, folder: Path, target: str) -> list[str]:
     return lost
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy an image as it is; a page of a stack becomes a file of its own."""
+    file, _ = page_of(source)
+    if file == source:
+        shutil.copyfile(source, target)
+        return
+    import cv2
+
+    pixels = read_pixels(source)
+    if pixels is None:
+        raise DataError(f"{source}: cannot be read as an image; replace it, or leave it out.")
+    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise DataError(f"{source}: cannot be written as PNG; leave it out.")
+    target.write_bytes(data.tobytes())
+
+
+def _file_of_its_own(name: str) -> str:
+    """What the copy of an image is called: stack.tif#page=2 becomes stack_page2.png."""
+    path = PurePosixPath(name)
+    match = PAGE.fullmatch(path.name)
+    if match is None:
+        return name
+    stem = PurePosixPath(match["file"]).stem
+    return path.with_name(f"{stem}_page{match['page']}.png").as_posix()
+
+
 def _without_image_folder(data: DataSet) -> DataSet:
     """The same data with the names of its images counted from their folder, if all are in one.
 
     JPEGImages/a.jpg of a VOC tree becomes images/a.jpg of a YOLO tree, not images/JPEGImages/a.jpg.
     """
-    images = list(data.images)
+    images = [replace(image, file=_file_of_its_own(image.file)) for image in data.images]
+    data = replace(data, images=images)
     first = {PurePosixPath(image.file).parts[0] for image in images}
     folders = (*yolo.IMAGE_FOLDERS, *(name.lower() for name in IMAGE_FOLDERS.values()))
     if len(first) != 1 or next(iter(first)).lower() not in folders:
@@ -118,4 +147,5 @@ def conversion_record(examined: Examined) -> dict[str, Any]:
         },
         "mended": actions["mended"],
         "unlabelled": examined.unlabelled,
+        **({"sixteen_bit": examined.sixteen_bit} if examined.sixteen_bit else {}),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -30,6 +30,21 @@ def turned(box: Box, degrees: float, pivot: Point | None = None) -> list[Point]:
         (cx + (x - cx) * cos - (y - cy) * sin, cy + (x - cx) * sin + (y - cy) * cos)
         for x, y in corners
     ]
+
+
+def displayed(points: Sequence[Point], size: tuple[int, int], orientation: int) -> list[Point]:
+    """Points of an image as it is stored (`size`), in the frame that its EXIF orientation shows."""
+    w, h = size
+    move: dict[int, Callable[[float, float], Point]] = {
+        2: lambda x, y: (w - x, y),
+        3: lambda x, y: (w - x, h - y),
+        4: lambda x, y: (x, h - y),
+        5: lambda x, y: (y, x),
+        6: lambda x, y: (h - y, x),
+        7: lambda x, y: (h - y, w - x),
+        8: lambda x, y: (y, w - x),
+    }
+    return [move[orientation](x, y) for x, y in points] if orientation in move else list(points)
 
 
 def finite(values: Sequence[object]) -> list[float] | None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from detkd.pixels import HIGH, LOW, PAGE, RULE, SHADES, page_of, read_pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ORIENTATION = 0x0112
@@ -17,7 +21,32 @@ END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 LAST_PART = {"JPEG": b"\xff\xda", "PNG": b"IDAT"}  # what the pixels of each begin with
 
 
-PAGE = re.compile(r"(?P<file>.+\.tiff?)#page=(?P<page>[1-9]\d{0,5})", re.IGNORECASE)
+SUFFIXES_OF = {  # Pillow's names of formats, and the suffixes that promise them
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+MOST_DEEP = 1000  # 16-bit images that the percentiles of a data set are taken of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the header of an image says.
+
+    `width` and `height` are of the displayed frame, `stored` is the size before it is turned;
+    `deep` are images of 16 bits and more. `warning` says that its end is missing.
+    """
+
+    width: int
+    height: int
+    stored: tuple[int, int]
+    orientation: int
+    format: str
+    deep: bool
+    warning: str | None
 
 
 class ImageError(Exception):
@@ -65,53 +94,102 @@ def count_pages(path: Path) -> int:
         return 1
 
 
-def page_of(path: Path) -> tuple[Path, int]:
-    """The file that holds an image, and the image's page in it, from 0."""
-    match = PAGE.fullmatch(path.name)
-    if match is None or path.exists():
-        return path, 0
-    return path.with_name(match["file"]), int(match["page"]) - 1
-
-
 def stem_of(path: Path) -> str:
     """What an annotation of this image is called: a.jpg: a; stack.tif#page=2: stack#page=2."""
     match = PAGE.fullmatch(path.name)
     return path.stem if match is None else f"{path.stem}#page={match['page']}"
 
 
-def measure(path: Path) -> tuple[int, int, str | None]:
-    """(width, height) of the displayed image, and a warning if its end is missing.
+def measure(path: Path, *, decode: bool = False) -> Measured:
+    """The size of the displayed image and what else its header says.
+
+    With `decode` all its pixels are read as well.
 
     Raises:
-        ImageError: not an image, or one so large that it would fill the memory.
+        ImageError: not an image, one that would fill the memory, or one that breaks off.
     """
+    file, page = page_of(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(file) as image:
+                if page:
+                    image.seek(page)
                 kind = image.format or ""
-                width, height = image.size
-                if _orientation(image) in TURNED:
-                    width, height = height, width
+                stored = image.size
+                deep = _is_deep(image, file)
+                orientation = _orientation(image)
+                if decode:
+                    _decode(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError("is so large that decoding it could fill the memory") from error
     except UnidentifiedImageError as error:
         raise ImageError("is not an image") from error
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's plugins raise anything on broken headers
         raise ImageError(f"cannot be read as an image ({type(error).__name__})") from error
+    turned = orientation in TURNED
+    if kind == "TIFF" and turned:
+        stored = stored[1], stored[0]  # of TIFF, Pillow tells the displayed size
+    width, height = (stored[1], stored[0]) if turned else stored
+    warning = None
     if kind in END_MARKERS:
-        tail = _tail(path)
+        tail = _tail(file)
         # It has to come after the pixels: a thumbnail in the header has an end of its own.
         if tail.rfind(END_MARKERS[kind]) <= tail.rfind(LAST_PART[kind]):
-            return width, height, "has no end marker: it is probably cut off"
-    return width, height, None
+            warning = "has no end marker: it is probably cut off"
+    return Measured(width, height, stored, orientation, kind, deep, warning)
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _decode(image: Image.Image) -> None:
     try:
-        return image.getexif().get(ORIENTATION)
+        image.load()
+    except Exception as error:  # as above
+        raise ImageError(f"cannot be decoded to its end ({error})") from error
+
+
+def _is_deep(image: Image.Image, file: Path) -> bool:
+    if image.mode.startswith(("I", "F")):
+        return True
+    if image.format == "TIFF":
+        return max(getattr(image, "tag_v2", {}).get(258, (8,))) > 8
+    if image.format == "PNG" and image.mode in ("RGB", "RGBA", "LA"):
+        with file.open("rb") as stream:
+            return stream.read(25)[24:] == b"\x10"
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ORIENTATION) or 1)
     except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def levels_below(root: Path) -> dict[str, Any] | None:
+    """What 16 bits become in a tree, for the record of a conversion; None without such images.
+
+    Of the whole tree, not of a subset: training and validation have to be mapped alike.
+    """
+    deep: list[Path] = []
+    for path in images_below(root):
+        try:
+            if measure(path).deep:
+                deep.append(path)
+        except (ImageError, OSError):
+            continue
+    counts = np.zeros(SHADES, dtype=np.int64)
+    taken = deep[:: max(1, -(-len(deep) // MOST_DEEP))]
+    for path in taken:
+        pixels = read_pixels(path)
+        if pixels is not None and pixels.dtype == np.uint16:
+            counts += np.bincount(pixels[..., ::2].ravel(), minlength=SHADES)
+    total = counts.cumsum()
+    if not total[-1]:
         return None
+    low, high = (int(np.searchsorted(total, total[-1] * p / 100)) for p in (LOW, HIGH))
+    return {"low": low, "high": max(high, low + 1), "images": len(taken), "rule": RULE}
 
 
 def _tail(path: Path, size: int = 4096) -> bytes:

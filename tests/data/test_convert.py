@@ -26,7 +26,7 @@ def person(tool, *arguments):
 
 def tree(root, lines="0 .5 .5 .2 .2\n", names="a\n"):
     for stem, content in (("good", "0 .5 .5 .2 .2\n"), ("other", lines)):
-        Image.new("RGB", (100, 80)).save(root / f"{stem}.png")
+        Image.new("RGB", (100, 80), (len(stem), 0, 0)).save(root / f"{stem}.png")
         (root / f"{stem}.txt").write_text(content)
     (root / "classes.txt").write_text(names)
     return root

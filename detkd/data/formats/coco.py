@@ -22,6 +22,7 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    noted,
     renamed,
 )
 from detkd.errors import DataError
@@ -93,6 +94,10 @@ def _categories(
             problems.append(Problem("double class", file, where, message, MENDED))
         names[key] = name
         extra.setdefault(name, {k: v for k, v in entry.items() if k not in ("id", "name")})
+    if names and list(names) != list(range(1, len(names) + 1)):
+        shown = ", ".join(str(key)[:20] for key in list(names)[:8])
+        message = f"ids are {shown}{', ...' if len(names) > 8 else ''}; numbered from 1 anew"
+        problems.append(noted("ids that jump", file, "categories", message))
     return names, extra
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ElementTree  # only to write; reading goes through defusedxml
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import defusedxml
 import defusedxml.ElementTree
 
+from detkd.data.encoding import MARKS, decode
 from detkd.data.formats import cvat
 from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
 from detkd.data.pairing import Images, path_notes
@@ -32,6 +33,7 @@ from detkd.data.records import (
     Rule,
     annotation_file,
     clean,
+    noted,
     relative,
     renamed,
 )
@@ -43,6 +45,7 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 OF_OBJECT = {"name", "bndbox", "difficult", "truncated"}  # tags with a home in BoxRecord
 OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecord, or of no use
 FLAG = {"0": 0, "1": 1}
+ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
@@ -69,7 +72,7 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
     if subset is not None:
         lines = _subset(root, subset)
         stems = {path.stem for path in documents} | {stem_of(path) for path in images}
-        wanted = {_listed(line, stems) for line in lines}
+        wanted = {listed(line, stems) for line in lines}
         documents = [path for path in documents if path.stem in wanted]
         images = [path for path in images if stem_of(path) in wanted]
         for stem in sorted(wanted - {path.stem for path in documents}):
@@ -115,22 +118,28 @@ def _records(
 
 def _subset(root: Path, subset: str) -> list[str]:
     """The lines of ImageSets/Main/SUBSET.txt, wherever it lies below the root."""
-    lists = [
-        path
-        for path in files_below(root)
-        if path.suffix == ".txt" and "ImageSets" in path.relative_to(root).parts
-    ]
+    lists = list_files(root)
     named = [path for path in lists if path.stem == subset]
     if not named:
         there = ", ".join(sorted({path.stem for path in lists}))
         hint = f"there are {there}" if there else "the tree has no ImageSets folder"
         raise DataError(f"{root}: has no list '{subset}' in ImageSets/Main; {hint}.")
     chosen = next((path for path in named if path.parent.name == "Main"), named[0])
-    lines = chosen.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = decode(chosen.read_bytes())[0].splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
-def _listed(line: str, stems: set[str]) -> str:
+def list_files(root: Path) -> list[Path]:
+    """The lists below ImageSets, wherever that lies; those of Main alone, if there are any."""
+    lists = [
+        path
+        for path in files_below(root)
+        if path.suffix == ".txt" and "ImageSets" in path.relative_to(root).parts
+    ]
+    return [path for path in lists if path.parent.name == "Main"] or lists
+
+
+def listed(line: str, stems: Collection[str]) -> str:
     """The stem that a line names: lists of one class add -1, 0 or 1, some tools a suffix."""
     bare = re.sub(r"\s+-?[01]$", "", line)
     name = PurePosixPath(bare)
@@ -162,7 +171,7 @@ def _read_document(
     if tree is None:
         wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
         return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
-    found: list[Problem] = []
+    found: list[Problem] = [noted("encoding", name, "", broken)] if broken else []
     inside = PureWindowsPath(said or "")
     found += path_notes(said or "", name, "filename")
     if inside.name and image.stem not in (inside.stem, inside.name):
@@ -175,6 +184,8 @@ def _read_document(
         found += trouble
         if box is not None:
             boxes.append(box)
+    if _child(tree, "size") is None:
+        found.append(noted("no size", name, "", "says no size of its image"))
     besides = {key: value for key, value in _values(tree).items() if key not in OF_IMAGE}
     source = besides.get("source")
     sample = source.pop("sample", None) if isinstance(source, dict) else None
@@ -195,7 +206,7 @@ def _read_document(
 
 
 def _parse(path: Path) -> tuple[Any, str]:
-    """The root element, or None and what is wrong."""
+    """The root element and what is unusual about it, or None and what is wrong."""
     try:
         data = path.read_bytes().lstrip()
     except OSError as error:
@@ -210,7 +221,11 @@ def _parse(path: Path) -> tuple[Any, str]:
         return None, f"is not well-formed XML ({error})"
     if _tag(tree) != "annotation":
         return None, f"is no VOC annotation: its outermost tag is '{_tag(tree)}'"
-    return tree, ""
+    declared = ENCODING.match(data)
+    if declared and declared[1].lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+        return tree, f"is encoded as {declared[1].decode()}"
+    mark = next((said for mark, (_, said) in MARKS.items() if data.startswith(mark)), "")
+    return tree, mark
 
 
 def _read_object(

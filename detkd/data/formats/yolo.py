@@ -268,6 +268,19 @@ def _entry_images(
     return [image for image in images if image in chosen]
 
 
+def list_files(root: Path, bases: list[Path], value: Any) -> list[Path]:
+    """The list files, not folders, that an entry names inside the tree."""
+    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    entries = value if isinstance(value, list) else [value]
+    said = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
+    places = [(base / entry).resolve() for entry in said for base in bases]
+    return [
+        root / place.relative_to(root.resolve())
+        for place in dict.fromkeys(places)
+        if place in texts and root.resolve() in place.parents
+    ]
+
+
 def listed_images(place: Path, images: Images) -> list[Path]:
     """The images of the tree that a list names, one a line."""
     named = (images.named(line, place.parent) for line in lines_of(place))
