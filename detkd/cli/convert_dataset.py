@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
 
     with writing(options.destination):
         check_destination(options.destination, target)
-    examined = examine_source(options)
+    # Looking at every picture takes its time; who is strict wants all to be looked at.
+    examined = examine_source(options, similar=options.strict)
     show(examined, options.report)
     if options.strict and examined.problems:
         print(f"{options.destination}: not written, for --strict was asked for")

@@ -136,9 +136,8 @@ def test_decode_finds_what_headers_hide(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("")
     (tmp_path / "classes.txt").write_text("")
-    data = bytearray((tmp_path / "a.png").read_bytes())
-    data[2000:2100] = bytes(100)
-    (tmp_path / "a.png").write_bytes(data)
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[: len(data) // 2] + data[-12:])
     assert "broken image" not in [p.kind for p in examine(tmp_path).problems]
     found = examine(tmp_path, decode=True)
     assert ("broken image", "dropped image") in [(p.kind, p.action) for p in found.problems]
