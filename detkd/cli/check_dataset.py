@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   detkd check my_voc_folder
-  detkd check my_yolo_folder --report problems.json
+  detkd check my_yolo_folder --report problems.json --html problems.html
+  detkd check boxes.csv --columns image=file,class=species,xmin=l,ymin=t,xmax=r,ymax=b
   detkd check my_voc_folder --subset train
 """
 SHOWN = 3  # files named for each kind of problem
@@ -34,9 +35,20 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help="do not compare the pictures of training, validation and test with each other",
     )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with pictures of every problem"
+    )
     options = parser.parse_args(argv)
     examined = examine_source(options, similar=not options.no_similar)
     show(examined, options.report)
+    if options.html:
+        from detkd.data.check_page import write_page
+        from detkd.data.convert import writing
+        from detkd.files import write_atomic
+
+        with writing(options.html):
+            write_atomic(options.html, write_page(examined))
+        print(f"page: {options.html}")
     return 1 if examined.problems else 0
 
 

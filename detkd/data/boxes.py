@@ -33,7 +33,9 @@ def examine_boxes(image: ImageRecord) -> tuple[tuple[BoxRecord, ...], list[Probl
         if (sound.label, sound.xyxy) in kept:
             message = "stands there twice"
             problems.append(
-                Problem("double box", image.file, where_of(at, box), message, DROPPED_BOX)
+                Problem(
+                    "double box", image.file, where_of(at, box), message, DROPPED_BOX, box=box.xyxy
+                )
             )
         else:
             kept[sound.label, sound.xyxy] = at, sound
@@ -44,7 +46,9 @@ def examine_boxes(image: ImageRecord) -> tuple[tuple[BoxRecord, ...], list[Probl
         else:
             kind = "two classes on one object"
             message = f"covers nearly the same as box {first + 1} ({one.label})"
-        problems.append(Problem(kind, image.file, where_of(second, other), message, KEPT))
+        problems.append(
+            Problem(kind, image.file, where_of(second, other), message, KEPT, box=other.xyxy)
+        )
     return tuple(box for _, box in kept.values()), problems
 
 
@@ -58,7 +62,7 @@ def _examine_box(
     where = where_of(at, box)
 
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
-        return None, [Problem(kind, image.file, where, message, DROPPED_BOX)]
+        return None, [Problem(kind, image.file, where, message, DROPPED_BOX, box=box.xyxy)]
 
     if not all(map(math.isfinite, box.xyxy)):
         return drop("not finite", f"{_said(box)} is not finite")
@@ -78,11 +82,15 @@ def _examine_box(
     if clipped.xmax <= clipped.xmin or clipped.ymax <= clipped.ymin:
         size = f"{image.width}x{image.height}"
         return drop("box outside", f"{_said(box)} lies outside the {size} image")
-    problems = []
+    problems: list[Problem] = []
+
+    def tell(kind: str, message: str, action: str) -> None:
+        problems.append(Problem(kind, image.file, where, message, action, box=box.xyxy))
+
     over = max(abs(a - b) for a, b in zip(box.xyxy, clipped.xyxy, strict=True))
     if over > SLACK:
         message = f"{_said(box)} reaches {over:.6g} px over the edge; clipped"
-        problems.append(Problem("box over the edge", image.file, where, message, MENDED))
+        tell("box over the edge", message, MENDED)
     if over and "area" in clipped.extra and "segmentation" not in clipped.extra:
         # The stated area was that of the box before it was clipped.
         extra = {key: value for key, value in clipped.extra.items() if key != "area"}
@@ -90,9 +98,9 @@ def _examine_box(
     width, height = clipped.xmax - clipped.xmin, clipped.ymax - clipped.ymin
     if min(width, height) < TINY:
         message = f"is {width:.3g} x {height:.3g} px"
-        problems.append(Problem("tiny box", image.file, where, message, KEPT))
+        tell("tiny box", message, KEPT)
     if width >= 0.99 * image.width and height >= 0.99 * image.height:
-        problems.append(Problem("box of the whole image", image.file, where, "covers it all", KEPT))
+        tell("box of the whole image", "covers it all", KEPT)
     return clipped, problems
 
 

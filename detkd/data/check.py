@@ -61,6 +61,7 @@ class Examined:
     unlabelled: list[str] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     sixteen_bit: dict[str, Any] | None = None
+    image_of: dict[str, str] = field(default_factory=dict)  # of annotation files with problems
 
     @property
     def images(self) -> Sequence[ImageRecord]:
@@ -135,6 +136,7 @@ def examine(
         found.unlabelled,
         [problem for problem in problems if problem.note],
         levels_below(root) if found.deep else None,
+        found.image_of,
     )
 
 
@@ -185,16 +187,18 @@ class _Examination:
         self.problems: list[Problem] = []
         self.unlabelled: list[str] = []
         self.files: dict[str, int] = {}  # images that stay, and a mark of their boxes
-        self.twice: list[str] = []
         self.used: Counter[str] = Counter()
         self.fields: Counter[str] = Counter()
         self.watch = RuleWatch()
         self.deep = 0
+        self.image_of: dict[str, str] = {}
 
     def take(self, record: ImageRecord) -> None:
         """Examine one record: it stays, or is told why not."""
         mended, found = self._examine(record)
         self.problems += found
+        for problem in record.problems:
+            self.image_of.setdefault(problem.file or "", record.file)
         if mended is not None:
             if mended.file in self.files:
                 message = "is listed twice, with other boxes each time"
@@ -407,5 +411,5 @@ def _equal_files(root: Path, files: Mapping[str, int], side_of: Mapping[str, str
                 message += f"; one is in {sides[0]}, one in {sides[1]}"
             kind = "same image on two sides" if apart else "same content"
             note = not (apart or differ)
-            problems.append(Problem(kind, name, "", message, KEPT, note=note))
+            problems.append(Problem(kind, name, "", message, KEPT, note=note, other=first))
     return problems

@@ -29,6 +29,7 @@ class Problem:
 
     `file` is relative to the root (None for the whole tree), `where` names the place inside.
     A `note` is worth knowing and no fault: it is told last, and no command ends with 1 for it.
+    `box` is where in the image it is, `other` the image that it is about as well: to be drawn.
     """
 
     kind: str
@@ -37,6 +38,8 @@ class Problem:
     message: str
     action: str
     note: bool = False
+    box: tuple[float, float, float, float] | None = None
+    other: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         said = {

@@ -114,6 +114,7 @@ def leaks_between(root: Path, side_of: Mapping[str, str]) -> list[Problem]:
             "",
             f"({side_of[second]}) shows the same as {first} ({side_of[first]})",
             KEPT,
+            other=first,
         )
         for first, second in find_similar(root, names)
         if side_of[first] != side_of[second]
