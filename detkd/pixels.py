@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 PAGE = re.compile(r"(?P<file>.+\.tiff?)#page=(?P<page>[1-9]\d{0,5})", re.IGNORECASE)
+PAGE_MARK = "#page="
 SHADES = 65536
 LOW, HIGH = 0.1, 99.9  # percentiles of a data set's 16-bit pixels that become 0 and 255
 RULE = (
@@ -24,7 +25,7 @@ Levels = tuple[float, float]
 
 def page_of(path: Path) -> tuple[Path, int]:
     """The file that holds an image, and the image's page in it, from 0: stack.tif#page=2 is 1."""
-    match = PAGE.fullmatch(path.name)
+    match = PAGE.fullmatch(path.name) if PAGE_MARK in path.name else None
     if match is None or path.exists():
         return path, 0
     return path.with_name(match["file"]), int(match["page"]) - 1

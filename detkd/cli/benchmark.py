@@ -3,6 +3,7 @@
 detkd bench train      a step of our loop against a plain PyTorch loop, teacher and student
 detkd bench distill    a distilling step against a plain step plus the teacher's forward pass
 detkd bench loading    share of an epoch that the loop waits for data
+detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
 """
 
 from __future__ import annotations
@@ -15,18 +16,25 @@ from detkd.cli.parser import build_parser
 
 def main(argv: list[str]) -> int:
     parser = build_parser("bench", __doc__)
-    parser.add_argument("name", choices=["train", "distill", "loading"])
+    parser.add_argument("name", choices=["train", "distill", "loading", "convert"])
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--images", type=int, default=10_819, help="files to convert (10819)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
 
-    from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
     from detkd.files import write_json
 
-    bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
-    figures = bench[options.name](options.steps, options.image_size, options.batch_size)
+    if options.name == "convert":
+        from detkd.engine.bench_convert import bench_convert
+
+        figures = bench_convert(max(1, options.images))
+    else:
+        from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
+
+        bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
+        figures = bench[options.name](options.steps, options.image_size, options.batch_size)
     print(json.dumps(figures, indent=1))
     if options.out:
         write_json(options.out, figures)

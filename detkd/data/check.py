@@ -7,22 +7,32 @@ docs/checking.md states; `check` and `convert` both come through here, so they a
 from __future__ import annotations
 
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from detkd.data.boxes import RuleWatch, examine_boxes, where_of
 from detkd.data.formats import FORMATS, OF_ONE_FILE, coco, guess
 from detkd.data.geometry import around, displayed, ring
-from detkd.data.images import SUFFIXES_OF, ImageError, Measured, levels_below, links_out, measure
+from detkd.data.headers import Measured
+from detkd.data.images import (
+    SUFFIXES_OF,
+    ImageError,
+    levels_below,
+    links_out,
+    measure,
+    remembering_files,
+)
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
     KEPT,
     MENDED,
     REFUSED,
+    BoxRecord,
     DataSet,
     ImageRecord,
     Problem,
@@ -32,7 +42,7 @@ from detkd.data.sides import leaks_between, sides_of
 from detkd.data.similar import same_content
 from detkd.data.spool import Spool
 from detkd.errors import DataError
-from detkd.pixels import page_of
+from detkd.pixels import PAGE_MARK, page_of
 
 # Fields that every tool writes, and that are not worth a note when they are kept.
 USUAL = {
@@ -107,14 +117,21 @@ def examine(
     Raises:
         DataError: nothing there that could be read at all.
     """
-    data, root = _open(
-        source,
-        source_format,
-        zero_based=zero_based,
-        subset=subset,
-        classes=classes,
-        columns=columns,
-    )
+    with remembering_files():
+        data, root = _open(source, source_format, zero_based, subset, classes, columns)
+        return _examine(source, root, data, subset, classes, decode=decode, similar=similar)
+
+
+def _examine(
+    source: Path,
+    root: Path,
+    data: DataSet,
+    subset: str | None,
+    classes: list[str] | None,
+    *,
+    decode: bool,
+    similar: bool,
+) -> Examined:
     found = _Examination(root, data, classes, decode)
     for record in data.images:
         found.take(record)
@@ -124,10 +141,10 @@ def examine(
     problems += found.watch.problems(data.rule.name)
     if subset is None:
         side_of = sides_of(root, data.source_format, found.files, problems)
-        problems += _equal_files(root, found.files, side_of)
+        problems += _equal_files(root, found.kept, found.files, side_of)
         problems += leaks_between(root, side_of) if similar else []
     else:
-        problems += _equal_files(root, found.files, {})
+        problems += _equal_files(root, found.kept, found.files, {})
     problems += found.notes()
     return Examined(
         replace(data, images=found.kept, classes=found.final_classes(), problems=[]),
@@ -143,7 +160,6 @@ def examine(
 def _open(
     source: Path,
     source_format: str | None,
-    *,
     zero_based: bool,
     subset: str | None,
     classes: list[str] | None,
@@ -186,7 +202,7 @@ class _Examination:
         self.kept = Spool()
         self.problems: list[Problem] = []
         self.unlabelled: list[str] = []
-        self.files: dict[str, int] = {}  # images that stay, and a mark of their boxes
+        self.files: dict[str, None] = {}  # images that stay, in the order that they came
         self.used: Counter[str] = Counter()
         self.fields: Counter[str] = Counter()
         self.watch = RuleWatch()
@@ -203,8 +219,7 @@ class _Examination:
             if mended.file in self.files:
                 message = "is listed twice, with other boxes each time"
                 self.problems.append(Problem("image listed twice", mended.file, "", message, KEPT))
-            marks = [(box.label, *(round(side, 1) for side in box.xyxy)) for box in mended.boxes]
-            self.files[mended.file] = hash(tuple(sorted(marks)))
+            self.files[mended.file] = None
             self.kept.add(mended)
         elif not record.labelled and all(problem.note for problem in record.problems):
             self.unlabelled.append(record.file)
@@ -218,10 +233,16 @@ class _Examination:
             return None, problems
 
         path = self.root / record.file
-        file, _ = page_of(path)
-        if not file.is_file():
+        file = page_of(path)[0] if PAGE_MARK in record.file else path
+        try:
+            state = file.lstat()
+            linked = stat.S_ISLNK(state.st_mode)
+            there = file.is_file() if linked else stat.S_ISREG(state.st_mode)
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
             return leave("missing image", "is not there")
-        if file.is_symlink() and not file.resolve().is_relative_to(self.root.resolve()):
+        if linked and not file.resolve().is_relative_to(self.root.resolve()):
             return leave("path outside", "is a link out of the image root")
         try:
             size = measure(path, decode=self.decode)
@@ -257,9 +278,9 @@ class _Examination:
             if boxes and not listed:
                 return leave("no box left", "has no box of a listed class and is no negative")
             boxes = listed
-        return replace(sized, boxes=boxes), problems
+        return _with_boxes(sized, boxes), problems
 
-    def _count(self, record: ImageRecord, boxes: Iterable[Any]) -> None:
+    def _count(self, record: ImageRecord, boxes: Iterable[BoxRecord]) -> None:
         self.fields.update(key for key in record.extra if key not in USUAL and key != "voc")
         for box in boxes:
             self.used[box.label] += 1
@@ -306,13 +327,36 @@ class _Examination:
 SEPARATORS = re.compile(r"[\s_.-]+")
 
 
+def _with_boxes(record: ImageRecord, boxes: tuple[BoxRecord, ...]) -> ImageRecord:
+    """The record that is kept: what was told of it is not kept with it."""
+    return ImageRecord(
+        record.file,
+        record.width,
+        record.height,
+        boxes,
+        record.sample,
+        said_size=record.said_size,
+        extra=record.extra,
+    )
+
+
 def _sized(record: ImageRecord, size: Measured) -> tuple[ImageRecord, list[Problem]]:
     """The record in px of the displayed frame."""
     said = record.said_size
     if said == size.stored != (size.width, size.height):
         message = "was annotated as it is stored; turned to the frame that is displayed"
         return _turn(record, size), [Problem("turned image", record.file, "", message, MENDED)]
-    sized = replace(record, width=size.width, height=size.height).in_pixels()
+    sized = ImageRecord(
+        record.file,
+        size.width,
+        size.height,
+        record.boxes,
+        record.sample,
+        record.labelled,
+        record.fractions,
+        said,
+        record.extra,
+    ).in_pixels()
     if said is None or said == (size.width, size.height):
         return sized, []
     message = f"says {said[0]}x{said[1]}, the image is {size.width}x{size.height}"
@@ -322,14 +366,23 @@ def _sized(record: ImageRecord, size: Measured) -> tuple[ImageRecord, list[Probl
 def _name_notes(file: str) -> list[Problem]:
     """What other tools may stumble over in the name of an image."""
     found = []
-    name = page_of(Path(file))[0]
-    if any(character.isspace() for character in file):
+    if len(file.split(None, 1)) > 1:
         found.append(noted("blank in file name", file, "", "has a blank in its name"))
     if not file.isascii():
         found.append(noted("letters in file name", file, "", "has a name that is not ASCII"))
-    if name.suffix != name.suffix.lower():
-        found.append(noted("upper-case suffix", file, "", f"ends in {name.suffix}"))
+    suffix = _suffix(file)
+    if suffix != suffix.lower():
+        found.append(noted("upper-case suffix", file, "", f"ends in {suffix}"))
     return found
+
+
+def _suffix(file: str) -> str:
+    """What the name of a file ends in, of a page that of its stack."""
+    name = file.rsplit("/", 1)[-1]
+    if PAGE_MARK in name:
+        name = page_of(Path(name))[0].name
+    stem, dot, suffix = name.rpartition(".")
+    return f".{suffix}" if dot and stem else ""
 
 
 def _image_problems(file: str, size: Measured) -> list[Problem]:
@@ -337,7 +390,7 @@ def _image_problems(file: str, size: Measured) -> list[Problem]:
     found = []
     if size.warning:
         found.append(Problem("truncated image", file, "", size.warning, KEPT))
-    suffix = page_of(Path(file))[0].suffix
+    suffix = _suffix(file)
     promised = SUFFIXES_OF.get(size.format)
     if promised and suffix.lower() not in promised:
         message = f"ends in {suffix} and is {size.format}; read as what it is"
@@ -383,11 +436,10 @@ def _skipped_links(root: Path, source: Path) -> list[Problem]:
 
 def _double_names(files: Iterable[str]) -> list[Problem]:
     """Two images of one stem in one folder (a.jpg and a.png)."""
-    stems: dict[PurePosixPath, str] = {}
+    stems: dict[str, str] = {}
     problems = []
     for file in sorted(files):
-        path = PurePosixPath(file)
-        stem = path.with_suffix("") if "#" not in file else path
+        stem = file if PAGE_MARK in file else file.removesuffix(_suffix(file))
         if stem in stems:
             message = f"shares its stem with {stems[stem]}; both may have got one annotation"
             problems.append(Problem("two images of one stem", file, "", message, KEPT))
@@ -395,14 +447,24 @@ def _double_names(files: Iterable[str]) -> list[Problem]:
     return problems
 
 
-def _equal_files(root: Path, files: Mapping[str, int], side_of: Mapping[str, str]) -> list[Problem]:
+def _equal_files(
+    root: Path, kept: Iterable[ImageRecord], files: Iterable[str], side_of: Mapping[str, str]
+) -> list[Problem]:
     """Images of the same bytes under two names: a fault where they contradict or leak."""
+    groups = same_content(root, files)
+    if not groups:
+        return []
+    wanted = {name for members in groups for name in members}
+    boxes = {
+        image.file: sorted((b.label, *(round(side, 1) for side in b.xyxy)) for b in image.boxes)
+        for image in kept
+        if image.file in wanted
+    }
     problems = []
-    for members in same_content(root, files):
-        first = members[0]
-        for name in members[1:]:
+    for first, *others in groups:
+        for name in others:
             message = f"has the same content as {first}"
-            differ = files[name] != files[first]
+            differ = boxes[name] != boxes[first]
             if differ:
                 message += ", with other boxes"
             sides = [side_of.get(each) for each in (first, name)]

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from detkd.data.headers import (
+    END_MARKERS,
+    TAIL,
+    TURNED,
+    Measured,
+    cut_off,
+    measure_plain,
+)
 from detkd.pixels import HIGH, LOW, PAGE, RULE, SHADES, page_of, read_pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 ORIENTATION = 0x0112
-TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
-END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-LAST_PART = {"JPEG": b"\xff\xda", "PNG": b"IDAT"}  # what the pixels of each begin with
 
 
 SUFFIXES_OF = {  # Pillow's names of formats, and the suffixes that promise them
@@ -32,45 +38,72 @@ SUFFIXES_OF = {  # Pillow's names of formats, and the suffixes that promise them
 MOST_DEEP = 1000  # 16-bit images that the percentiles of a data set are taken of
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the header of an image says.
-
-    `width` and `height` are of the displayed frame, `stored` is the size before it is turned;
-    `deep` are images of 16 bits and more. `warning` says that its end is missing.
-    """
-
-    width: int
-    height: int
-    stored: tuple[int, int]
-    orientation: int
-    format: str
-    deep: bool
-    warning: str | None
-
-
 class ImageError(Exception):
     """An image that cannot be measured; the message says why."""
 
 
+_REMEMBERED: ContextVar[dict[Path, list[Path]] | None] = ContextVar("listings", default=None)
+
+
+@contextmanager
+def remembering_files() -> Iterator[None]:
+    """Within, the files of a tree are listed once: several readers look at the same tree."""
+    token = _REMEMBERED.set({})
+    try:
+        yield
+    finally:
+        _REMEMBERED.reset(token)
+
+
 def files_below(root: Path) -> Iterator[Path]:
     """Files below `root` in the order of their names; links to folders are not followed."""
-    for folder, folders, names in os.walk(root, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder) / name
-            if not name.startswith(".") and _inside(path, root):
-                yield path
+    known = _REMEMBERED.get()
+    if known is None:
+        yield from _walk(root)
+        return
+    if root not in known:
+        known[root] = list(_walk(root))
+    yield from known[root]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, files, _ in _entries(root):
+        for name in files:
+            yield folder / name
 
 
 def links_out(root: Path) -> Iterator[Path]:
     """Links that `files_below` passes over: to folders, out of the root, or to nothing."""
-    for folder, folders, names in os.walk(root, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in [*folders, *sorted(names)]:
-            path = Path(folder) / name
-            if path.is_symlink() and not name.startswith(".") and not _inside(path, root):
-                yield path
+    for folder, _, links in _entries(root):
+        for name in links:
+            yield folder / name
+
+
+def _entries(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder with its files and the links that are not followed, in the order of names."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(
+                    (entry for entry in found if not entry.name.startswith(".")),
+                    key=lambda entry: entry.name,
+                )
+        except OSError:  # a folder that cannot be opened holds nothing for us
+            continue
+        folders: list[Path] = []
+        files: list[str] = []
+        links: list[str] = []
+        for entry in entries:
+            if entry.is_symlink():
+                (files if _inside(folder / entry.name, root) else links).append(entry.name)
+            elif entry.is_dir():
+                folders.append(folder / entry.name)
+            elif entry.is_file():
+                files.append(entry.name)
+        yield folder, files, links
+        waiting += reversed(folders)
 
 
 def images_below(root: Path) -> list[Path]:
@@ -109,6 +142,8 @@ def measure(path: Path, *, decode: bool = False) -> Measured:
         ImageError: not an image, one that would fill the memory, or one that breaks off.
     """
     file, page = page_of(path)
+    if not (page or decode) and (plain := measure_plain(file)) is not None:
+        return plain
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -135,10 +170,7 @@ def measure(path: Path, *, decode: bool = False) -> Measured:
     width, height = (stored[1], stored[0]) if turned else stored
     warning = None
     if kind in END_MARKERS:
-        tail = _tail(file)
-        # It has to come after the pixels: a thumbnail in the header has an end of its own.
-        if tail.rfind(END_MARKERS[kind]) <= tail.rfind(LAST_PART[kind]):
-            warning = "has no end marker: it is probably cut off"
+        warning = cut_off(_tail(file), kind)
     return Measured(width, height, stored, orientation, kind, deep, warning)
 
 
@@ -192,17 +224,15 @@ def levels_below(root: Path) -> dict[str, Any] | None:
     return {"low": low, "high": max(high, low + 1), "images": len(taken), "rule": RULE}
 
 
-def _tail(path: Path, size: int = 4096) -> bytes:
+def _tail(path: Path, size: int = TAIL) -> bytes:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - size))
         return stream.read()
 
 
 def _inside(path: Path, root: Path) -> bool:
-    """Whether a file, links resolved, is a regular one inside the root."""
+    """Whether a link leads to a regular file inside the root."""
     try:
-        if not path.is_symlink():
-            return path.is_file()
         return path.resolve().is_relative_to(root.resolve()) and path.is_file()
     except (OSError, RuntimeError):  # a loop of links
         return False

@@ -185,6 +185,6 @@ def clean(text: str) -> str:
 def renamed(said: str, file: str | None, where: str) -> list[Problem]:
     """The problem of a class whose name had to be cleaned, if it had to."""
     if said == clean(said):
-        return []
+        return []  # as nearly always
     message = f"{said!r} has blanks or control characters; read as '{clean(said)}'"
     return [Problem("blank in class", file, where, message, MENDED)]

@@ -105,9 +105,10 @@ def same_content(root: Path, names: Iterable[str]) -> list[list[str]]:
     """
     of_size: dict[int, list[str]] = defaultdict(list)
     for name in dict.fromkeys(names):
-        path = root / name
-        if path.is_file():
-            of_size[path.stat().st_size].append(name)
+        try:
+            of_size[(root / name).stat().st_size].append(name)
+        except (OSError, ValueError):  # a page of a stack, or no file at all
+            continue
     of_content: dict[bytes, list[str]] = defaultdict(list)
     for members in of_size.values():
         if len(members) > 1:

@@ -9,7 +9,7 @@ from typing import IO, overload
 
 from detkd.data.records import ImageRecord
 
-IN_MEMORY = 2000  # records; beyond, only their names and places are kept in memory
+IN_MEMORY = 12_000  # records; beyond, only their names and places are kept in memory
 
 
 class Spool(Sequence[ImageRecord]):

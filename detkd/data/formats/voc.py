@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ElementTree  # only to write; reading goes through defusedxml
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -46,6 +47,7 @@ OF_OBJECT = {"name", "bndbox", "difficult", "truncated"}  # tags with a home in 
 OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecord, or of no use
 FLAG = {"0": 0, "1": 1}
 ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
+ASCII_ALIKE = re.compile(rb"(?i)utf-?8|us-ascii|ascii|iso-8859-\d+|latin-?\d|windows-125\d")
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
@@ -160,7 +162,8 @@ def _read_document(
         return Problem(kind, name, where, message, action)
 
     tree, broken = _parse(path)
-    said = _text(tree, "filename") if tree is not None else None
+    parts = _by_tag(tree) if tree is not None else {}
+    said = _text_of(parts, "filename")
     image = images.of_document(path, said)
     if image is None:
         kind = "orphan annotation" if tree is not None else "malformed annotation"
@@ -172,21 +175,22 @@ def _read_document(
         wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
         return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
     found: list[Problem] = [noted("encoding", name, "", broken)] if broken else []
-    inside = PureWindowsPath(said or "")
-    found += path_notes(said or "", name, "filename")
-    if inside.name and image.stem not in (inside.stem, inside.name):
-        found.append(
-            problem("wrong file name", "filename", f"says '{said}'; read as {file}", MENDED)
-        )
+    if said and said != image.name:
+        inside = PureWindowsPath(said)
+        found += path_notes(said, name, "filename")
+        if inside.name and image.stem not in (inside.stem, inside.name):
+            message = f"says '{said}'; read as {file}"
+            found.append(problem("wrong file name", "filename", message, MENDED))
     boxes = []
-    for at, element in enumerate(_children(tree, "object")):
+    objects = [child for child in tree if _tag(child) == "object"]
+    for at, element in enumerate(objects):
         box, trouble = _read_object(element, at, name, zero_based)
         found += trouble
         if box is not None:
             boxes.append(box)
-    if _child(tree, "size") is None:
+    if "size" not in parts:
         found.append(noted("no size", name, "", "says no size of its image"))
-    besides = {key: value for key, value in _values(tree).items() if key not in OF_IMAGE}
+    besides = _values(tree, OF_IMAGE)
     source = besides.get("source")
     sample = source.pop("sample", None) if isinstance(source, dict) else None
     if source == {}:
@@ -199,7 +203,7 @@ def _read_document(
         boxes=tuple(boxes),
         sample=sample if isinstance(sample, str) and sample else None,
         labelled=bool(boxes) or not dropped,
-        said_size=_size(_child(tree, "size")),
+        said_size=_size(parts.get("size")),
         extra={"voc": besides} if besides else {},
         problems=tuple(found),
     )
@@ -214,7 +218,10 @@ def _parse(path: Path) -> tuple[Any, str]:
     if not data:
         return None, "is empty"
     try:
-        tree = defusedxml.ElementTree.fromstring(data)
+        if _declares_nothing(data):
+            tree = ElementTree.fromstring(data)
+        else:
+            tree = defusedxml.ElementTree.fromstring(data)
     except defusedxml.DefusedXmlException:
         return None, "declares entities, which is refused as hostile"
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -228,10 +235,22 @@ def _parse(path: Path) -> tuple[Any, str]:
     return tree, mark
 
 
+def _declares_nothing(data: bytes) -> bool:
+    """Whether a document is sure to declare no entity, so that the fast parser is safe.
+
+    A declaration begins with `<!`. In UTF-8 and the encodings that extend ASCII it is spelled by
+    these two bytes; in UTF-16 each is followed or preceded by a zero.
+    """
+    declared = ENCODING.match(data)
+    usual = declared is None or ASCII_ALIKE.fullmatch(declared[1]) is not None
+    return usual and b"<!" not in data and b"\0" not in data
+
+
 def _read_object(
     element: Any, at: int, file: str, zero_based: bool
 ) -> tuple[BoxRecord | None, list[Problem]]:
-    said = _text(element, "name") or ""
+    parts = _by_tag(element)
+    said = _text_of(parts, "name") or ""
     label = clean(said)
     where = f"object {at + 1}" + (f" ({label})" if label else "")
     problems = renamed(said, file, where) if label else []
@@ -241,12 +260,12 @@ def _read_object(
 
     if not label:
         return drop("object without name", "has no name")
-    frame = _child(element, "bndbox")
-    if frame is None:
+    if "bndbox" not in parts:
         return drop("missing coordinate", "has no bndbox")
+    frame = _by_tag(parts["bndbox"])
     values = []
     for side in SIDES:
-        text = _text(frame, side)
+        text = _text_of(frame, side)
         if text is None:
             return drop("missing coordinate", f"has no {side}")
         try:
@@ -265,7 +284,7 @@ def _read_object(
         message = "has a coordinate 0, though VOC counts from 1; see --voc-zero-based"
         problems.append(Problem("zero coordinate", file, where, message, KEPT))
     first = 0 if zero_based else 1
-    attributes = {key: v for key, v in _values(element).items() if key not in OF_OBJECT}
+    attributes = _values(element, OF_OBJECT) if not parts.keys() <= OF_OBJECT else {}
     if attributes.get("occluded") in FLAG:
         attributes["occluded"] = FLAG[attributes["occluded"]]
     box = BoxRecord(
@@ -274,8 +293,8 @@ def _read_object(
         ymin - first,
         xmax + 1 - first,
         ymax + 1 - first,
-        difficult=_flag(element, "difficult"),
-        truncated=_flag(element, "truncated"),
+        difficult=_flag(_text_of(parts, "difficult")),
+        truncated=_flag(_text_of(parts, "truncated")),
         attributes=attributes,
     )
     return box, problems
@@ -283,30 +302,35 @@ def _read_object(
 
 def _tag(element: Any) -> str:
     """Name of an element in lower case, without a namespace: PMID2019 writes `Difficult`."""
-    return element.tag.rsplit("}", 1)[-1].lower() if isinstance(element.tag, str) else ""
+    return _plain(element.tag)
 
 
-def _children(element: Any, tag: str) -> Iterator[Any]:
-    return (child for child in element if _tag(child) == tag)
+@lru_cache(maxsize=4096)  # the same few names stand in every file
+def _plain(tag: Any) -> str:
+    return tag.rsplit("}", 1)[-1].lower() if isinstance(tag, str) else ""
 
 
-def _child(element: Any, tag: str) -> Any:
-    return next(_children(element, tag), None)
+def _by_tag(element: Any) -> dict[str, Any]:
+    """The first child of each name."""
+    found: dict[str, Any] = {}
+    for child in element:
+        found.setdefault(_plain(child.tag), child)
+    return found
 
 
-def _text(element: Any, tag: str) -> str | None:
-    child = _child(element, tag)
+def _text_of(parts: dict[str, Any], tag: str) -> str | None:
+    child = parts.get(tag)
     return None if child is None else (child.text or "")
 
 
-def _values(element: Any, depth: int = 8) -> dict[str, Any]:
+def _values(element: Any, without: Collection[str] = (), depth: int = 8) -> dict[str, Any]:
     """What an element holds: text, or a dictionary where tags are nested, or a list of either."""
     found: dict[str, Any] = {}
     for child in element:
         tag = _tag(child)
-        if not TAG.fullmatch(tag) or not depth:
+        if tag in without or not TAG.fullmatch(tag) or not depth:
             continue
-        value: Any = _values(child, depth - 1) if len(child) else clean(child.text or "")
+        value: Any = _values(child, (), depth - 1) if len(child) else clean(child.text or "")
         if not value:
             continue
         if tag in found:
@@ -316,16 +340,16 @@ def _values(element: Any, depth: int = 8) -> dict[str, Any]:
     return found
 
 
-def _flag(element: Any, tag: str) -> bool | None:
-    text = _text(element, tag)
+def _flag(text: str | None) -> bool | None:
     return None if text is None else text.strip().lower() in ("1", "true", "yes")
 
 
 def _size(element: Any) -> tuple[int, int] | None:
     if element is None:
         return None
+    parts = _by_tag(element)
     try:
-        width, height = (int(float(_text(element, side) or "")) for side in ("width", "height"))
+        width, height = (int(float(_text_of(parts, s) or "")) for s in ("width", "height"))
     except (ValueError, OverflowError):
         return None
     return width, height
