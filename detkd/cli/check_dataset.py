@@ -59,8 +59,8 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source_format",
         metavar="FORMAT",
-        help="format of SRC: voc, yolo, coco, labelme, cvat, label_studio or csv (guessed, and "
-        "said, otherwise)",
+        help="format of SRC: voc, yolo, coco, labelme, cvat, label_studio, csv or folders "
+        "(guessed, and said, otherwise; folders are not)",
     )
     parser.add_argument(
         "--classes",

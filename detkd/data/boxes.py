@@ -21,12 +21,17 @@ NEAR = 0.9  # IoU from which two boxes are told as one object twice
 PART = 0.5  # share of the boxes that a whole tree's fault has to be seen in
 
 
-def examine_boxes(image: ImageRecord) -> tuple[tuple[BoxRecord, ...], list[Problem]]:
-    """The boxes that stay, clipped, and what was wrong; the image knows its real size."""
+def examine_boxes(
+    image: ImageRecord, *, whole_frames: bool = False
+) -> tuple[tuple[BoxRecord, ...], list[Problem]]:
+    """The boxes that stay, clipped, and what was wrong; the image knows its real size.
+
+    With `whole_frames` a box of the whole image is what the format means.
+    """
     problems: list[Problem] = []
     kept: dict[tuple[str, tuple[float, ...]], tuple[int, BoxRecord]] = {}
     for at, box in enumerate(image.boxes):
-        sound, found = _examine_box(box, at, image)
+        sound, found = _examine_box(box, at, image, whole_frames)
         problems += found
         if sound is None:
             continue
@@ -57,7 +62,7 @@ def where_of(at: int, box: BoxRecord) -> str:
 
 
 def _examine_box(
-    box: BoxRecord, at: int, image: ImageRecord
+    box: BoxRecord, at: int, image: ImageRecord, whole_frames: bool
 ) -> tuple[BoxRecord | None, list[Problem]]:
     where = where_of(at, box)
 
@@ -99,6 +104,8 @@ def _examine_box(
     if min(width, height) < TINY:
         message = f"is {width:.3g} x {height:.3g} px"
         tell("tiny box", message, KEPT)
+    if whole_frames:
+        return clipped, problems
     if width >= 0.99 * image.width and height >= 0.99 * image.height:
         tell("box of the whole image", "covers it all", KEPT)
     return clipped, problems

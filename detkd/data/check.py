@@ -260,7 +260,7 @@ class _Examination:
         sized, found = _sized(record, size)
         problems += found
         self.watch.look(sized, record.fractions)
-        boxes, found = examine_boxes(sized)
+        boxes, found = examine_boxes(sized, whole_frames=self.data.source_format == "folders")
         problems += found
         if sized.boxes and not boxes:
             return leave("no box left", "has no sound box and is no negative")

@@ -382,3 +382,23 @@ def test_every_new_reader_leads_to_coco_and_on(tmp_path, kind):
         assert launch("convert", command) == 0
         found = examine(tmp_path / target)
         assert [b[0][:5] for b in boxes(found).values()] == [("cell", 10, 20, 30, 40)]
+
+
+def test_class_folders_are_read_when_asked_for(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        image(tmp_path, name)
+    with pytest.raises(DataError, match="no annotations of a known format"):
+        examine(tmp_path)
+    found = examine(tmp_path, source_format="folders")
+    assert found.data.classes == ["a", "b"]
+    assert boxes(found)["b/1.png"] == [("b", 0, 0, 100, 80)]
+    assert not found.problems
+
+
+def test_plankton_crops_convert_with_their_one_contradiction_told(real_data):
+    found = examine(real_data / "plankton_crops", source_format="folders")
+    assert (len(found.images), len(found.data.classes)) == (1819, 19)
+    (problem,) = found.problems
+    assert (problem.kind, problem.action) == ("same content", "kept")
+    assert "Spionidae" in problem.file
+    assert "Polychaeta" in problem.message

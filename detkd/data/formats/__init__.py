@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detkd.data.formats import coco, csv_table, cvat, label_studio, labelme, voc, yolo
+from detkd.data.formats import (
+    class_folders,
+    coco,
+    csv_table,
+    cvat,
+    label_studio,
+    labelme,
+    voc,
+    yolo,
+)
 from detkd.data.images import files_below
 from detkd.errors import DataError
 
@@ -21,6 +30,7 @@ FORMATS = {
     "cvat": cvat,
     "label_studio": label_studio,
     "csv": csv_table,
+    "folders": class_folders,
 }
 OF_ONE_FILE = ("coco", "cvat", "label_studio", "csv")  # formats whose source may be a file
 
