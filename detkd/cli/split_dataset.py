@@ -1,7 +1,7 @@
 """Split a COCO file into train, val and test, or into folds, that share no sample.
 
 Every class, and images with few and with many boxes, are on each side in proportion. Ends with 1
-if the same picture lies on two sides under two names, or if a side stays empty.
+if the same picture lies on two sides under two names.
 """
 
 from __future__ import annotations
@@ -50,9 +50,12 @@ def main(argv: list[str]) -> int:
     sides = divide(document, groups, shares, seed=options.seed, sides=names)
     with writing(options.out):
         written = _write(document, sides, options, root)
-        code, report = _tell(document, sides, groups, asked, root, compare=not options.no_similar)
-        write_json(options.out / "split.json", {"seed": options.seed, **report})
-    print(f"written: {options.out}/" + ", ".join([*written, "split.json"]))
+    code, report = _tell(document, sides, groups, asked, root, compare=not options.no_similar)
+    if options.report:
+        with writing(options.report):
+            write_json(options.report, {"seed": options.seed, **report})
+        print(f"report: {options.report}")
+    print(f"written: {options.out}/" + ", ".join(written))
     return code
 
 
@@ -95,6 +98,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--no-similar",
         action="store_true",
         help="do not compare the pictures of the sides with each other",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write what each side holds, what leaks and which classes are thin, as JSON",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another split (0)")
     options = parser.parse_args(argv)
@@ -186,7 +195,6 @@ def _tell(
         print(
             f"{len(alike)} pairs of similar images on two sides; --join-similar keeps them together"
         )
-    empty = any(row["asked"] and not row["images"] for row in held.values())
     report = {
         "sides": held,
         "sentence": sentence,
@@ -194,7 +202,7 @@ def _tell(
         "leaks": equal,
         "similar": alike,
     }
-    return int(bool(equal) or empty), report
+    return int(bool(equal)), report
 
 
 def _show(held: Mapping[str, Mapping[str, Any]]) -> None:

@@ -163,15 +163,21 @@ def divide(
     After Sechidis et al. (2011), carried over from labels to groups: what is rarest is served
     first (a class, or a class of images by their number of boxes), its largest group first, by
     the side that lacks most of it. Then groups move and change places as long as that brings the
-    sides nearer to their shares. The same seed gives the same division. Where there are fewer
-    groups than sides, the sides of the smallest shares stay empty.
+    sides nearer to their shares. The same seed gives the same division.
+
+    Raises:
+        DataError: fewer groups than sides, so that one would stay empty.
     """
     images_of: dict[str, list[Any]] = defaultdict(list)
     for image in document["images"]:
         images_of[groups[image["id"]]].append(image["id"])
     share = np.asarray(ratios, dtype=float) / sum(ratios)
-    largest = np.argsort(-share, kind="stable")[: max(1, len(images_of))]
-    asked = np.sort(largest[share[largest] > 0])
+    asked = np.flatnonzero(share)
+    if len(images_of) < len(asked):
+        raise DataError(
+            f"--groups: {len(images_of)} groups cannot fill {len(asked)} sides; the nearest is "
+            f"{len(images_of)} sides: set the ratio of the others to 0, or name smaller groups."
+        )
     names = sorted(images_of)
     np.random.default_rng(seed).shuffle(names)
     content = _content(document, images_of, names)
@@ -313,13 +319,6 @@ def undivided(
     groups: Mapping[Any, str], held: Mapping[str, Mapping[str, Any]], slack: float = 0.05
 ) -> str | None:
     """The sentence about groups that do not let the sides be as they were asked for, if any."""
-    empty = [side for side, row in held.items() if row["asked"] and not row["images"]]
-    count = len(set(groups.values()))
-    if empty:
-        return (
-            f"{count} groups cannot fill {sum(row['asked'] > 0 for row in held.values())} sides: "
-            f"{', '.join(empty)} stays empty; name smaller groups, or set its ratio to 0"
-        )
     if all(abs(row["asked"] - row["reached"]) <= slack for row in held.values()):
         return None
     sizes: dict[str, int] = defaultdict(int)
