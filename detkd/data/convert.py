@@ -19,7 +19,7 @@ from detkd.errors import DataError
 from detkd.files import new_folder, write_json
 from detkd.pixels import PAGE, page_of, read_pixels
 
-IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
+IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images", "yolo-seg": "images"}
 
 
 @contextmanager
@@ -85,7 +85,10 @@ def _build(examined: Examined, folder: Path, target: str) -> list[str]:
     renamed = replace(
         data, images=(replace(image, file=rename(image.file)) for image in examined.images)
     )
-    lost = {"voc": voc, "yolo": yolo}[target].write(renamed, folder)
+    if target == "voc":
+        lost = voc.write(renamed, folder)
+    else:
+        lost = yolo.write(renamed, folder, polygons=target == "yolo-seg")
     record = {
         "version": detkd.__version__,
         "source_format": data.source_format,

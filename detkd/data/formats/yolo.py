@@ -364,8 +364,11 @@ def _read_line(
     return BoxRecord(label, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), problems
 
 
-def write(data: DataSet, folder: Path) -> list[str]:
+def write(data: DataSet, folder: Path, *, polygons: bool = False) -> list[str]:
     """labels/ of a YOLO tree whose images lie in images/, with classes.txt and data.yaml.
+
+    With `polygons` each line is a ring of points, as YOLO's segmentation takes it: the largest of
+    the segmentation, or the corners of a box that has none.
 
     Returns:
         Names of the fields that YOLO cannot hold, and so were left out.
@@ -380,13 +383,18 @@ def write(data: DataSet, folder: Path) -> list[str]:
         lines = []
         for box in record.boxes:
             w, h = record.width, record.height
-            cx, cy = (box.xmin + box.xmax) / 2 / w, (box.ymin + box.ymax) / 2 / h
-            size = (box.xmax - box.xmin) / w, (box.ymax - box.ymin) / h
-            lines.append(f"{number[box.label]} {cx:.8f} {cy:.8f} {size[0]:.8f} {size[1]:.8f}\n")
+            if polygons:
+                values = [value / (w, h)[at % 2] for at, value in enumerate(_ring(box, lost))]
+            else:
+                cx, cy = (box.xmin + box.xmax) / 2 / w, (box.ymin + box.ymax) / 2 / h
+                values = [cx, cy, (box.xmax - box.xmin) / w, (box.ymax - box.ymin) / h]
+            numbers = " ".join(f"{value:.8f}" for value in values)
+            lines.append(f"{number[box.label]} {numbers}\n")
             said = {"difficult": box.difficult, "truncated": box.truncated, **box.attributes}
             lost |= {f"attributes.{key}" for key, value in said.items() if value is not None}
             lost |= {"annotations[].iscrowd"} if box.crowd else set()
-            lost |= {f"annotations[].{key}" for key in box.extra if key != "area"}
+            held = {"area", "segmentation"} if polygons else {"area"}
+            lost |= {f"annotations[].{key}" for key in box.extra if key not in held}
         lost |= {"images[].sample"} if record.sample is not None else set()
         lost |= {f"images[].{key}" for key in record.extra}
         write_atomic(path, "".join(lines))
@@ -396,3 +404,26 @@ def write(data: DataSet, folder: Path) -> list[str]:
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_atomic(folder / "data.yaml", text)
     return sorted(lost)
+
+
+def _ring(box: BoxRecord, lost: set[str]) -> list[float]:
+    """The outline of a box in px; what one ring cannot say is added to `lost`."""
+    said = box.extra.get("segmentation")
+    rings = [each for each in said if len(each) >= 6] if isinstance(said, list) else []
+    if not rings:
+        lost |= {"annotations[].segmentation (run lengths)"} if isinstance(said, dict) else set()
+        corners = (box.xmin, box.ymin, box.xmax, box.ymin, box.xmax, box.ymax, box.xmin, box.ymax)
+        return list(corners)
+    if len(rings) > 1:
+        lost.add("annotations[].segmentation (further parts)")
+    largest = max(rings, key=_area)
+    return [
+        min(max(value, (box.xmin, box.ymin)[at % 2]), (box.xmax, box.ymax)[at % 2])
+        for at, value in enumerate(largest)
+    ]
+
+
+def _area(ring: list[float]) -> float:
+    xs, ys = ring[0::2], ring[1::2]
+    pairs = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=False)
+    return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2
