@@ -47,9 +47,13 @@ def main(argv: list[str]) -> int:
         asked = dict(zip(SIDES, options.ratios, strict=True))
         _refuse_leftovers(options.out, asked)
     shares, names = list(asked.values()), list(asked)
-    sides = divide(document, groups, shares, seed=options.seed, sides=names)
+    alone_counts = options.stratify == "classes"
+    sides = divide(
+        document, groups, shares, seed=options.seed, sides=names, classes_alone=alone_counts
+    )
     with writing(options.out):
-        written = _write(document, sides, options, root)
+        there = [name for name in names if name in sides.values()]
+        written = _write(document, sides, there, options, root)
     code, report = _tell(document, sides, groups, asked, root, compare=not options.no_similar)
     if options.report:
         with writing(options.report):
@@ -93,6 +97,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--join-similar",
         action="store_true",
         help="put images that show the same thing, turned or mirrored too, into one group besides",
+    )
+    parser.add_argument(
+        "--stratify",
+        choices=("classes+boxes", "classes"),
+        default="classes+boxes",
+        help="even out classes and images with few and many boxes, or classes alone, as the first "
+        "version did (classes+boxes)",
     )
     parser.add_argument(
         "--no-similar",
@@ -140,14 +151,18 @@ def _groups(document: dict[str, Any], options: argparse.Namespace) -> dict[Any, 
 
 
 def _write(
-    document: dict[str, Any], sides: Mapping[Any, str], options: argparse.Namespace, root: Path
+    document: dict[str, Any],
+    sides: Mapping[Any, str],
+    names: list[str],
+    options: argparse.Namespace,
+    root: Path,
 ) -> list[str]:
     """Write the files of the sides, or of the folds; their names."""
     from detkd.data.split import part_of
     from detkd.files import write_json
 
     files: dict[str, set[Any]] = {}
-    for side in dict.fromkeys(sorted(set(sides.values()))):
+    for side in names:
         mine = {image for image, where in sides.items() if where == side}
         if options.folds:
             files[f"{side}/train.json"] = set(sides) - mine

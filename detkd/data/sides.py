@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,7 @@ from detkd.data.pairing import Images
 from detkd.data.records import DROPPED_IMAGE, KEPT, Problem, relative
 from detkd.data.similar import MOST, find_similar
 
+OF_ONE_CLASS = re.compile(r".+_(train|val|trainval|test)")  # VOC's lists of one class
 # Folders and lists that mean a side; trainval and the like hold images of two by intention.
 SIDES = {
     "train": "train",
@@ -52,13 +54,19 @@ def _of_voc(root: Path, names: list[str], problems: list[Problem]) -> dict[str, 
     for name in names:
         by_stem.setdefault(stem_of(Path(name)), name)
     listed: dict[str, list[str]] = {}
+    missing: set[str] = set()
     for path in voc.list_files(root):
+        if OF_ONE_CLASS.fullmatch(path.stem):
+            continue
         file, side = relative(path, root), SIDES.get(path.stem)
         seen: set[str] = set()
         for at, line in enumerate(yolo.lines_of(path), start=1):
             stem = voc.listed(line, by_stem.keys())
             name = by_stem.get(stem, "")
+            if not name and stem in missing:
+                continue  # trainval says again what train has said
             if not name:
+                missing.add(stem)
                 message = f"lists '{stem[:80]}', which has no image or no annotation"
                 problems.append(
                     Problem("listed but missing", file, f"line {at}", message, DROPPED_IMAGE)

@@ -139,6 +139,15 @@ def test_any_side_may_be_left_out(tmp_path, ratios):
         assert (tmp_path / f"out/{side}.json").exists() == (ratio != "0")
 
 
+def test_classes_alone_divide_as_in_the_first_version(tmp_path):
+    written(tmp_path, document())
+    assert command(tmp_path, "--groups", "sample", "--stratify", "classes", "--seed", "3") == 0
+    held = {side: {int(image["sample"][1:]) for image in read(tmp_path, f"{side}.json")["images"]}
+            for side in ("val", "test")}  # fmt: skip
+    # Written down from the first version.
+    assert held == {"val": {11, 16, 19}, "test": {0, 3, 7}}
+
+
 def test_folds_hold_each_image_once_and_no_group_twice(tmp_path):
     data = written(tmp_path, document()) and document()
     assert command(tmp_path, "--groups", "sample", "--folds", "4") == 0
