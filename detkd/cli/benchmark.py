@@ -5,37 +5,50 @@ detkd bench distill    a distilling step against a plain step plus the teacher's
 detkd bench loading    share of an epoch that the loop waits for data
 detkd bench eval       mAP against hotcoco alone, and the command against json.load
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
+detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from detkd.cli.parser import build_parser
+
+NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap")
 
 
 def main(argv: list[str]) -> int:
     parser = build_parser("bench", __doc__)
-    parser.add_argument("name", choices=["train", "distill", "loading", "eval", "bootstrap"])
+    parser.add_argument("name", choices=NAMES)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--images", type=int, default=10_819, help="files to convert (10819)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
 
-    from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
-    from detkd.engine.judging_benchmarks import bench_bootstrap, bench_eval
     from detkd.files import write_json
 
-    judging = {"eval": bench_eval, "bootstrap": bench_bootstrap}
-    training = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
-    if options.name in judging:
-        figures = judging[options.name]()
-    else:
-        bench = training[options.name]
-        figures = bench(options.steps, options.image_size, options.batch_size)
+    figures = _measure(options)
     print(json.dumps(figures, indent=1))
     if options.out:
         write_json(options.out, figures)
     return 0
+
+
+def _measure(options: argparse.Namespace) -> dict[str, Any]:
+    if options.name == "convert":
+        from detkd.engine.bench_convert import bench_convert
+
+        return bench_convert(max(1, options.images))
+    if options.name in ("eval", "bootstrap"):
+        from detkd.engine.judging_benchmarks import bench_bootstrap, bench_eval
+
+        return bench_eval() if options.name == "eval" else bench_bootstrap()
+    from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
+
+    bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
+    return bench[options.name](options.steps, options.image_size, options.batch_size)

@@ -16,10 +16,12 @@ from detkd.errors import DataError
 
 if TYPE_CHECKING:
     from detkd.data.check import Examined
+    from detkd.data.records import Problem
 
 EXAMPLES = """examples:
   detkd check my_voc_folder
-  detkd check my_yolo_folder --report problems.json
+  detkd check my_yolo_folder --report problems.json --html problems.html
+  detkd check boxes.csv --columns image=file,class=species,xmin=l,ymin=t,xmax=r,ymax=b
   detkd check my_voc_folder --subset train
 """
 SHOWN = 3  # files named for each kind of problem
@@ -28,20 +30,37 @@ SHOWN = 3  # files named for each kind of problem
 def main(argv: list[str]) -> int:
     parser = build_parser("check", __doc__, EXAMPLES)
     add_source(parser)
+    parser.add_argument(
+        "--no-similar",
+        action="store_true",
+        help="do not compare the pictures of training, validation and test with each other",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write a page with pictures of every problem"
+    )
     options = parser.parse_args(argv)
-    examined = examine_source(options)
+    examined = examine_source(options, similar=not options.no_similar)
     show(examined, options.report)
+    if options.html:
+        from detkd.data.check_page import write_page
+        from detkd.data.convert import writing
+        from detkd.files import write_atomic
+
+        with writing(options.html):
+            write_atomic(options.html, write_page(examined))
+        print(f"page: {options.html}")
     return 1 if examined.problems else 0
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The arguments that `check` and `convert` share."""
-    parser.add_argument("source", type=Path, metavar="SRC", help="folder, or COCO file")
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder, or file of annotations")
     parser.add_argument(
         "--from",
         dest="source_format",
         metavar="FORMAT",
-        help="format of SRC: voc, yolo or coco (guessed, and said, otherwise)",
+        help="format of SRC: voc, yolo, coco, labelme, cvat, label_studio, csv or folders "
+        "(guessed, and said, otherwise; folders are not)",
     )
     parser.add_argument(
         "--classes",
@@ -58,13 +77,24 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems as JSON")
     parser.add_argument(
+        "--decode",
+        action="store_true",
+        help="decode every image to its last pixel (otherwise headers and ends are looked at)",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="MAP",
+        help="columns of a CSV table, such as image=file,class=species,xmin=left,ymin=top,"
+        "xmax=right,ymax=bottom (or x, y, w, h, or cx, cy, w, h)",
+    )
+    parser.add_argument(
         "--voc-zero-based",
         action="store_true",
         help="the VOC files count pixels from 0, not from 1",
     )
 
 
-def examine_source(options: argparse.Namespace) -> Examined:
+def examine_source(options: argparse.Namespace, *, similar: bool = False) -> Examined:
     """Read and check what the arguments of `add_source` name.
 
     Raises:
@@ -83,10 +113,33 @@ def examine_source(options: argparse.Namespace) -> Examined:
             zero_based=options.voc_zero_based,
             subset=options.subset,
             classes=read_classes(options.classes),
+            columns=read_columns(options.columns),
+            decode=options.decode,
+            similar=similar,
         )
     except OSError as error:
         why = error.strerror or error
         raise DataError(f"{error.filename or options.source}: cannot be read ({why}).") from error
+
+
+def read_columns(text: str | None) -> dict[str, str] | None:
+    """The map of `--columns`: the name of a column for each part of a box.
+
+    Raises:
+        DataError: no map, or a part that is not known.
+    """
+    from detkd.data.formats.csv_table import NAMES
+
+    if text is None:
+        return None
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    for part, _, column in pairs:
+        if part.strip() not in NAMES or not column.strip():
+            raise DataError(
+                f"--columns: '{part.strip()}={column.strip()}' names no column of a part; "
+                f"parts are {', '.join(NAMES)}."
+            )
+    return {part.strip(): column.strip() for part, _, column in pairs}
 
 
 def read_classes(path: Path | None) -> list[str] | None:
@@ -123,10 +176,7 @@ def _of_card(text: str) -> list[str]:
 
 def show(examined: Examined, report: Path | None) -> None:
     """Print counts and each kind of problem with its first files; write all to `report`."""
-    from collections import defaultdict
-
     from rich.console import Console
-    from rich.table import Table
 
     from detkd.data.convert import writing
     from detkd.files import write_json
@@ -145,26 +195,36 @@ def show(examined: Examined, report: Path | None) -> None:
     )
     if not examined.problems:
         console.print("no problems")
-    else:
-        kinds = defaultdict(list)
-        for problem in examined.problems:
-            kinds[problem.kind, problem.action].append(problem)
-        count = len(examined.problems)
-        table = Table(title=f"{count} problem{'s' if count > 1 else ''}")
-        for name in ("problem", "action", "count", "for example"):
-            table.add_column(name, justify="right" if name == "count" else "left")
-        for (kind, action), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
-            first = [
-                f"{' '.join(filter(None, (p.file or '(whole tree)', p.where)))}: {p.message}"
-                for p in members[:SHOWN]
-            ]
-            more = [f"and {len(members) - SHOWN} more"] if len(members) > SHOWN else []
-            table.add_row(kind, action, str(len(members)), plain("\n".join(first + more)))
-        console.print(table)
+    for problems, what in ((examined.problems, "problem"), (examined.notes, "note")):
+        if problems:
+            console.print(_table(problems, what))
     if report:
         print(f"report: {report}")
-    elif examined.problems:
+    elif examined.problems or examined.notes:
         print("--report FILE writes all of them as JSON")
+
+
+def _table(problems: list[Problem], what: str) -> Any:
+    """One line a kind: how often, and the first files. Notes, which are no faults, get one."""
+    from collections import defaultdict
+
+    from rich.table import Table
+
+    kinds = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind, problem.action].append(problem)
+    shown = SHOWN if what == "problem" else 1
+    table = Table(title=f"{len(problems)} {what}{'s' if len(problems) > 1 else ''}")
+    for name in (what, "action", "count", "for example"):
+        table.add_column(name, justify="right" if name == "count" else "left")
+    for (kind, action), members in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        first = [
+            f"{' '.join(filter(None, (p.file or '(whole tree)', p.where)))}: {p.message}"
+            for p in members[:shown]
+        ]
+        more = [f"and {len(members) - shown} more"] if len(members) > shown else []
+        table.add_row(kind, action, str(len(members)), plain("\n".join(first + more)))
+    return table
 
 
 def plain(text: str) -> Any:

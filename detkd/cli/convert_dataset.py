@@ -1,4 +1,4 @@
-"""Convert annotations: VOC, YOLO or COCO to COCO, VOC or YOLO, with a report of every problem.
+"""Convert annotations of any format to COCO, VOC or YOLO, with a report of every problem.
 
 Problems are mended or dropped, and told; with --strict nothing is written if there is any.
 """
@@ -15,8 +15,9 @@ EXAMPLES = """examples:
   detkd convert my_voc_folder datasets/mine/all.json
   detkd convert my_yolo_folder datasets/mine/all.json --classes classes.txt --report problems.json
   detkd convert datasets/mine/all.json mine_as_voc --to voc
+  detkd convert cvat/annotations.xml datasets/mine/all.json
 """
-TARGETS = ("coco", "voc", "yolo")
+TARGETS = ("coco", "voc", "yolo", "yolo-seg")
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         "--to",
         dest="target",
         choices=TARGETS,
-        help="format of DST (coco if it ends in .json)",
+        help="format of DST (coco if it ends in .json); yolo-seg keeps polygons",
     )
     parser.add_argument(
         "--strict",
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
 
     with writing(options.destination):
         check_destination(options.destination, target)
-    examined = examine_source(options)
+    # Looking at every picture takes its time; who is strict wants all to be looked at.
+    examined = examine_source(options, similar=options.strict)
     show(examined, options.report)
     if options.strict and examined.problems:
         print(f"{options.destination}: not written, for --strict was asked for")

@@ -1,6 +1,7 @@
-"""Split a COCO file into train, val and test that share no sample, stratified by class.
+"""Split a COCO file into train, val and test, or into folds, that share no sample.
 
-Ends with 1 if the same picture lies on two sides under two names.
+Every class, and images with few and with many boxes, are on each side in proportion. Ends with 1
+if the same picture lies on two sides under two names.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,51 @@ from detkd.errors import DataError
 EXAMPLES = """examples:
   detkd split datasets/mine/all.json --out datasets/mine --groups sample
   detkd split datasets/mine/all.json --out datasets/mine --groups slides.csv --ratios 0.8 0.2 0
+  detkd split datasets/mine/all.json --out datasets/mine --group-pattern '^(S[0-9]+)_' --folds 5
+  detkd split datasets/mine/all.json --out datasets/mine --join-similar
 """
 SHOWN = 10  # leaks that are named
 
 
 def main(argv: list[str]) -> int:
+    options = _parse(argv)
+
+    from detkd.data.convert import writing
+    from detkd.data.formats.coco import image_root, read_document
+    from detkd.data.split import SIDES, alone, divide, with_similar
+    from detkd.files import write_json
+
+    document = read_document(options.coco)
+    root = image_root(options.coco, document.get("info"))
+    groups = _groups(document, options)
+    if options.join_similar:
+        groups = with_similar(document, groups, root)
+    if alone(groups):
+        print(f"{alone(groups)} images are in no group; each stands alone")
+    if options.folds:
+        names = [f"fold{at}" for at in range(1, options.folds + 1)]
+        asked = dict.fromkeys(names, 1.0)
+    else:
+        asked = dict(zip(SIDES, options.ratios, strict=True))
+        _refuse_leftovers(options.out, asked)
+    shares, names = list(asked.values()), list(asked)
+    alone_counts = options.stratify == "classes"
+    sides = divide(
+        document, groups, shares, seed=options.seed, sides=names, classes_alone=alone_counts
+    )
+    with writing(options.out):
+        there = [name for name in names if name in sides.values()]
+        written = _write(document, sides, there, options, root)
+    code, report = _tell(document, sides, groups, asked, root, compare=not options.no_similar)
+    if options.report:
+        with writing(options.report):
+            write_json(options.report, {"seed": options.seed, **report})
+        print(f"report: {options.report}")
+    print(f"written: {options.out}/" + ", ".join(written))
+    return code
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser("split", __doc__, EXAMPLES)
     parser.add_argument("coco", type=Path, metavar="COCO.json")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -35,12 +76,46 @@ def main(argv: list[str]) -> int:
         help="shares of the three sides (0.7 0.15 0.15); a side with 0 is not written",
     )
     parser.add_argument(
+        "--folds",
+        type=int,
+        metavar="K",
+        help="K folds instead: DIR/fold1/train.json and val.json, and so on",
+    )
+    parser.add_argument(
         "--groups",
         metavar="CSV|FIELD",
         help="what belongs together: a field of the images (sample, where it is there), or a CSV "
         "file with a column file, image or image_id and a column group, group_id or sample",
     )
     parser.add_argument("--group-column", metavar="NAME", help="column of the groups in the CSV")
+    parser.add_argument(
+        "--group-pattern",
+        metavar="REGEX",
+        help="what belongs together: images in whose names the brackets of REGEX hold the same",
+    )
+    parser.add_argument(
+        "--join-similar",
+        action="store_true",
+        help="put images that show the same thing, turned or mirrored too, into one group besides",
+    )
+    parser.add_argument(
+        "--stratify",
+        choices=("classes+boxes", "classes"),
+        default="classes+boxes",
+        help="even out classes and images with few and many boxes, or classes alone, as the first "
+        "version did (classes+boxes)",
+    )
+    parser.add_argument(
+        "--no-similar",
+        action="store_true",
+        help="do not compare the pictures of the sides with each other",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write what each side holds, what leaks and which classes are thin, as JSON",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another split (0)")
     options = parser.parse_args(argv)
     shares = " ".join(f"{ratio:g}" for ratio in options.ratios)
@@ -48,41 +123,24 @@ def main(argv: list[str]) -> int:
         raise DataError(f"--ratios: {shares} are not shares; give three, such as 0.7 0.15 0.15.")
     if options.seed < 0:
         raise DataError(f"--seed: {options.seed} is negative; give 0 or more.")
+    if options.folds is not None and not 2 <= options.folds <= 100:
+        raise DataError(f"--folds: {options.folds} is no number of folds; give 2 to 100.")
+    if options.groups is not None and options.group_pattern is not None:
+        raise DataError("--groups and --group-pattern: name one of them.")
+    return options
 
-    from detkd.data.convert import writing
-    from detkd.data.formats.coco import image_root, read_document
-    from detkd.data.split import SIDES, alone, divide, leaks, part_of, thin_classes
-    from detkd.files import write_json
 
-    document = read_document(options.coco)
-    for side, ratio in zip(SIDES, options.ratios, strict=True):
-        if not ratio and (old := options.out / f"{side}.json").exists():
+def _refuse_leftovers(out: Path, asked: Mapping[str, float]) -> None:
+    for side, ratio in asked.items():
+        if not ratio and (old := out / f"{side}.json").exists():
             raise DataError(f"{old}: is of an earlier split and would not fit; remove it first.")
-    groups = _groups(document, options)
-    if alone(groups):
-        print(f"{alone(groups)} images are in no group; each stands alone")
-    sides = divide(document, groups, options.ratios, seed=options.seed)
-    root = image_root(options.coco, document.get("info"))
-    inside = Path(os.path.relpath(root.resolve(), options.out.resolve())).as_posix()
-    written = [side for side in SIDES if side in sides.values()]
-    with writing(options.out):
-        for side in written:
-            chosen = {image for image, where in sides.items() if where == side}
-            write_json(options.out / f"{side}.json", part_of(document, chosen, inside))
-    _show(document, sides, groups)
-    for name, count in thin_classes(document, groups, len(written)).items():
-        print(f"class '{name}' is in {count} groups: not every side can hold it")
-    leaking = leaks(document, sides, root)
-    for first, second in leaking[:SHOWN]:
-        print(f"leak: {first} and {second} have the same content and are on two sides")
-    print(f"leaks: {len(leaking)} pairs of equal images on two sides; no group is on two sides")
-    print(f"written: {options.out}/" + ", ".join(f"{side}.json" for side in written))
-    return 1 if leaking else 0
 
 
 def _groups(document: dict[str, Any], options: argparse.Namespace) -> dict[Any, str]:
-    from detkd.data.split import groups_by_field, groups_by_table
+    from detkd.data.split import groups_by_field, groups_by_pattern, groups_by_table
 
+    if options.group_pattern is not None:
+        return groups_by_pattern(document, options.group_pattern)
     if options.groups is None:
         sampled = any("sample" in image for image in document["images"])
         return groups_by_field(document, "sample" if sampled else "id")
@@ -92,23 +150,89 @@ def _groups(document: dict[str, Any], options: argparse.Namespace) -> dict[Any, 
     return groups_by_field(document, options.groups)
 
 
-def _show(document: dict[str, Any], sides: dict[Any, str], groups: dict[Any, str]) -> None:
+def _write(
+    document: dict[str, Any],
+    sides: Mapping[Any, str],
+    names: list[str],
+    options: argparse.Namespace,
+    root: Path,
+) -> list[str]:
+    """Write the files of the sides, or of the folds; their names."""
+    from detkd.data.split import part_of
+    from detkd.files import write_json
+
+    files: dict[str, set[Any]] = {}
+    for side in names:
+        mine = {image for image, where in sides.items() if where == side}
+        if options.folds:
+            files[f"{side}/train.json"] = set(sides) - mine
+            files[f"{side}/val.json"] = mine
+        else:
+            files[f"{side}.json"] = mine
+    for name, chosen in files.items():
+        path = options.out / name
+        inside = Path(os.path.relpath(root.resolve(), path.resolve().parent)).as_posix()
+        write_json(path, part_of(document, chosen, inside))
+    return list(files)
+
+
+def _tell(
+    document: dict[str, Any],
+    sides: Mapping[Any, str],
+    groups: Mapping[Any, str],
+    asked: Mapping[str, float],
+    root: Path,
+    *,
+    compare: bool,
+) -> tuple[int, dict[str, Any]]:
+    """Print what the sides hold and what leaks; the exit code, and the same as a report."""
+    from detkd.data.similar import MOST
+    from detkd.data.split import leaks, report_of, similar_leaks, thin_classes, undivided
+
+    held = report_of(document, sides, groups, asked)
+    _show(held)
+    sentence = undivided(groups, held)
+    if sentence:
+        print(sentence)
+    thin = thin_classes(document, groups, sum(row["images"] > 0 for row in held.values()))
+    for name, count in thin.items():
+        print(f"class '{name}' is in {count} groups: not every side can hold it")
+    equal = leaks(document, sides, root)
+    for first, second in equal[:SHOWN]:
+        print(f"leak: {first} and {second} have the same content and are on two sides")
+    alike = []
+    if compare and len(sides) <= MOST:
+        alike = [pair for pair in similar_leaks(document, sides, root) if pair not in equal]
+    for first, second in alike[:SHOWN]:
+        print(f"similar: {first} and {second} show the same and are on two sides")
+    print(f"leaks: {len(equal)} pairs of equal images on two sides; no group is on two sides")
+    if alike:
+        print(
+            f"{len(alike)} pairs of similar images on two sides; --join-similar keeps them together"
+        )
+    report = {
+        "sides": held,
+        "sentence": sentence,
+        "thin_classes": thin,
+        "leaks": equal,
+        "similar": alike,
+    }
+    return int(bool(equal)), report
+
+
+def _show(held: Mapping[str, Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from detkd.cli.check_dataset import plain
-    from detkd.data.split import SIDES
 
-    boxes = Counter((sides[b["image_id"]], b["category_id"]) for b in document["annotations"])
-    images = Counter(sides.values())
-    held = {side: len({groups[i] for i, where in sides.items() if where == side}) for side in SIDES}
     table = Table(title="split")
     table.add_column("")
-    for side in SIDES:
+    for side in held:
         table.add_column(side, justify="right")
-    table.add_row("images", *(str(images[side]) for side in SIDES))
-    table.add_row("groups", *(str(held[side]) for side in SIDES), end_section=True)
-    for category in document["categories"]:
-        counts = (str(boxes[side, category["id"]]) for side in SIDES)
-        table.add_row(plain(category["name"]), *counts)
+    for key in ("images", "groups", "boxes"):
+        row = (str(side[key]) for side in held.values())
+        table.add_row(key, *row, end_section=key == "boxes")
+    for name in next(iter(held.values()))["classes"]:
+        table.add_row(plain(name), *(str(side["classes"][name]) for side in held.values()))
     Console().print(table)

@@ -1,20 +1,31 @@
 """Every problem of a data set, found once, and what is done about it.
 
 `examine` reads a tree, measures its images and decides box by box after the rules that
-docs/data.md states; `check` and `convert` both come through here, so they agree.
+docs/checking.md states; `check` and `convert` both come through here, so they agree.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable
+import re
+import stat
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from detkd.data.formats import FORMATS, coco, guess, yolo
-from detkd.data.images import ImageError, links_out, measure
+from detkd.data.boxes import RuleWatch, examine_boxes, where_of
+from detkd.data.formats import FORMATS, OF_ONE_FILE, coco, guess
+from detkd.data.geometry import around, displayed, ring
+from detkd.data.headers import Measured
+from detkd.data.images import (
+    SUFFIXES_OF,
+    ImageError,
+    levels_below,
+    links_out,
+    measure,
+    remembering_files,
+)
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
@@ -25,31 +36,50 @@ from detkd.data.records import (
     DataSet,
     ImageRecord,
     Problem,
+    noted,
 )
+from detkd.data.sides import leaks_between, sides_of
+from detkd.data.similar import same_content
+from detkd.data.spool import Spool
 from detkd.errors import DataError
+from detkd.pixels import PAGE_MARK, page_of
 
-TINY = 2.0  # px: a narrower box is kept, and told
-SLACK = 0.1  # px that rounded fractions may reach over the edge unsaid
+# Fields that every tool writes, and that are not worth a note when they are kept.
+USUAL = {
+    "pose",
+    "occluded",
+    "area",
+    "segmentation",
+    "truncated",
+    "difficult",
+    "source",
+    "segmented",
+}
 
 
 @dataclass
 class Examined:
     """A data set fit to be written, and everything that was wrong with its source.
 
-    `unlabelled` names the images without any annotation, for use as unlabelled frames.
+    `unlabelled` names the images without any annotation, for use as unlabelled frames; `notes`
+    are worth knowing and no faults; `sixteen_bit` says what 16 bits become, where there are any.
     """
 
     data: DataSet
     root: Path
     problems: list[Problem]
     unlabelled: list[str] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    sixteen_bit: dict[str, Any] | None = None
+    image_of: dict[str, str] = field(default_factory=dict)  # of annotation files with problems
 
     @property
-    def images(self) -> list[ImageRecord]:
-        return list(self.data.images)
+    def images(self) -> Sequence[ImageRecord]:
+        images = self.data.images
+        return images if isinstance(images, Sequence) else list(images)
 
     def report(self) -> dict[str, Any]:
-        """The report of `check` and `convert`, ready for JSON."""
+        """The report of `check` and `convert`, ready for JSON; notes stand after the problems."""
         data = self.data
         return {
             "images": len(self.images),
@@ -57,7 +87,7 @@ class Examined:
             "classes": data.classes,
             "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
             "unlabelled": self.unlabelled,
-            "problems": [problem.as_dict() for problem in self.problems],
+            "problems": [problem.as_dict() for problem in [*self.problems, *self.notes]],
         }
 
 
@@ -68,15 +98,83 @@ def examine(
     zero_based: bool = False,
     subset: str | None = None,
     classes: list[str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    decode: bool = False,
+    similar: bool = False,
 ) -> Examined:
     """Read `source`, measure its images, mend what can be mended and drop what is impossible.
+
+    Args:
+        source: a folder, or a file where one document holds many images.
+        source_format: its format; without it, the one that most annotations are in.
+        zero_based: the VOC files count pixels from 0.
+        subset: only the images that the tree lists under this name.
+        classes: the classes to keep, in their order.
+        columns: name of the column of each part of a CSV table.
+        decode: read every image to its last pixel.
+        similar: compare the pictures of training, validation and test, turned and mirrored too.
 
     Raises:
         DataError: nothing there that could be read at all.
     """
+    with remembering_files():
+        data, root = _open(source, source_format, zero_based, subset, classes, columns)
+        return _examine(source, root, data, subset, classes, decode=decode, similar=similar)
+
+
+def _examine(
+    source: Path,
+    root: Path,
+    data: DataSet,
+    subset: str | None,
+    classes: list[str] | None,
+    *,
+    decode: bool,
+    similar: bool,
+) -> Examined:
+    found = _Examination(root, data, classes, decode)
+    for record in data.images:
+        found.take(record)
+    found.kept.sort()
+    whole = [*_skipped_links(root, source), *data.problems]
+    problems = [*whole, *found.problems, *found.of_classes(), *_double_names(found.files)]
+    problems += found.watch.problems(data.rule.name)
+    if subset is None:
+        side_of = sides_of(root, data.source_format, found.files, problems)
+        problems += _equal_files(root, found.kept, found.files, side_of)
+        problems += leaks_between(root, side_of) if similar else []
+    else:
+        problems += _equal_files(root, found.kept, found.files, {})
+    problems += found.notes()
+    return Examined(
+        replace(data, images=found.kept, classes=found.final_classes(), problems=[]),
+        root,
+        [problem for problem in problems if not problem.note],
+        found.unlabelled,
+        [problem for problem in problems if problem.note],
+        levels_below(root) if found.deep else None,
+        found.image_of,
+    )
+
+
+def _open(
+    source: Path,
+    source_format: str | None,
+    zero_based: bool,
+    subset: str | None,
+    classes: list[str] | None,
+    columns: Mapping[str, str] | None,
+) -> tuple[DataSet, Path]:
+    """The data set as its format reads it, and the root of its images.
+
+    Raises:
+        DataError: nothing there, or something that does not fit the format.
+    """
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.")
     source_format = source_format or guess(source)
+    if source.is_file() and source_format not in OF_ONE_FILE:
+        raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
     if source_format == "coco":
         if subset:
             raise DataError("--subset: a COCO file has no subsets; name the file of the subset.")
@@ -85,165 +183,238 @@ def examine(
         data = coco.read(source)
         root = coco.image_root(source, data.info)
     else:
-        if not source.is_dir():
-            raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
-        root = source
+        root = source if source.is_dir() else source.parent
         said: dict[str, Any] = {"zero_based": zero_based} if source_format == "voc" else {}
         said |= {"names": classes} if source_format == "yolo" else {}
+        said |= {"columns": columns} if source_format == "csv" else {}
+        if subset and source_format not in ("voc", "yolo"):
+            raise DataError(f"--subset: {source_format} has no subsets; convert the whole tree.")
         said |= {"subset": subset} if subset else {}
-        data = FORMATS[source_format].read(root, **said)
-    kept: list[ImageRecord] = []
-    problems: list[Problem] = []
-    unlabelled: list[str] = []
-    for record in data.images:
-        mended, found = _examine_image(record, root, data.source_format)
-        problems += found
+        data = FORMATS[source_format].read(source, **said)
+    return data, root
+
+
+class _Examination:
+    """Takes record after record; keeps those that stay, and what is told at the end of all."""
+
+    def __init__(self, root: Path, data: DataSet, wanted: list[str] | None, decode: bool) -> None:
+        self.root, self.data, self.wanted, self.decode = root, data, wanted, decode
+        self.kept = Spool()
+        self.problems: list[Problem] = []
+        self.unlabelled: list[str] = []
+        self.files: dict[str, None] = {}  # images that stay, in the order that they came
+        self.used: Counter[str] = Counter()
+        self.fields: Counter[str] = Counter()
+        self.watch = RuleWatch()
+        self.deep = 0
+        self.image_of: dict[str, str] = {}
+
+    def take(self, record: ImageRecord) -> None:
+        """Examine one record: it stays, or is told why not."""
+        mended, found = self._examine(record)
+        self.problems += found
+        for problem in record.problems:
+            self.image_of.setdefault(problem.file or "", record.file)
         if mended is not None:
-            kept.append(mended)
-        elif not record.labelled and not record.problems:
-            unlabelled.append(record.file)
-    problems = [*_skipped_links(root, source), *data.problems, *problems]
-    kept.sort(key=lambda record: record.file)
-    kept, names = _settle_classes(kept, data, classes, problems)
-    problems += _double_names(kept)
-    return Examined(
-        replace(data, images=kept, classes=names, problems=[]), root, problems, unlabelled
-    )
+            if mended.file in self.files:
+                message = "is listed twice, with other boxes each time"
+                self.problems.append(Problem("image listed twice", mended.file, "", message, KEPT))
+            self.files[mended.file] = None
+            self.kept.add(mended)
+        elif not record.labelled and all(problem.note for problem in record.problems):
+            self.unlabelled.append(record.file)
 
+    def _examine(self, record: ImageRecord) -> tuple[ImageRecord | None, list[Problem]]:
+        """The record with its real size and sound boxes; None if the image has to leave."""
+        problems = [*record.problems, *_name_notes(record.file)]
 
-def _examine_image(
-    record: ImageRecord, root: Path, source_format: str
-) -> tuple[ImageRecord | None, list[Problem]]:
-    """The record with its real size and sound boxes; None if the image has to leave."""
-    problems = list(record.problems)
+        def leave(kind: str, message: str) -> tuple[None, list[Problem]]:
+            problems.append(Problem(kind, record.file, "", message, DROPPED_IMAGE))
+            return None, problems
 
-    def problem(kind: str, where: str, message: str, action: str) -> None:
-        problems.append(Problem(kind, record.file, where, message, action))
-
-    path = root / record.file
-    if not path.is_file():
-        problem("missing image", "", "is not there", DROPPED_IMAGE)
-        return None, problems
-    if not path.resolve().is_relative_to(root.resolve()):
-        problem("path outside", "", "is a link out of the image root", DROPPED_IMAGE)
-        return None, problems
-    try:
-        width, height, warning = measure(path)
-    except ImageError as error:
-        problem("broken image", "", str(error), DROPPED_IMAGE)
-        return None, problems
-    if warning:
-        problem("truncated image", "", warning, KEPT)
-    if not record.labelled:
-        if not record.problems:
-            message = "has no annotation: it is unlabelled, not a negative"
-            problem("unlabelled image", "", message, DROPPED_IMAGE)
-        elif not any(p.action == DROPPED_IMAGE for p in record.problems):
-            problem("no box left", "", "has no sound box and is no negative", DROPPED_IMAGE)
-        return None, problems
-    record = replace(record, width=width, height=height)
-    if source_format == "yolo":
-        record = yolo.to_pixels(record)
-    if record.said_size and record.said_size != (width, height):
-        said = "x".join(map(str, record.said_size))
-        problem("wrong size", "size", f"says {said}, the image is {width}x{height}", MENDED)
-    boxes: dict[tuple[str, tuple[float, ...]], BoxRecord] = {}
-    for at, box in enumerate(record.boxes):
-        sound, found = _examine_box(box, at, record)
+        path = self.root / record.file
+        file = page_of(path)[0] if PAGE_MARK in record.file else path
+        try:
+            state = file.lstat()
+            linked = stat.S_ISLNK(state.st_mode)
+            there = file.is_file() if linked else stat.S_ISREG(state.st_mode)
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
+            return leave("missing image", "is not there")
+        if linked and not file.resolve().is_relative_to(self.root.resolve()):
+            return leave("path outside", "is a link out of the image root")
+        try:
+            size = measure(path, decode=self.decode)
+        except ImageError as error:
+            return leave("broken image", str(error))
+        self.deep += size.deep
+        problems += _image_problems(record.file, size)
+        if not record.labelled:
+            if all(problem.note for problem in record.problems):
+                message = "has no annotation: it is unlabelled, not a negative"
+                return leave("unlabelled image", message)
+            if not any(problem.action == DROPPED_IMAGE for problem in record.problems):
+                return leave("no box left", "has no sound box and is no negative")
+            return None, problems
+        sized, found = _sized(record, size)
         problems += found
-        if sound is None:
-            continue
-        if (sound.label, sound.xyxy) in boxes:
-            problem("double box", _where(at, box), "stands there twice", DROPPED_BOX)
-        else:
-            boxes[sound.label, sound.xyxy] = sound
-    if record.boxes and not boxes:
-        problem("no box left", "", "has no sound box and is no negative", DROPPED_IMAGE)
-        return None, problems
-    return replace(record, boxes=tuple(boxes.values())), problems
+        self.watch.look(sized, record.fractions)
+        boxes, found = examine_boxes(sized, whole_frames=self.data.source_format == "folders")
+        problems += found
+        if sized.boxes and not boxes:
+            return leave("no box left", "has no sound box and is no negative")
+        self._count(sized, boxes)
+        if self.wanted is not None:
+            for at, box in enumerate(boxes):
+                if box.label not in self.wanted:
+                    message = f"'{box.label}' is not in the list of classes"
+                    problems.append(
+                        Problem(
+                            "unlisted class", record.file, where_of(at, box), message, DROPPED_BOX
+                        )
+                    )
+            listed = tuple(box for box in boxes if box.label in self.wanted)
+            if boxes and not listed:
+                return leave("no box left", "has no box of a listed class and is no negative")
+            boxes = listed
+        return _with_boxes(sized, boxes), problems
+
+    def _count(self, record: ImageRecord, boxes: Iterable[BoxRecord]) -> None:
+        self.fields.update(key for key in record.extra if key not in USUAL and key != "voc")
+        for box in boxes:
+            self.used[box.label] += 1
+            for fields in (box.attributes, box.extra):
+                if fields:
+                    self.fields.update(key for key in fields if key not in USUAL)
+
+    def final_classes(self) -> list[str]:
+        """The classes in their final order."""
+        if self.wanted is not None:
+            return list(self.wanted)
+        return (
+            self.data.classes if self.data.listed_classes else sorted(self.used, key=_class_order)
+        )
+
+    def of_classes(self) -> list[Problem]:
+        """Names that differ by little, and names that are listed and not used."""
+        problems = []
+        folded: dict[str, set[str]] = defaultdict(set)
+        for name in self.used:
+            folded[SEPARATORS.sub("", name.casefold())].add(name)
+        for names in folded.values():
+            if len(names) > 1:
+                alike = len({name.casefold() for name in names}) == 1
+                how = "case" if alike else "case, blanks and the like"
+                message = f"{', '.join(sorted(names))} differ by {how} alone; they stay apart"
+                kind = "class case" if alike else "class spelling"
+                problems.append(Problem(kind, None, "classes", message, KEPT))
+        if self.data.listed_classes:
+            for name in self.data.classes:
+                if name not in self.used:
+                    message = f"'{name}' is listed and has no box"
+                    problems.append(Problem("unused class", None, "classes", message, KEPT))
+        return problems
+
+    def notes(self) -> list[Problem]:
+        """Fields that detkd does not know, and keeps."""
+        if not self.fields:
+            return []
+        said = ", ".join(f"{key} ({count})" for key, count in self.fields.most_common(20))
+        return [noted("fields kept", None, "", f"what the source says besides is kept: {said}")]
 
 
-def _examine_box(
-    box: BoxRecord, at: int, image: ImageRecord
-) -> tuple[BoxRecord | None, list[Problem]]:
-    where = _where(at, box)
+SEPARATORS = re.compile(r"[\s_.-]+")
 
-    def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
-        return None, [Problem(kind, image.file, where, message, DROPPED_BOX)]
 
-    said = "[" + ", ".join(f"{value:.6g}" for value in box.xyxy) + "]"
-    if not all(map(math.isfinite, box.xyxy)):
-        return drop("not finite", f"{said} is not finite")
-    width, height = box.xmax - box.xmin, box.ymax - box.ymin
-    if width <= 0 or height <= 0:
-        kind = "empty box" if width == 0 or height == 0 else "inverted box"
-        return drop(kind, f"{said} has no area")
-    clipped = replace(
-        box,
-        xmin=min(max(box.xmin, 0.0), float(image.width)),
-        ymin=min(max(box.ymin, 0.0), float(image.height)),
-        xmax=min(max(box.xmax, 0.0), float(image.width)),
-        ymax=min(max(box.ymax, 0.0), float(image.height)),
+def _with_boxes(record: ImageRecord, boxes: tuple[BoxRecord, ...]) -> ImageRecord:
+    """The record that is kept: what was told of it is not kept with it."""
+    return ImageRecord(
+        record.file,
+        record.width,
+        record.height,
+        boxes,
+        record.sample,
+        said_size=record.said_size,
+        extra=record.extra,
     )
-    if clipped.xmax <= clipped.xmin or clipped.ymax <= clipped.ymin:
-        return drop("box outside", f"{said} lies outside the {image.width}x{image.height} image")
-    problems = []
-    over = max(abs(a - b) for a, b in zip(box.xyxy, clipped.xyxy, strict=True))
-    if over > SLACK:
-        message = f"{said} reaches {over:.6g} px over the edge; clipped"
-        problems.append(Problem("box over the edge", image.file, where, message, MENDED))
-    if over and "area" in clipped.extra and "segmentation" not in clipped.extra:
-        # The stated area was that of the box before it was clipped.
-        extra = {key: value for key, value in clipped.extra.items() if key != "area"}
-        clipped = replace(clipped, extra=extra)
-    width, height = clipped.xmax - clipped.xmin, clipped.ymax - clipped.ymin
-    if min(width, height) < TINY:
-        message = f"is {width:.3g} x {height:.3g} px"
-        problems.append(Problem("tiny box", image.file, where, message, KEPT))
-    if width >= 0.99 * image.width and height >= 0.99 * image.height:
-        problems.append(Problem("box of the whole image", image.file, where, "covers it all", KEPT))
-    return clipped, problems
 
 
-def _settle_classes(
-    images: list[ImageRecord],
-    data: DataSet,
-    wanted: list[str] | None,
-    problems: list[Problem],
-) -> tuple[list[ImageRecord], list[str]]:
-    """The images and the classes in their final order; boxes of classes not wanted leave."""
-    used = Counter(box.label for image in images for box in image.boxes)
-    folded: dict[str, set[str]] = {}
-    for name in used:
-        folded.setdefault(name.casefold(), set()).add(name)
-    for names in folded.values():
-        if len(names) > 1:
-            message = f"{', '.join(sorted(names))} differ by case alone; they stay apart"
-            problems.append(Problem("class case", None, "classes", message, KEPT))
-    if data.listed_classes:
-        for name in data.classes:
-            if name not in used:
-                message = f"'{name}' is listed and has no box"
-                problems.append(Problem("unused class", None, "classes", message, KEPT))
-    if wanted is None and data.listed_classes:
-        return images, data.classes
-    if wanted is None:
-        return images, sorted(used, key=_class_order)
-    kept = []
-    for image in images:
-        boxes = tuple(box for box in image.boxes if box.label in wanted)
-        for at, box in enumerate(image.boxes):
-            if box.label not in wanted:
-                message = f"'{box.label}' is not in the list of classes"
-                problems.append(
-                    Problem("unlisted class", image.file, _where(at, box), message, DROPPED_BOX)
-                )
-        if image.boxes and not boxes:
-            message = "has no box of a listed class and is no negative"
-            problems.append(Problem("no box left", image.file, "", message, DROPPED_IMAGE))
-            continue
-        kept.append(replace(image, boxes=boxes))
-    return kept, list(wanted)
+def _sized(record: ImageRecord, size: Measured) -> tuple[ImageRecord, list[Problem]]:
+    """The record in px of the displayed frame."""
+    said = record.said_size
+    if said == size.stored != (size.width, size.height):
+        message = "was annotated as it is stored; turned to the frame that is displayed"
+        return _turn(record, size), [Problem("turned image", record.file, "", message, MENDED)]
+    sized = ImageRecord(
+        record.file,
+        size.width,
+        size.height,
+        record.boxes,
+        record.sample,
+        record.labelled,
+        record.fractions,
+        said,
+        record.extra,
+    ).in_pixels()
+    if said is None or said == (size.width, size.height):
+        return sized, []
+    message = f"says {said[0]}x{said[1]}, the image is {size.width}x{size.height}"
+    return sized, [Problem("wrong size", record.file, "size", message, MENDED)]
+
+
+def _name_notes(file: str) -> list[Problem]:
+    """What other tools may stumble over in the name of an image."""
+    found = []
+    if len(file.split(None, 1)) > 1:
+        found.append(noted("blank in file name", file, "", "has a blank in its name"))
+    if not file.isascii():
+        found.append(noted("letters in file name", file, "", "has a name that is not ASCII"))
+    suffix = _suffix(file)
+    if suffix != suffix.lower():
+        found.append(noted("upper-case suffix", file, "", f"ends in {suffix}"))
+    return found
+
+
+def _suffix(file: str) -> str:
+    """What the name of a file ends in, of a page that of its stack."""
+    name = file.rsplit("/", 1)[-1]
+    if PAGE_MARK in name:
+        name = page_of(Path(name))[0].name
+    stem, dot, suffix = name.rpartition(".")
+    return f".{suffix}" if dot and stem else ""
+
+
+def _image_problems(file: str, size: Measured) -> list[Problem]:
+    """What an image that can be used has about it."""
+    found = []
+    if size.warning:
+        found.append(Problem("truncated image", file, "", size.warning, KEPT))
+    suffix = _suffix(file)
+    promised = SUFFIXES_OF.get(size.format)
+    if promised and suffix.lower() not in promised:
+        message = f"ends in {suffix} and is {size.format}; read as what it is"
+        found.append(Problem("wrong extension", file, "", message, KEPT))
+    return found
+
+
+def _turn(record: ImageRecord, size: Measured) -> ImageRecord:
+    """A record of the frame that is stored, in the frame that is displayed."""
+    stored, orientation = size.stored, size.orientation
+    boxes = []
+    for box in replace(record, width=stored[0], height=stored[1]).in_pixels().boxes:
+        xmin, ymin, xmax, ymax = around(
+            displayed([(box.xmin, box.ymin), (box.xmax, box.ymax)], stored, orientation)
+        )
+        extra = dict(box.extra)
+        rings = extra.pop("segmentation", None)
+        if isinstance(rings, list):  # run lengths cannot be turned, and are left out
+            pairs = [list(zip(each[::2], each[1::2], strict=False)) for each in rings]
+            extra["segmentation"] = [ring(displayed(pair, stored, orientation)) for pair in pairs]
+        boxes.append(replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, extra=extra))
+    return replace(
+        record, width=size.width, height=size.height, boxes=tuple(boxes), fractions=False
+    )
 
 
 def _class_order(name: str) -> tuple[str, int]:
@@ -263,21 +434,44 @@ def _skipped_links(root: Path, source: Path) -> list[Problem]:
     ]
 
 
-def _double_names(images: Iterable[ImageRecord]) -> list[Problem]:
-    """Images listed twice, and two of one stem in one folder (a.jpg and a.png)."""
-    stems: dict[PurePosixPath, str] = {}
+def _double_names(files: Iterable[str]) -> list[Problem]:
+    """Two images of one stem in one folder (a.jpg and a.png)."""
+    stems: dict[str, str] = {}
     problems = []
-    for image in images:
-        stem = PurePosixPath(image.file).with_suffix("")
-        if stems.get(stem) == image.file:
-            message = "is listed twice, with other boxes each time"
-            problems.append(Problem("image listed twice", image.file, "", message, KEPT))
-        elif stem in stems:
+    for file in sorted(files):
+        stem = file if PAGE_MARK in file else file.removesuffix(_suffix(file))
+        if stem in stems:
             message = f"shares its stem with {stems[stem]}; both may have got one annotation"
-            problems.append(Problem("two images of one stem", image.file, "", message, KEPT))
-        stems.setdefault(stem, image.file)
+            problems.append(Problem("two images of one stem", file, "", message, KEPT))
+        stems.setdefault(stem, file)
     return problems
 
 
-def _where(at: int, box: BoxRecord) -> str:
-    return f"box {at + 1} ({box.label})"
+def _equal_files(
+    root: Path, kept: Iterable[ImageRecord], files: Iterable[str], side_of: Mapping[str, str]
+) -> list[Problem]:
+    """Images of the same bytes under two names: a fault where they contradict or leak."""
+    groups = same_content(root, files)
+    if not groups:
+        return []
+    wanted = {name for members in groups for name in members}
+    boxes = {
+        image.file: sorted((b.label, *(round(side, 1) for side in b.xyxy)) for b in image.boxes)
+        for image in kept
+        if image.file in wanted
+    }
+    problems = []
+    for first, *others in groups:
+        for name in others:
+            message = f"has the same content as {first}"
+            differ = boxes[name] != boxes[first]
+            if differ:
+                message += ", with other boxes"
+            sides = [side_of.get(each) for each in (first, name)]
+            apart = None not in sides and sides[0] != sides[1]
+            if apart:
+                message += f"; one is in {sides[0]}, one in {sides[1]}"
+            kind = "same image on two sides" if apart else "same content"
+            note = not (apart or differ)
+            problems.append(Problem(kind, name, "", message, KEPT, note=note, other=first))
+    return problems

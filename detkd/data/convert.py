@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -14,11 +14,12 @@ from typing import Any
 import detkd
 from detkd.data.check import Examined
 from detkd.data.formats import coco, voc, yolo
-from detkd.data.records import DataSet
+from detkd.data.records import ImageRecord
 from detkd.errors import DataError
 from detkd.files import new_folder, write_json
+from detkd.pixels import PAGE, page_of, read_pixels
 
-IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images"}
+IMAGE_FOLDERS = {"voc": "JPEGImages", "yolo": "images", "yolo-seg": "images"}
 
 
 @contextmanager
@@ -75,12 +76,19 @@ def write_dataset(examined: Examined, destination: Path, target: str) -> list[st
 
 
 def _build(examined: Examined, folder: Path, target: str) -> list[str]:
-    data = _without_image_folder(examined.data)
-    for source, image in zip(examined.images, data.images, strict=True):
-        copy = folder / IMAGE_FOLDERS[target] / image.file
+    data = examined.data
+    rename = _renaming(examined.images)
+    for image in examined.images:
+        copy = folder / IMAGE_FOLDERS[target] / rename(image.file)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(examined.root / source.file, copy)
-    lost = {"voc": voc, "yolo": yolo}[target].write(data, folder)
+        _copy(examined.root / image.file, copy)
+    renamed = replace(
+        data, images=(replace(image, file=rename(image.file)) for image in examined.images)
+    )
+    if target == "voc":
+        lost = voc.write(renamed, folder)
+    else:
+        lost = yolo.write(renamed, folder, polygons=target == "yolo-seg")
     record = {
         "version": detkd.__version__,
         "source_format": data.source_format,
@@ -93,19 +101,47 @@ def _build(examined: Examined, folder: Path, target: str) -> list[str]:
     return lost
 
 
-def _without_image_folder(data: DataSet) -> DataSet:
-    """The same data with the names of its images counted from their folder, if all are in one.
+def _copy(source: Path, target: Path) -> None:
+    """Copy an image as it is; a page of a stack becomes a file of its own."""
+    file, _ = page_of(source)
+    if file == source:
+        shutil.copyfile(source, target)
+        return
+    import cv2
+
+    pixels = read_pixels(source)
+    if pixels is None:
+        raise DataError(f"{source}: cannot be read as an image; replace it, or leave it out.")
+    done, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise DataError(f"{source}: cannot be written as PNG; leave it out.")
+    target.write_bytes(data.tobytes())
+
+
+def _file_of_its_own(name: str) -> str:
+    """What the copy of an image is called: stack.tif#page=2 becomes stack_page2.png."""
+    path = PurePosixPath(name)
+    match = PAGE.fullmatch(path.name)
+    if match is None:
+        return name
+    stem = PurePosixPath(match["file"]).stem
+    return path.with_name(f"{stem}_page{match['page']}.png").as_posix()
+
+
+def _renaming(images: Iterable[ImageRecord]) -> Callable[[str], str]:
+    """Names in the target's image folder: without the source's, if all images are in one.
 
     JPEGImages/a.jpg of a VOC tree becomes images/a.jpg of a YOLO tree, not images/JPEGImages/a.jpg.
     """
-    images = list(data.images)
     first = {PurePosixPath(image.file).parts[0] for image in images}
     folders = (*yolo.IMAGE_FOLDERS, *(name.lower() for name in IMAGE_FOLDERS.values()))
     if len(first) != 1 or next(iter(first)).lower() not in folders:
-        return data
-    inside = [PurePosixPath(*PurePosixPath(image.file).parts[1:]).as_posix() for image in images]
-    renamed = [replace(image, file=name) for image, name in zip(images, inside, strict=True)]
-    return replace(data, images=renamed)
+        return _file_of_its_own
+
+    def inside(file: str) -> str:
+        return _file_of_its_own(PurePosixPath(*PurePosixPath(file).parts[1:]).as_posix())
+
+    return inside
 
 
 def conversion_record(examined: Examined) -> dict[str, Any]:
@@ -118,4 +154,5 @@ def conversion_record(examined: Examined) -> dict[str, Any]:
         },
         "mended": actions["mended"],
         "unlabelled": examined.unlabelled,
+        **({"sixteen_bit": examined.sixteen_bit} if examined.sixteen_bit else {}),
     }

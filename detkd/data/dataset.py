@@ -19,6 +19,7 @@ from detkd.data.augment import Augment
 from detkd.data.formats.coco import image_root
 from detkd.data.mixing import View, overlay, paste_cells
 from detkd.errors import ConfigError, DataError
+from detkd.pixels import Levels, eight_bit, levels_of, page_of, read_pixels
 
 # One thread a process: the loader's workers and torch's own threads share the cores.
 cv2.setNumThreads(0)
@@ -26,26 +27,29 @@ cv2.setNumThreads(0)
 Target = dict[str, Tensor]
 
 
-def load_image(path: Path, image_size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def load_image(
+    path: Path, image_size: int, levels: Levels | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """RGB image [H, W, 3] uint8 whose longest side is `image_size`, and the file's (height, width).
 
-    The displayed frame is used (EXIF orientation is applied); grey becomes RGB, 16 bit is
-    divided by 256. Training, judging and prediction all come through here.
+    The displayed frame is used (EXIF orientation is applied); grey becomes RGB, 16 bit is mapped
+    between the data set's `levels`, or divided by 256. `stack.tif#page=2` is the second page of
+    a stack. Training, judging and prediction all come through here.
 
     Raises:
         DataError: the file cannot be decoded.
     """
-    flags = cv2.IMREAD_COLOR
-    image = cv2.imread(str(path), flags)
+    image = read_pixels(path)
     if image is None:
         raise DataError(f"{path}: cannot be read as an image; replace it, or leave it out.")
+    image = eight_bit(image, levels)
     height, width = image.shape[:2]
     scale = image_size / max(height, width)
     if scale != 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         image = cv2.resize(image, size, interpolation=shrinks)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), (height, width)
+    return image, (height, width)
 
 
 RELIED_ON = {
@@ -111,6 +115,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         self.path = Path(annotations)
         self.truth = read_coco(self.path) if document is None else document
         self.image_root = Path(images) if images else image_root(self.path, self.truth.get("info"))
+        self.levels = levels_of(self.truth.get("info"))
         self.image_size, self.augment, self.cache = image_size, Augment(augment), cache
         self.cache_dir = Path(
             cache_dir or os.environ.get("DETKD_CACHE") or Path.home() / ".cache" / "detkd"
@@ -131,7 +136,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
                     f"{self.path}: image name '{name}' leaves the image root {self.image_root}; "
                     "convert the data set again."
                 )
-            if not (self.image_root / name).is_file():
+            if not page_of(self.image_root / name)[0].is_file():
                 missing.append(image)
         if missing and not skip_missing:
             first = ", ".join(image["file_name"] for image in missing[:3])
@@ -237,22 +242,24 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         if index in self._kept:
             return self._kept[index]
         path = self.image_root / self.truth["images"][index]["file_name"]
-        loaded = (
-            self._from_disk(path) if self.cache == "disk" else load_image(path, self.image_size)
-        )
+        loaded = self._from_disk(path) if self.cache == "disk" else self._from_file(path)
         if self.cache == "memory":
             self._kept[index] = loaded
         return loaded
 
+    def _from_file(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        return load_image(path, self.image_size, self.levels)
+
     def _from_disk(self, path: Path) -> tuple[np.ndarray, tuple[int, int]]:
         """The resized image from the disk cache, which is filled on the way."""
-        state = path.stat()
+        state = page_of(path)[0].stat()
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{self.image_size}"
+        key += f"|{self.levels}" if self.levels else ""
         kept = self.cache_dir / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npz"
         if kept.is_file():
             with np.load(kept, allow_pickle=False) as stored:
                 return stored["image"], tuple(stored["size"].tolist())
-        image, size = load_image(path, self.image_size)
+        image, size = self._from_file(path)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         # Several workers may write the same image: each its own file, the last rename wins.
         with tempfile.NamedTemporaryFile(dir=self.cache_dir, delete=False) as stream:

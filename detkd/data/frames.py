@@ -43,10 +43,11 @@ def frames_of(source: Path, known: Iterable[CocoDataset]) -> tuple[dict[str, Any
         if (root / name).resolve() in taken:
             continue
         try:
-            width, height, _ = measure(root / name)
+            size = measure(root / name)
         except (ImageError, OSError):
             continue
-        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
+        entry = {"file_name": name, "width": size.width, "height": size.height}
+        images.append({"id": len(images) + 1, **entry})
     if not images:
         raise DataError(
             f"{source}: holds no image beside those for training and validation; "
@@ -60,6 +61,7 @@ class WithFrames(Dataset[tuple[Tensor, Target]]):
 
     def __init__(self, labelled: CocoDataset, frames: CocoDataset) -> None:
         self.labelled, self.frames = labelled, frames
+        frames.levels = frames.levels or labelled.levels  # 16 bits are mapped alike
 
     def __len__(self) -> int:
         return len(self.labelled) + len(self.frames)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,6 +28,8 @@ class Problem:
     """One thing that is wrong, where, and what was done about it.
 
     `file` is relative to the root (None for the whole tree), `where` names the place inside.
+    A `note` is worth knowing and no fault: it is told last, and no command ends with 1 for it.
+    `box` is where in the image it is, `other` the image that it is about as well: to be drawn.
     """
 
     kind: str
@@ -35,15 +37,19 @@ class Problem:
     where: str
     message: str
     action: str
+    note: bool = False
+    box: tuple[float, float, float, float] | None = None
+    other: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        said = {
             "kind": self.kind,
             "file": self.file,
             "where": self.where,
             "message": self.message,
             "action": self.action,
         }
+        return {**said, "note": True} if self.note else said
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,8 @@ class ImageRecord:
     """One image and its boxes; `file` is POSIX and relative to the root.
 
     `problems` were met while reading; `labelled` is False where there is no annotation that could
-    be read: such an image is neither positive nor negative.
+    be read: such an image is neither positive nor negative. With `fractions` the coordinates are
+    of the image's sides, and become px when the image has been measured.
     """
 
     file: str
@@ -85,9 +92,29 @@ class ImageRecord:
     boxes: tuple[BoxRecord, ...] = ()
     sample: str | None = None
     labelled: bool = True
+    fractions: bool = False
     said_size: tuple[int, int] | None = None  # (width, height) in the annotation, if it says one
     extra: Mapping[str, Any] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
+
+    def in_pixels(self) -> ImageRecord:
+        """The same record with its fractions, if it has any, times its width and height."""
+        if not self.fractions:
+            return self
+        w, h = self.width, self.height
+        boxes = []
+        for box in self.boxes:
+            extra = dict(box.extra)
+            if "segmentation" in extra:
+                extra["segmentation"] = [
+                    [value * (w, h)[at % 2] for at, value in enumerate(ring)]
+                    for ring in extra["segmentation"]
+                ]
+            x1, y1, x2, y2 = box.xyxy
+            boxes.append(
+                replace(box, xmin=x1 * w, ymin=y1 * h, xmax=x2 * w, ymax=y2 * h, extra=extra)
+            )
+        return replace(self, boxes=tuple(boxes), fractions=False)
 
 
 @dataclass(frozen=True)
@@ -145,6 +172,11 @@ def annotation_file(folder: Path, image: str, suffix: str) -> Path:
     return path
 
 
+def noted(kind: str, file: str | None, where: str, message: str) -> Problem:
+    """Something worth knowing that is no fault, and that changes nothing."""
+    return Problem(kind, file, where, message, KEPT, note=True)
+
+
 def clean(text: str) -> str:
     """A name as every format can hold it: one line, no blanks around it."""
     return UNWRITABLE.sub(" ", text).strip()
@@ -153,6 +185,6 @@ def clean(text: str) -> str:
 def renamed(said: str, file: str | None, where: str) -> list[Problem]:
     """The problem of a class whose name had to be cleaned, if it had to."""
     if said == clean(said):
-        return []
+        return []  # as nearly always
     message = f"{said!r} has blanks or control characters; read as '{clean(said)}'"
     return [Problem("blank in class", file, where, message, MENDED)]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from detkd.data.similar import find_similar, joined
 from detkd.errors import DataError
+from detkd.pixels import page_of
 
 SIDES = ("train", "val", "test")
+CROWDS = 5  # classes of images by their number of boxes: none, and four of equal frequency
+PASSES = 20  # over all groups, at most
 FILE_COLUMNS = ("file", "image", "image_id", "file_name")
 GROUP_COLUMNS = ("group", "group_id", "sample")
 
@@ -57,6 +62,48 @@ def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None
     if not matched:
         raise DataError(f"{table}: names none of the images; is it the table of another data set?")
     return groups
+
+
+def groups_by_pattern(document: Mapping[str, Any], pattern: str) -> dict[Any, str]:
+    """Group of each image id after a regular expression that is sought in its file name.
+
+    What its brackets hold is the group, or all that it matches where there are none; images
+    that it does not match stand alone.
+
+    Raises:
+        DataError: no regular expression, or one that matches no name.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise DataError(
+            f"--group-pattern: '{pattern}' is no regular expression ({error})."
+        ) from error
+    groups: dict[Any, str] = {}
+    for image in document["images"]:
+        match = expression.search(image["file_name"])
+        said = match and ("/".join(each or "" for each in match.groups()) or match[0])
+        groups[image["id"]] = _group(image["id"], said)
+    if alone(groups) == len(groups):
+        first = document["images"][0]["file_name"] if groups else "no image at all"
+        raise DataError(
+            f"--group-pattern: '{pattern}' matches none of the file names ({first}, ...)."
+        )
+    return groups
+
+
+def with_similar(
+    document: Mapping[str, Any], groups: Mapping[Any, str], root: Path
+) -> dict[Any, str]:
+    """The same groups, those joined that hold images which show the same thing."""
+    name_of = {image["id"]: image["file_name"] for image in document["images"]}
+    group_of = {name_of[key]: group for key, group in groups.items()}
+    pairs = find_similar(root, list(group_of))
+    top = joined(group_of.values(), [(group_of[one], group_of[other]) for one, other in pairs])
+    size = Counter(top[group] for group in groups.values())
+    # Images that stood alone and are joined stand alone no more.
+    named = {t: t.replace(ALONE, "similar to image ") if size[t] > 1 else t for t in size}
+    return {key: named[top[group]] for key, group in groups.items()}
 
 
 def _rows(table: Path, column: str | None) -> dict[str, str]:
@@ -109,12 +156,18 @@ def divide(
     ratios: Sequence[float],
     *,
     seed: int = 0,
+    sides: Sequence[str] = SIDES,
+    classes_alone: bool = False,
 ) -> dict[Any, str]:
     """The side of each image id; a group is never divided.
 
-    After Sechidis et al. (2011), carried over from labels to groups: the class with the fewest
-    boxes left is served first, its largest group first, by the side that lacks most of it (of
-    images, where two lack as much). The same seed gives the same division.
+    After Sechidis et al. (2011), carried over from labels to groups: what is rarest is served
+    first (a class, or a class of images by their number of boxes), its largest group first, by
+    the side that lacks most of it. Then groups move and change places as long as that brings the
+    sides nearer to their shares. The same seed gives the same division.
+
+    With `classes_alone` numbers of boxes and the moves at the end are left out, as in the first
+    version, whose divisions come out again.
 
     Raises:
         DataError: fewer groups than sides, so that one would stay empty.
@@ -126,18 +179,31 @@ def divide(
     asked = np.flatnonzero(share)
     if len(images_of) < len(asked):
         raise DataError(
-            f"--groups: {len(images_of)} groups cannot fill {len(asked)} sides; "
-            "set a ratio to 0, or name smaller groups."
+            f"--groups: {len(images_of)} groups cannot fill {len(asked)} sides; the nearest is "
+            f"{len(images_of)} sides: set the ratio of the others to 0, or name smaller groups."
         )
     names = sorted(images_of)
     np.random.default_rng(seed).shuffle(names)
     content = _content(document, images_of, names)
+    if classes_alone:
+        classes = len(document["categories"])
+        side_of = _serve(content[:, [*range(classes), -1]], share, asked)
+    else:
+        side_of = _serve(content, share, asked)
+        _improve(content, share, asked, side_of)
+    return {
+        image: sides[side_of[row]] for row, name in enumerate(names) for image in images_of[name]
+    }
+
+
+def _serve(content: np.ndarray, share: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """The side of each group, the rarest column first."""
     total = content.sum(axis=0)
-    lacking = share[:, None] * total  # [side, class and images]
+    lacking = share[:, None] * total  # [side, column]
     remaining = total.copy()
-    side_of: dict[str, int] = {}
+    side_of = np.zeros(len(content), dtype=int)
     empty = set(asked.tolist())
-    left = list(range(len(names)))
+    left = list(range(len(content)))
     while left:
         present = np.flatnonzero(remaining[:-1])
         column = present[remaining[present].argmin()] if present.size else len(total) - 1
@@ -150,24 +216,70 @@ def divide(
         need = lacking[open_sides, column] / (share[open_sides] * max(total[column], 1))
         tied = open_sides[np.isclose(need, need.max())]
         side = int(tied[(lacking[tied, -1] / share[tied]).argmax()])
-        side_of[names[row]] = side
+        side_of[row] = side
         empty.discard(side)
         lacking[side] -= content[row]
         remaining -= content[row]
-    return {image: SIDES[side_of[name]] for name, members in images_of.items() for image in members}
+    return side_of
+
+
+def _improve(
+    content: np.ndarray, share: np.ndarray, asked: np.ndarray, side_of: np.ndarray
+) -> None:
+    """Move groups, one at a time, while that brings the sides nearer to what they want."""
+    total = content.sum(axis=0)
+    weight = content / np.maximum(total, 1)  # [group, column], as shares of the whole
+    weight[:, -1] *= len(total)  # images count as much as all classes together
+    want = share[:, None] * weight.sum(axis=0)
+    held = np.stack([weight[side_of == side].sum(axis=0) for side in range(len(share))])
+    off = held - want
+    groups_of = np.bincount(side_of, minlength=len(share))
+    scale = 1 / np.maximum(share, 1e-9)  # a small side is off by much sooner
+    for _ in range(PASSES):
+        moved = False
+        for row in range(len(content)):
+            here = side_of[row]
+            if groups_of[here] == 1:
+                continue
+            before = (off[asked] ** 2).sum(axis=1) * scale[asked]
+            with_row = ((off[asked] + weight[row]) ** 2).sum(axis=1) * scale[asked]
+            without = ((off[here] - weight[row]) ** 2).sum() * scale[here]
+            gain = (off[here] ** 2).sum() * scale[here] - without - (with_row - before)
+            gain[asked == here] = 0
+            best = int(gain.argmax())
+            if gain[best] > 1e-9:
+                there = int(asked[best])
+                off[here] -= weight[row]
+                off[there] += weight[row]
+                groups_of[here] -= 1
+                groups_of[there] += 1
+                side_of[row] = there
+                moved = True
+        if not moved:
+            return
 
 
 def _content(
     document: Mapping[str, Any], images_of: Mapping[str, Sequence[Any]], names: Sequence[str]
 ) -> np.ndarray:
-    """One row a group: its boxes of each class, then its images."""
+    """One row a group: boxes of each class, images of each class of numbers of boxes, images."""
     column = {category["id"]: at for at, category in enumerate(document["categories"])}
     row_of = {image: row for row, name in enumerate(names) for image in images_of[name]}
-    content = np.zeros((len(names), len(column) + 1))
-    for row in row_of.values():
-        content[row, -1] += 1
+    boxes: dict[Any, int] = dict.fromkeys(row_of, 0)
+    content = np.zeros((len(names), len(column) + CROWDS + 1))
     for box in document["annotations"]:
         content[row_of[box["image_id"]], column[box["category_id"]]] += 1
+        boxes[box["image_id"]] += 1
+    counts = np.array(list(boxes.values()))
+    edges = (
+        np.quantile(counts[counts > 0], np.arange(1, CROWDS - 1) / (CROWDS - 1))
+        if counts.any()
+        else []
+    )
+    for image, count in boxes.items():
+        crowd = 1 + int(np.searchsorted(edges, count, side="left")) if count else 0
+        content[row_of[image], len(column) + crowd] += 1
+        content[row_of[image], -1] += 1
     return content
 
 
@@ -185,6 +297,61 @@ def part_of(document: Mapping[str, Any], chosen: set[Any], root: str) -> dict[st
     }
 
 
+def report_of(
+    document: Mapping[str, Any],
+    sides: Mapping[Any, str],
+    groups: Mapping[Any, str],
+    asked: Mapping[str, float],
+) -> dict[str, Any]:
+    """What each side holds: images, groups, boxes in all and of each class; asked and reached."""
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    held: dict[str, dict[str, Any]] = {}
+    for side, share in asked.items():
+        mine = [image for image, where in sides.items() if where == side]
+        held[side] = {
+            "asked": share / sum(asked.values()),
+            "reached": len(mine) / max(1, len(sides)),
+            "images": len(mine),
+            "groups": len({groups[image] for image in mine}),
+            "boxes": 0,
+            "classes": dict.fromkeys(names.values(), 0),
+        }
+    for box in document["annotations"]:
+        row = held[sides[box["image_id"]]]
+        row["boxes"] += 1
+        row["classes"][names[box["category_id"]]] += 1
+    return held
+
+
+def undivided(
+    groups: Mapping[Any, str], held: Mapping[str, Mapping[str, Any]], slack: float = 0.05
+) -> str | None:
+    """The sentence about groups that do not let the sides be as they were asked for, if any."""
+    if all(abs(row["asked"] - row["reached"]) <= slack for row in held.values()):
+        return None
+    sizes: dict[str, int] = defaultdict(int)
+    for group in groups.values():
+        sizes[group] += 1
+    largest = max(sizes, key=lambda group: sizes[group])
+    shares = [
+        " / ".join(f"{100 * row[key]:.0f}" for row in held.values()) for key in ("asked", "reached")
+    ]
+    return (
+        f"asked for {shares[0]} % of the images, and {shares[1]} % is the nearest that the groups "
+        f"allow; the largest, '{largest.replace(ALONE, 'image ')}', holds "
+        f"{100 * sizes[largest] / len(groups):.0f} %"
+    )
+
+
+def similar_leaks(
+    document: Mapping[str, Any], sides: Mapping[Any, str], root: Path
+) -> list[tuple[str, str]]:
+    """Pairs of images on two sides that show the same thing, turned or mirrored or not."""
+    side_of = {image["file_name"]: sides[image["id"]] for image in document["images"]}
+    pairs = find_similar(root, list(side_of))
+    return [(one, other) for one, other in pairs if side_of[one] != side_of[other]]
+
+
 def leaks(
     document: Mapping[str, Any], sides: Mapping[Any, str], root: Path
 ) -> list[tuple[str, str]]:
@@ -195,7 +362,7 @@ def leaks(
     for image, name in names.items():
         path = root / name
         content: str | bytes = name
-        if path.is_file():
+        if path.is_file() and page_of(path)[0] == path:
             content = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
         other = seen.setdefault(content, image)
         if sides[other] != sides[image]:

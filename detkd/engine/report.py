@@ -12,9 +12,9 @@ from detkd.engine.curves import plot_courses
 from detkd.engine.run import RunFolder
 from detkd.engine.similarity import similarity
 from detkd.evaluation.comparison import draw_comparison
-from detkd.evaluation.page import page_html, table_html
 from detkd.files import write_atomic, write_json
 from detkd.models.detector import Detector
+from detkd.page import page_html, table_html
 
 SEEN = 16  # images on which features are compared
 

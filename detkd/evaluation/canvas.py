@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detkd.files import write_with
+from detkd.pixels import HIGH, LOW, eight_bit, read_pixels
 
 STYLES = ("-", "--", ":", "-.")  # after ten colours, the next style of line
 
@@ -24,3 +27,15 @@ def save(figure: Any, path: Path) -> None:
     """Write the figure as PNG, and forget it."""
     write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
     pyplot().close(figure)
+
+
+def picture(path: Path) -> np.ndarray:
+    """An image [H, W, 3] uint8 to be looked at; one that cannot be read is a grey field.
+
+    16 bits are stretched for this picture alone.
+    """
+    pixels = read_pixels(path)
+    if pixels is None:
+        return np.full((64, 64, 3), 128, np.uint8)
+    low, high = np.percentile(pixels, (LOW, HIGH)) if pixels.dtype != np.uint8 else (0, 255)
+    return eight_bit(pixels, (float(low), float(high)))

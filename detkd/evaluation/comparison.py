@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detkd.files import write_with
+from detkd.evaluation.canvas import picture, pyplot, save
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
@@ -29,11 +29,7 @@ def draw_comparison(
         count: how many images; those with most annotated objects are taken.
         threshold: detections with a lower score are not drawn.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from PIL import Image, ImageOps
+    plt = pyplot()
 
     boxes_of: dict[int, list[dict[str, Any]]] = {}
     for annotation in truth["annotations"]:
@@ -54,10 +50,9 @@ def draw_comparison(
     for axis, column in zip(axes[0], columns, strict=True):
         axis.set_title(column)
     for row, image in zip(axes, images, strict=True):
-        with Image.open(image_root / image["file_name"]) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        pixels = picture(image_root / image["file_name"])
         for axis, column in zip(row, columns, strict=True):
-            axis.imshow(picture)
+            axis.imshow(pixels)
             axis.set_axis_off()
             if column == "truth":
                 shown = boxes_of.get(image["id"], [])
@@ -78,5 +73,4 @@ def draw_comparison(
         for key, name in names.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
-    plt.close(figure)
+    save(figure, path)

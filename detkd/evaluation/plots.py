@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.canvas import STYLES, pyplot, save
+from detkd.evaluation.canvas import STYLES, picture, pyplot, save
 from detkd.evaluation.case import Case
 from detkd.evaluation.coco_map import RECALLS, accumulate
 from detkd.evaluation.matching import match
 from detkd.evaluation.plots_counts import plot_agreement, plot_diameters
 from detkd.evaluation.plots_errors import plot_confusion, plot_errors
 from detkd.evaluation.plots_scores import plot_f1, plot_reliability
+from detkd.pixels import page_of
 
 
 def plot_all(
@@ -30,7 +31,7 @@ def plot_all(
     plot_classes(metrics["per_class"], folder / "per_class.png")
     plot_precision(case, folder / "pr_curves.png")
     names = [str(image.get("file_name", "")) for image in case.images]
-    if names and images is not None and all((images / name).is_file() for name in names):
+    if names and images is not None and all(page_of(images / name)[0].is_file() for name in names):
         said["The images with most mistakes"] = folder / "worst_images.png"
         plot_worst(case, _thresholds(metrics), images, folder / "worst_images.png")
     return said
@@ -99,8 +100,6 @@ def plot_worst(
     case: Case, thresholds: np.ndarray, images: Path, path: Path, *, count: int = 9
 ) -> None:
     """The images with most objects missed and invented: truth solid, detections dashed."""
-    from PIL import Image, ImageOps
-
     plt = pyplot()
     truths, found = case.truths, case.detections
     kept = found.score >= thresholds[found.category]
@@ -115,8 +114,7 @@ def plot_worst(
         axis.set_axis_off()
     for axis, at in zip(axes.flat, worst, strict=False):
         name = case.images[at]["file_name"]
-        with Image.open(images / name) as opened:
-            axis.imshow(ImageOps.exif_transpose(opened).convert("RGB"))
+        axis.imshow(picture(images / name))
         axis.set_title(f"{name}: {mistakes[at]} mistakes", fontsize=7)
         for boxes, colour, style in (
             (truths.box[truths.image == at], "#009E73", "-"),

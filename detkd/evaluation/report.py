@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detkd.evaluation.errors import KINDS
-from detkd.evaluation.page import page_html, table_html
 from detkd.files import write_atomic
+from detkd.page import page_html, table_html
 
 MOST_SAMPLES = 50  # rows of a table that still can be read
 

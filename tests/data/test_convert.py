@@ -26,7 +26,7 @@ def person(tool, *arguments):
 
 def tree(root, lines="0 .5 .5 .2 .2\n", names="a\n"):
     for stem, content in (("good", "0 .5 .5 .2 .2\n"), ("other", lines)):
-        Image.new("RGB", (100, 80)).save(root / f"{stem}.png")
+        Image.new("RGB", (100, 80), (len(stem), 0, 0)).save(root / f"{stem}.png")
         (root / f"{stem}.txt").write_text(content)
     (root / "classes.txt").write_text(names)
     return root
@@ -88,7 +88,10 @@ def test_conversion_mends_and_ends_with_0_or_refuses_with_one_sentence(flawed, t
         (["{tree}", "{out}/file/x.json"], "cannot be written"),
         (["{tree}", "{out}/" + "x" * 300 + ".json"], "cannot be written"),
         (["{tree}", "{out}/x.json", "--report", "{out}/file/r.json"], "cannot be written"),
-        (["{tree}", "{out}/x.json", "--from", "vok"], "no format 'vok'; there are coco, voc, yolo"),
+        (
+            ["{tree}", "{out}/x.json", "--from", "vok"],
+            "no format 'vok'; there are coco, voc, yolo, labelme, cvat, ",
+        ),
         (["{tree}", "{out}/x.json", "--classes", "{out}/none"], "cannot be read as a list"),
         (["{tree}", "{out}/x.json", "--strickt"], "unrecognized arguments: --strickt"),
         (["{tree}"], "the following arguments are required: DST"),

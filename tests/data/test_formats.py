@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -423,15 +424,25 @@ def test_wanted_classes_decide_order_and_what_stays(tmp_path):
     assert json.loads(out.read_text())["info"]["detkd"]["classes"] == {"c": 1, "b2": 2}
 
 
-def test_bccd_converts_with_its_two_one_pixel_boxes_told(real_data):
-    found = examine(real_data / "bccd")
+def test_bccd_converts_with_its_two_one_pixel_boxes_told_and_more(real_data):
+    found = examine(real_data / "bccd", similar=True)
     assert len(found.data.images) == 364
     assert sum(len(record.boxes) for record in found.data.images) == 4888
-    assert kinds(found) == [("tiny box", "kept")] * 2
+    assert kinds(found) == [
+        *[("near-double box", "kept")] * 7,
+        ("similar images on two sides", "kept"),
+        *[("tiny box", "kept")] * 2,
+    ]
+    leak = next(p for p in found.problems if p.kind.startswith("similar"))
+    assert leak.file == "JPEGImages/BloodImage_00038.jpg"
+    assert "BloodImage_00037.jpg (val)" in leak.message
     assert len(examine(real_data / "bccd", subset="train").data.images) == 205
 
 
 def test_microalgae_converts_whole(real_data):
-    found = examine(real_data / "microalgae")
+    found = examine(real_data / "microalgae", similar=True)
     assert len(found.data.images) == 1475
     assert sum(len(record.boxes) for record in found.data.images) == 5408
+    counts = Counter(kind for kind, _ in kinds(found))
+    assert counts["same content"] == 8
+    assert counts["similar images on two sides"] > 100

@@ -162,3 +162,18 @@ def test_records_come_as_a_stream(tmp_path):
     first = next(iter(data.images))
     assert first.file == "a.jpg"
     assert [record.file for record in data.images] == ["b.jpg", "c.jpg"]
+
+
+def test_a_line_that_several_lists_repeat_is_told_once(tmp_path):
+    add(tmp_path, "JPEGImages/a.jpg", "Annotations/a.xml")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    for name, text in (
+        ("train", "a\ngone\n"),
+        ("trainval", "a\ngone\n"),
+        ("cat_train", "a -1\nx 1\n"),
+    ):
+        (tmp_path / f"ImageSets/Main/{name}.txt").write_text(text)
+    found = examine(tmp_path)
+    assert [(p.kind, p.file, p.where) for p in found.problems] == [
+        ("listed but missing", "ImageSets/Main/train.txt", "line 2")
+    ]

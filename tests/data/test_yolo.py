@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from detkd.cli.app import launch
 from detkd.data.check import examine
 from detkd.data.formats import guess
 from detkd.errors import DataError
@@ -160,3 +161,32 @@ def test_orphan_labels_are_told_and_other_texts_are_not(tmp_path):
     found = examine(tmp_path)
     orphans = [p.file for p in found.problems if p.kind == "orphan annotation"]
     assert orphans == ["b.txt"]
+
+
+def test_polygons_go_out_and_come_back(tmp_path):
+    add(tmp_path / "tree", "a.jpg", "a.txt", "0 .1 .1 .3 .1 .3 .5\n1 .5 .5 .2 .2\n")
+    (tmp_path / "tree/classes.txt").write_text("a\nb\n")
+    out = tmp_path / "out"
+    assert launch("convert", [str(tmp_path / "tree"), str(out), "--to", "yolo-seg"]) == 0
+    first, second = examine(out).images[0].boxes
+    assert first.extra["segmentation"][0] == pytest.approx([10, 8, 30, 8, 30, 40])
+    assert second.xyxy == pytest.approx((40, 32, 60, 48))
+
+
+def test_of_several_rings_the_largest_goes_out_and_that_is_told(tmp_path):
+    from detkd.data.formats.yolo import write
+    from detkd.data.records import BoxRecord, DataSet, ImageRecord, Rule
+
+    rings = [[0, 0, 2, 0, 2, 2], [10, 10, 40, 10, 40, 40, 10, 40]]
+    boxes = (
+        BoxRecord("a", 0, 0, 40, 40, extra={"segmentation": rings}),
+        BoxRecord("a", 0, 0, 50, 80, extra={"segmentation": {"counts": "x", "size": [80, 100]}}),
+    )
+    data = DataSet("coco", Rule("coco", ""), ["a"], [ImageRecord("a.jpg", 100, 80, boxes)])
+    assert write(data, tmp_path, polygons=True) == [
+        "annotations[].segmentation (further parts)",
+        "annotations[].segmentation (run lengths)",
+    ]
+    lines = (tmp_path / "labels/a.txt").read_text().splitlines()
+    assert [len(line.split()) for line in lines] == [9, 9]
+    assert list(map(float, lines[0].split()))[1:3] == [0.1, 0.125]

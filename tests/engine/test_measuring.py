@@ -81,3 +81,15 @@ def test_each_benchmark_runs_and_writes_its_figures(name, keys, tmp_path, capsys
     figures = json.loads(out.read_text())
     assert keys <= set(figures)
     assert json.loads(capsys.readouterr().out) == figures
+
+
+def test_converting_is_measured_against_bare_parsing(tmp_path, monkeypatch):
+    from detkd.engine import bench_convert
+
+    monkeypatch.setattr(bench_convert, "MEMORY", (3, 6))
+    out = tmp_path / "out.json"
+    assert launch("bench", ["convert", "--images", "8", "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert figures["images"] == 8
+    assert figures["ratio"] == figures["convert_s"] / figures["parse_s"]
+    assert figures["peak_mb_of_check"].keys() == {"3", "6"}

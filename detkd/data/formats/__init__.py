@@ -1,18 +1,38 @@
 """Annotation formats, one file each. To add one, write its file and list it here.
 
 A format has `recognise(path)`, the number of its annotations that it sees there; `read(path, ...)
--> DataSet`; and, where it can hold the records, `write`.
+-> DataSet`; and, where it can hold the records, `write`. Where one document holds many images,
+`path` may be that document, and the tree is its folder.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from detkd.data.formats import coco, voc, yolo
+from detkd.data.formats import (
+    class_folders,
+    coco,
+    csv_table,
+    cvat,
+    label_studio,
+    labelme,
+    voc,
+    yolo,
+)
 from detkd.data.images import files_below
 from detkd.errors import DataError
 
-FORMATS = {"coco": coco, "voc": voc, "yolo": yolo}
+FORMATS = {
+    "coco": coco,
+    "voc": voc,
+    "yolo": yolo,
+    "labelme": labelme,
+    "cvat": cvat,
+    "label_studio": label_studio,
+    "csv": csv_table,
+    "folders": class_folders,
+}
+OF_ONE_FILE = ("coco", "cvat", "label_studio", "csv")  # formats whose source may be a file
 
 
 def guess(path: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 
 import detkd
 from detkd.coco_json import require_lists
@@ -22,10 +22,11 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    noted,
     renamed,
 )
 from detkd.errors import DataError
-from detkd.files import write_json
+from detkd.files import write_with
 
 RULE = Rule("coco", "[x, y, width, height]")
 FLAGS = ("difficult", "truncated")
@@ -93,6 +94,10 @@ def _categories(
             problems.append(Problem("double class", file, where, message, MENDED))
         names[key] = name
         extra.setdefault(name, {k: v for k, v in entry.items() if k not in ("id", "name")})
+    if names and list(names) != list(range(1, len(names) + 1)):
+        shown = ", ".join(str(key)[:20] for key in list(names)[:8])
+        message = f"ids are {shown}{', ...' if len(names) > 8 else ''}; numbered from 1 anew"
+        problems.append(noted("ids that jump", file, "categories", message))
     return names, extra
 
 
@@ -190,65 +195,92 @@ def image_root(path: Path, info: Any) -> Path:
     return Path(os.path.normpath(path.parent / inside))
 
 
-def document_of(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The COCO document of a data set whose images lie below `root`, to be written to `path`."""
+def write(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> None:
+    """Write the data set, whose images lie below `root`, as one COCO file: whole or not at all.
+
+    The records are gone through twice and written one by one, so that many need no memory.
+    """
     category_of = {name: at for at, name in enumerate(data.classes, start=1)}
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image in data.images:
-        entry = {
-            "id": len(images) + 1,
+    inside = os.path.relpath(root.resolve(), path.resolve().parent)
+    info = {
+        **{key: value for key, value in data.info.items() if key != "detkd"},
+        "detkd": {
+            "version": detkd.__version__,
+            "source_format": data.source_format,
+            "image_root": Path(inside).as_posix(),
+            "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
+            "classes": category_of,
+            **record,
+        },
+    }
+    categories = [
+        {**data.class_extra.get(name, {}), "id": at, "name": name}
+        for name, at in category_of.items()
+    ]
+
+    def fill(stream: IO[bytes]) -> None:
+        stream.write(b"{\n")
+        for key, value in {**data.extra, "info": info}.items():
+            stream.write(f"{json.dumps(key)}: {_dump(value)},\n".encode())
+        _write_list(stream, "images", _image_entries(data.images))
+        stream.write(b",\n")
+        _write_list(stream, "annotations", _box_entries(data.images, category_of))
+        stream.write(b",\n")
+        _write_list(stream, "categories", categories)
+        stream.write(b"\n}\n")
+
+    write_with(path, fill)
+
+
+_dump = json.JSONEncoder(allow_nan=False).encode
+
+
+def _write_list(stream: IO[bytes], name: str, entries: Iterable[Any]) -> None:
+    """A list of JSON, an entry a line."""
+    stream.write(f'"{name}": ['.encode())
+    for at, entry in enumerate(entries):
+        stream.write(f"{',' if at else ''}\n{_dump(entry)}".encode())
+    stream.write(b"\n]")
+
+
+def _image_entries(images: Iterable[ImageRecord]) -> Iterator[dict[str, Any]]:
+    for at, image in enumerate(images, start=1):
+        entry: dict[str, Any] = {
+            **image.extra,
+            "id": at,
             "file_name": image.file,
             "width": image.width,
             "height": image.height,
         }
         if image.sample is not None:
             entry["sample"] = image.sample
-        images.append({**image.extra, **entry})
+        yield entry
+
+
+def _box_entries(
+    images: Iterable[ImageRecord], category_of: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    number = 0
+    for at, image in enumerate(images, start=1):
         for box in image.boxes:
+            number += 1
             width, height = box.xmax - box.xmin, box.ymax - box.ymin
-            attributes = dict(box.attributes)
-            for flag in FLAGS:
-                if (value := getattr(box, flag)) is not None:
-                    attributes[flag] = int(value)
             annotation: dict[str, Any] = {
                 "area": width * height,
                 **box.extra,
-                "id": len(annotations) + 1,
-                "image_id": len(images),
+                "id": number,
+                "image_id": at,
                 "category_id": category_of[box.label],
                 "bbox": [box.xmin, box.ymin, width, height],
                 "iscrowd": int(box.crowd),
             }
-            annotations.append(
-                {**annotation, "attributes": attributes} if attributes else annotation
-            )
-    inside = os.path.relpath(root.resolve(), path.resolve().parent)
-    return {
-        **data.extra,
-        "info": {
-            **{key: value for key, value in data.info.items() if key != "detkd"},
-            "detkd": {
-                "version": detkd.__version__,
-                "source_format": data.source_format,
-                "image_root": Path(inside).as_posix(),
-                "rule": {"name": data.rule.name, "meaning": data.rule.meaning},
-                "classes": category_of,
-                **record,
-            },
-        },
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {**data.class_extra.get(name, {}), "id": at, "name": name}
-            for name, at in category_of.items()
-        ],
-    }
-
-
-def write(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> None:
-    """Write the data set as one COCO file, as a whole or not at all."""
-    write_json(path, document_of(data, path, root, record))
+            attributes = dict(box.attributes)
+            for flag in FLAGS:
+                if (value := getattr(box, flag)) is not None:
+                    attributes[flag] = int(value)
+            if attributes:
+                annotation["attributes"] = attributes
+            yield annotation
 
 
 def _read_document(path: Path) -> tuple[dict[str, Any], list[Problem]]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ElementTree  # only to write; reading goes through defusedxml
-from collections.abc import Iterator, Mapping
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Collection, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import defusedxml
 import defusedxml.ElementTree
 
-from detkd.data.images import SUFFIXES, files_below, images_below
+from detkd.data.encoding import MARKS, decode
+from detkd.data.formats import cvat
+from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
+from detkd.data.pairing import Images, path_notes
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
@@ -30,6 +34,7 @@ from detkd.data.records import (
     Rule,
     annotation_file,
     clean,
+    noted,
     relative,
     renamed,
 )
@@ -41,6 +46,8 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 OF_OBJECT = {"name", "bndbox", "difficult", "truncated"}  # tags with a home in BoxRecord
 OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecord, or of no use
 FLAG = {"0": 0, "1": 1}
+ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
+ASCII_ALIKE = re.compile(rb"(?i)utf-?8|us-ascii|ascii|iso-8859-\d+|latin-?\d|windows-125\d")
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
@@ -66,10 +73,10 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
     problems: list[Problem] = []
     if subset is not None:
         lines = _subset(root, subset)
-        stems = {path.stem for path in (*documents, *images)}
-        wanted = {_listed(line, stems) for line in lines}
+        stems = {path.stem for path in documents} | {stem_of(path) for path in images}
+        wanted = {listed(line, stems) for line in lines}
         documents = [path for path in documents if path.stem in wanted]
-        images = [path for path in images if path.stem in wanted]
+        images = [path for path in images if stem_of(path) in wanted]
         for stem in sorted(wanted - {path.stem for path in documents}):
             message = f"'{subset}' lists '{stem}', which has no annotation"
             problems.append(Problem("listed but missing", None, stem, message, DROPPED_IMAGE))
@@ -81,7 +88,9 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
 def _documents(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    return [path for path in files_below(root) if path.suffix.lower() == ".xml"]
+    others = set(cvat.documents(root))
+    found = (path for path in files_below(root) if path.suffix.lower() == ".xml")
+    return [path for path in found if path not in others]
 
 
 def _records(
@@ -91,12 +100,10 @@ def _records(
     zero_based: bool,
     problems: list[Problem],
 ) -> Iterator[ImageRecord]:
-    by_stem: dict[str, list[Path]] = {}
-    for image in images:
-        by_stem.setdefault(image.stem, []).append(image)
+    known = Images(root, images)
     owner: dict[str, Path] = {}
     for document in documents:
-        record = _read_document(document, root, by_stem, zero_based, problems)
+        record = _read_document(document, root, known, zero_based, problems)
         if record is None:
             continue
         if record.file in owner:
@@ -108,29 +115,33 @@ def _records(
             continue
         owner[record.file] = document
         yield record
-    for image in images:
-        if relative(image, root) not in owner:
-            yield ImageRecord(relative(image, root), 0, 0, labelled=False)
+    yield from known.unlabelled(owner)
 
 
 def _subset(root: Path, subset: str) -> list[str]:
     """The lines of ImageSets/Main/SUBSET.txt, wherever it lies below the root."""
-    lists = [
-        path
-        for path in files_below(root)
-        if path.suffix == ".txt" and "ImageSets" in path.relative_to(root).parts
-    ]
+    lists = list_files(root)
     named = [path for path in lists if path.stem == subset]
     if not named:
         there = ", ".join(sorted({path.stem for path in lists}))
         hint = f"there are {there}" if there else "the tree has no ImageSets folder"
         raise DataError(f"{root}: has no list '{subset}' in ImageSets/Main; {hint}.")
     chosen = next((path for path in named if path.parent.name == "Main"), named[0])
-    lines = chosen.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = decode(chosen.read_bytes())[0].splitlines()
     return [line.strip() for line in lines if line.strip()]
 
 
-def _listed(line: str, stems: set[str]) -> str:
+def list_files(root: Path) -> list[Path]:
+    """The lists below ImageSets, wherever that lies; those of Main alone, if there are any."""
+    lists = [
+        path
+        for path in files_below(root)
+        if path.suffix == ".txt" and "ImageSets" in path.relative_to(root).parts
+    ]
+    return [path for path in lists if path.parent.name == "Main"] or lists
+
+
+def listed(line: str, stems: Collection[str]) -> str:
     """The stem that a line names: lists of one class add -1, 0 or 1, some tools a suffix."""
     bare = re.sub(r"\s+-?[01]$", "", line)
     name = PurePosixPath(bare)
@@ -141,7 +152,7 @@ def _listed(line: str, stems: set[str]) -> str:
 def _read_document(
     path: Path,
     root: Path,
-    by_stem: Mapping[str, list[Path]],
+    images: Images,
     zero_based: bool,
     problems: list[Problem],
 ) -> ImageRecord | None:
@@ -151,8 +162,9 @@ def _read_document(
         return Problem(kind, name, where, message, action)
 
     tree, broken = _parse(path)
-    said = _text(tree, "filename") if tree is not None else None
-    image = _image_of(path, root, by_stem, said)
+    parts = _by_tag(tree) if tree is not None else {}
+    said = _text_of(parts, "filename")
+    image = images.of_document(path, said)
     if image is None:
         kind = "orphan annotation" if tree is not None else "malformed annotation"
         why = "has no image of its name" if tree is not None else broken
@@ -162,19 +174,23 @@ def _read_document(
     if tree is None:
         wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
         return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
-    found: list[Problem] = []
-    inside = PureWindowsPath(said or "")
-    if inside.name and image.stem not in (inside.stem, inside.name):
-        found.append(
-            problem("wrong file name", "filename", f"says '{said}'; read as {file}", MENDED)
-        )
+    found: list[Problem] = [noted("encoding", name, "", broken)] if broken else []
+    if said and said != image.name:
+        inside = PureWindowsPath(said)
+        found += path_notes(said, name, "filename")
+        if inside.name and image.stem not in (inside.stem, inside.name):
+            message = f"says '{said}'; read as {file}"
+            found.append(problem("wrong file name", "filename", message, MENDED))
     boxes = []
-    for at, element in enumerate(_children(tree, "object")):
+    objects = [child for child in tree if _tag(child) == "object"]
+    for at, element in enumerate(objects):
         box, trouble = _read_object(element, at, name, zero_based)
         found += trouble
         if box is not None:
             boxes.append(box)
-    besides = {key: value for key, value in _values(tree).items() if key not in OF_IMAGE}
+    if "size" not in parts:
+        found.append(noted("no size", name, "", "says no size of its image"))
+    besides = _values(tree, OF_IMAGE)
     source = besides.get("source")
     sample = source.pop("sample", None) if isinstance(source, dict) else None
     if source == {}:
@@ -187,14 +203,14 @@ def _read_document(
         boxes=tuple(boxes),
         sample=sample if isinstance(sample, str) and sample else None,
         labelled=bool(boxes) or not dropped,
-        said_size=_size(_child(tree, "size")),
+        said_size=_size(parts.get("size")),
         extra={"voc": besides} if besides else {},
         problems=tuple(found),
     )
 
 
 def _parse(path: Path) -> tuple[Any, str]:
-    """The root element, or None and what is wrong."""
+    """The root element and what is unusual about it, or None and what is wrong."""
     try:
         data = path.read_bytes().lstrip()
     except OSError as error:
@@ -202,20 +218,39 @@ def _parse(path: Path) -> tuple[Any, str]:
     if not data:
         return None, "is empty"
     try:
-        tree = defusedxml.ElementTree.fromstring(data)
+        if _declares_nothing(data):
+            tree = ElementTree.fromstring(data)
+        else:
+            tree = defusedxml.ElementTree.fromstring(data)
     except defusedxml.DefusedXmlException:
         return None, "declares entities, which is refused as hostile"
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return None, f"is not well-formed XML ({error})"
     if _tag(tree) != "annotation":
         return None, f"is no VOC annotation: its outermost tag is '{_tag(tree)}'"
-    return tree, ""
+    declared = ENCODING.match(data)
+    if declared and declared[1].lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+        return tree, f"is encoded as {declared[1].decode()}"
+    mark = next((said for mark, (_, said) in MARKS.items() if data.startswith(mark)), "")
+    return tree, mark
+
+
+def _declares_nothing(data: bytes) -> bool:
+    """Whether a document is sure to declare no entity, so that the fast parser is safe.
+
+    A declaration begins with `<!`. In UTF-8 and the encodings that extend ASCII it is spelled by
+    these two bytes; in UTF-16 each is followed or preceded by a zero.
+    """
+    declared = ENCODING.match(data)
+    usual = declared is None or ASCII_ALIKE.fullmatch(declared[1]) is not None
+    return usual and b"<!" not in data and b"\0" not in data
 
 
 def _read_object(
     element: Any, at: int, file: str, zero_based: bool
 ) -> tuple[BoxRecord | None, list[Problem]]:
-    said = _text(element, "name") or ""
+    parts = _by_tag(element)
+    said = _text_of(parts, "name") or ""
     label = clean(said)
     where = f"object {at + 1}" + (f" ({label})" if label else "")
     problems = renamed(said, file, where) if label else []
@@ -225,12 +260,12 @@ def _read_object(
 
     if not label:
         return drop("object without name", "has no name")
-    frame = _child(element, "bndbox")
-    if frame is None:
+    if "bndbox" not in parts:
         return drop("missing coordinate", "has no bndbox")
+    frame = _by_tag(parts["bndbox"])
     values = []
     for side in SIDES:
-        text = _text(frame, side)
+        text = _text_of(frame, side)
         if text is None:
             return drop("missing coordinate", f"has no {side}")
         try:
@@ -249,7 +284,7 @@ def _read_object(
         message = "has a coordinate 0, though VOC counts from 1; see --voc-zero-based"
         problems.append(Problem("zero coordinate", file, where, message, KEPT))
     first = 0 if zero_based else 1
-    attributes = {key: v for key, v in _values(element).items() if key not in OF_OBJECT}
+    attributes = _values(element, OF_OBJECT) if not parts.keys() <= OF_OBJECT else {}
     if attributes.get("occluded") in FLAG:
         attributes["occluded"] = FLAG[attributes["occluded"]]
     box = BoxRecord(
@@ -258,66 +293,44 @@ def _read_object(
         ymin - first,
         xmax + 1 - first,
         ymax + 1 - first,
-        difficult=_flag(element, "difficult"),
-        truncated=_flag(element, "truncated"),
+        difficult=_flag(_text_of(parts, "difficult")),
+        truncated=_flag(_text_of(parts, "truncated")),
         attributes=attributes,
     )
     return box, problems
 
 
-def _image_of(
-    document: Path, root: Path, by_stem: Mapping[str, list[Path]], said: str | None
-) -> Path | None:
-    """The image of an annotation's stem: in its folder, in the mirrored one, or the only one."""
-    candidates = by_stem.get(document.stem, [])
-    here = [image for image in candidates if image.parent == document.parent]
-    if not here:
-        here = [image for image in candidates if _mirrors(image, document, root)]
-    if not here and len(candidates) == 1:
-        here = candidates
-    if len(here) > 1 and said:
-        named = [image for image in here if image.name == PureWindowsPath(said).name]
-        here = named or here
-    return here[0] if here else None
-
-
-def _mirrors(image: Path, document: Path, root: Path) -> bool:
-    """Whether the two folders differ in one part of their names, as Annotations and JPEGImages."""
-    ours = image.relative_to(root).parent.parts
-    theirs = document.relative_to(root).parent.parts
-    if abs(len(ours) - len(theirs)) == 1:  # images in the root, annotations in a folder, or so
-        longer, shorter = (ours, theirs) if len(ours) > len(theirs) else (theirs, ours)
-        return any((*longer[:at], *longer[at + 1 :]) == shorter for at in range(len(longer)))
-    differing = sum(a != b for a, b in zip(ours, theirs, strict=False))
-    return len(ours) == len(theirs) and differing == 1
-
-
 def _tag(element: Any) -> str:
     """Name of an element in lower case, without a namespace: PMID2019 writes `Difficult`."""
-    return element.tag.rsplit("}", 1)[-1].lower() if isinstance(element.tag, str) else ""
+    return _plain(element.tag)
 
 
-def _children(element: Any, tag: str) -> Iterator[Any]:
-    return (child for child in element if _tag(child) == tag)
+@lru_cache(maxsize=4096)  # the same few names stand in every file
+def _plain(tag: Any) -> str:
+    return tag.rsplit("}", 1)[-1].lower() if isinstance(tag, str) else ""
 
 
-def _child(element: Any, tag: str) -> Any:
-    return next(_children(element, tag), None)
+def _by_tag(element: Any) -> dict[str, Any]:
+    """The first child of each name."""
+    found: dict[str, Any] = {}
+    for child in element:
+        found.setdefault(_plain(child.tag), child)
+    return found
 
 
-def _text(element: Any, tag: str) -> str | None:
-    child = _child(element, tag)
+def _text_of(parts: dict[str, Any], tag: str) -> str | None:
+    child = parts.get(tag)
     return None if child is None else (child.text or "")
 
 
-def _values(element: Any, depth: int = 8) -> dict[str, Any]:
+def _values(element: Any, without: Collection[str] = (), depth: int = 8) -> dict[str, Any]:
     """What an element holds: text, or a dictionary where tags are nested, or a list of either."""
     found: dict[str, Any] = {}
     for child in element:
         tag = _tag(child)
-        if not TAG.fullmatch(tag) or not depth:
+        if tag in without or not TAG.fullmatch(tag) or not depth:
             continue
-        value: Any = _values(child, depth - 1) if len(child) else clean(child.text or "")
+        value: Any = _values(child, (), depth - 1) if len(child) else clean(child.text or "")
         if not value:
             continue
         if tag in found:
@@ -327,16 +340,16 @@ def _values(element: Any, depth: int = 8) -> dict[str, Any]:
     return found
 
 
-def _flag(element: Any, tag: str) -> bool | None:
-    text = _text(element, tag)
+def _flag(text: str | None) -> bool | None:
     return None if text is None else text.strip().lower() in ("1", "true", "yes")
 
 
 def _size(element: Any) -> tuple[int, int] | None:
     if element is None:
         return None
+    parts = _by_tag(element)
     try:
-        width, height = (int(float(_text(element, side) or "")) for side in ("width", "height"))
+        width, height = (int(float(_text_of(parts, s) or "")) for s in ("width", "height"))
     except (ValueError, OverflowError):
         return None
     return width, height

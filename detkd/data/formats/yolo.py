@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from detkd.data.images import files_below, images_below
+from detkd.data.encoding import decode
+from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
+from detkd.data.pairing import Images
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
@@ -23,6 +24,7 @@ from detkd.data.records import (
     Rule,
     annotation_file,
     clean,
+    noted,
     relative,
     renamed,
 )
@@ -31,6 +33,8 @@ from detkd.files import write_atomic
 
 RULE = Rule("yolo-normalised", "[(cx-w/2)*W, (cy-h/2)*H, w*W, h*H]")
 CLASS_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
+NAMES_SUFFIX, LISTS_SUFFIX = ".names", ".data"  # Darknet: names of classes, and where lists lie
+SUBSETS = ("train", "val", "valid", "test")
 DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 IMAGE_FOLDERS = ("images", "image", "jpegimages")
 MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
@@ -47,7 +51,7 @@ def recognise(root: Path) -> int:
     """How many files of the tree look like YOLO labels."""
     if not root.is_dir():
         return 0
-    stems = {path.stem for path in images_below(root)}
+    stems = {stem_of(path) for path in images_below(root)}
     return sum(
         path.suffix.lower() == ".txt" and path.stem in stems and path.name not in CLASS_FILES
         for path in files_below(root)
@@ -92,12 +96,13 @@ def label_file(image: Path, root: Path, texts: set[Path]) -> Path | None:
     """The label file of an image: beside it, or in the folder where labels/ stands for images/."""
     inside = image.relative_to(root)
     parts = inside.parts
-    places = [image]
+    folders = [image.parent]
     for at, part in enumerate(parts[:-1]):
         if part.lower() in IMAGE_FOLDERS:
-            places.append(root.joinpath(*parts[:at], "labels", *parts[at + 1 :]))
-    places.append(root / "labels" / inside)
-    candidates = (place.with_suffix(".txt") for place in places)
+            folders.append(root.joinpath(*parts[:at], "labels", *parts[at + 1 : -1]))
+    folders.append(root / "labels" / inside.parent)
+    stems = [stem_of(image), image.stem] if image.name.endswith("#page=1") else [stem_of(image)]
+    candidates = (folder / f"{stem}.txt" for folder in folders for stem in stems)
     return next((p for p in candidates if p in texts and p.name not in CLASS_FILES), None)
 
 
@@ -121,7 +126,7 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
     chosen: list[str] = []
     broken: list[str] = []
     for path in files_below(root):
-        if path.name not in (*CLASS_FILES, *DATA_FILES):
+        if path.name not in (*CLASS_FILES, *DATA_FILES) and path.suffix != NAMES_SUFFIX:
             continue
         file = relative(path, root)
         try:
@@ -174,21 +179,7 @@ def _images_of_subset(root: Path, images: list[Path], subset: str) -> list[Path]
     Raises:
         DataError: there are none.
     """
-    entries: dict[str, Any] = {}
-    for path in files_below(root):
-        if path.name in DATA_FILES:
-            try:
-                document = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Text)
-            except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
-                continue
-            if isinstance(document, dict):
-                base = document.get("path")
-                bases = (
-                    [path.parent, path.parent / base] if isinstance(base, str) else [path.parent]
-                )
-                for key, value in document.items():
-                    if isinstance(value, str | list):
-                        entries.setdefault(key, (bases, value))
+    entries = listed_subsets(root)
     if subset in entries:
         bases, value = entries[subset]
         chosen = _entry_images(root, images, bases, value if isinstance(value, list) else [value])
@@ -203,11 +194,62 @@ def _images_of_subset(root: Path, images: list[Path], subset: str) -> list[Path]
     raise DataError(f"{root}: has no images of a subset '{subset}'; {hint}.")
 
 
+def listed_subsets(root: Path) -> dict[str, tuple[list[Path], Any]]:
+    """Entries of data.yaml, of Darknet's obj.data, and lists such as train.txt, by their names.
+
+    With each: folders that its paths may start from, and what it says.
+    """
+    entries: dict[str, tuple[list[Path], Any]] = {}
+    for path in files_below(root):
+        document: Any = None
+        if path.name in DATA_FILES:
+            try:
+                document = yaml.load(decode(path.read_bytes())[0], Loader=_Text)
+            except (OSError, yaml.YAMLError, ValueError, RecursionError):
+                continue
+        elif path.suffix == LISTS_SUFFIX:
+            document = _darknet_entries(path)
+        elif path.suffix == ".txt" and path.stem in SUBSETS and path.parent.name != "labels":
+            document = {path.stem: path.name} if _is_list(path) else None
+        if isinstance(document, dict):
+            base = document.get("path")
+            bases = [path.parent, path.parent / base] if isinstance(base, str) else [path.parent]
+            for key, value in document.items():
+                if isinstance(key, str) and isinstance(value, str | list):
+                    entries.setdefault(key, (bases, value))
+    return entries
+
+
+def _darknet_entries(path: Path) -> dict[str, str]:
+    """The entries `train = data/train.txt` of a Darknet file; its `valid` is `val` as well."""
+    try:
+        lines = decode(path.read_bytes())[0].splitlines()
+    except OSError:
+        return {}
+    pairs = [line.partition("=") for line in lines if "=" in line]
+    entries = {key.strip(): value.strip() for key, _, value in pairs}
+    # Darknet is run from the folder above: data/train.txt may lie beside the file itself.
+    beside = {key: PurePosixPath(value.replace("\\", "/")).name for key, value in entries.items()}
+    found = {key: beside[key] for key in SUBSETS if beside.get(key)}
+    return {"val": found["valid"], **found} if "valid" in found else found
+
+
+def _is_list(path: Path) -> bool:
+    """Whether a text file begins with the name of an image."""
+    try:
+        with path.open("rb") as stream:
+            first = decode(stream.read(1000))[0].split("\n", 1)[0].strip()
+    except OSError:
+        return False
+    return PurePosixPath(first.replace("\\", "/")).suffix.lower() in SUFFIXES
+
+
 def _entry_images(
     root: Path, images: list[Path], bases: list[Path], entries: list[Any]
 ) -> list[Path]:
     """Images in the folders, or in the list files, that an entry of data.yaml names."""
     inside = {image.resolve(): image for image in images}
+    known = Images(root, images)
     texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
     chosen: set[Path] = set()
     for entry in entries:
@@ -217,16 +259,41 @@ def _entry_images(
         written = [base / entry for base in bases]
         for place in (path.resolve() for path in [*written, bases[0] / entry.lstrip("./")]):
             if place in texts:
-                lines = place.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-                named = [line.strip() for line in lines if line.strip() and "\0" not in line]
-                paths = {(b / name).resolve() for b in (*bases, place.parent) for name in named}
-                found = {inside[path] for path in paths if path in inside}
+                found = set(listed_images(place, known))
             else:
                 found = {image for path, image in inside.items() if path.is_relative_to(place)}
             if found and root.resolve() in place.parents:
                 chosen |= found
                 break
     return [image for image in images if image in chosen]
+
+
+def list_files(root: Path, bases: list[Path], value: Any) -> list[Path]:
+    """The list files, not folders, that an entry names inside the tree."""
+    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    entries = value if isinstance(value, list) else [value]
+    said = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
+    places = [(base / entry).resolve() for entry in said for base in bases]
+    return [
+        root / place.relative_to(root.resolve())
+        for place in dict.fromkeys(places)
+        if place in texts and root.resolve() in place.parents
+    ]
+
+
+def listed_images(place: Path, images: Images) -> list[Path]:
+    """The images of the tree that a list names, one a line."""
+    named = (images.named(line, place.parent) for line in lines_of(place))
+    return [image for image in named if image is not None]
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that hold something; none if it cannot be read."""
+    try:
+        lines = decode(path.read_bytes())[0].splitlines()
+    except OSError:
+        return []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> ImageRecord:
@@ -236,12 +303,12 @@ def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> 
         return ImageRecord(file, 0, 0, labelled=False)
     name = relative(path, root)
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        text, unusual = decode(path.read_bytes())
     except OSError as error:
         message = f"cannot be read ({error.strerror})"
         wrong = Problem("malformed annotation", name, "", message, DROPPED_IMAGE)
         return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
-    found: list[Problem] = []
+    found: list[Problem] = [noted("encoding", name, "", unusual)] if unusual else []
     boxes: list[BoxRecord] = []
     # Lines end in \n or \r\n; splitlines would also cut at characters that only text has.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -251,9 +318,14 @@ def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> 
             if box is not None:
                 boxes.append(box)
     dropped = any(problem.action == DROPPED_BOX for problem in found)
-    # Fractions become px when the image has been measured.
     return ImageRecord(
-        file, 0, 0, boxes=tuple(boxes), labelled=bool(boxes) or not dropped, problems=tuple(found)
+        file,
+        0,
+        0,
+        boxes=tuple(boxes),
+        labelled=bool(boxes) or not dropped,
+        fractions=True,
+        problems=tuple(found),
     )
 
 
@@ -292,26 +364,11 @@ def _read_line(
     return BoxRecord(label, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), problems
 
 
-def to_pixels(record: ImageRecord) -> ImageRecord:
-    """The same record with its fractions times its width and height."""
-    w, h = record.width, record.height
-    boxes = []
-    for box in record.boxes:
-        extra = dict(box.extra)
-        if "segmentation" in extra:
-            extra["segmentation"] = [
-                [value * (w, h)[at % 2] for at, value in enumerate(ring)]
-                for ring in extra["segmentation"]
-            ]
-        xmin, ymin, xmax, ymax = box.xyxy
-        boxes.append(
-            replace(box, xmin=xmin * w, ymin=ymin * h, xmax=xmax * w, ymax=ymax * h, extra=extra)
-        )
-    return replace(record, boxes=tuple(boxes))
-
-
-def write(data: DataSet, folder: Path) -> list[str]:
+def write(data: DataSet, folder: Path, *, polygons: bool = False) -> list[str]:
     """labels/ of a YOLO tree whose images lie in images/, with classes.txt and data.yaml.
+
+    With `polygons` each line is a ring of points, as YOLO's segmentation takes it: the largest of
+    the segmentation, or the corners of a box that has none.
 
     Returns:
         Names of the fields that YOLO cannot hold, and so were left out.
@@ -326,13 +383,18 @@ def write(data: DataSet, folder: Path) -> list[str]:
         lines = []
         for box in record.boxes:
             w, h = record.width, record.height
-            cx, cy = (box.xmin + box.xmax) / 2 / w, (box.ymin + box.ymax) / 2 / h
-            size = (box.xmax - box.xmin) / w, (box.ymax - box.ymin) / h
-            lines.append(f"{number[box.label]} {cx:.8f} {cy:.8f} {size[0]:.8f} {size[1]:.8f}\n")
+            if polygons:
+                values = [value / (w, h)[at % 2] for at, value in enumerate(_ring(box, lost))]
+            else:
+                cx, cy = (box.xmin + box.xmax) / 2 / w, (box.ymin + box.ymax) / 2 / h
+                values = [cx, cy, (box.xmax - box.xmin) / w, (box.ymax - box.ymin) / h]
+            numbers = " ".join(f"{value:.8f}" for value in values)
+            lines.append(f"{number[box.label]} {numbers}\n")
             said = {"difficult": box.difficult, "truncated": box.truncated, **box.attributes}
             lost |= {f"attributes.{key}" for key, value in said.items() if value is not None}
             lost |= {"annotations[].iscrowd"} if box.crowd else set()
-            lost |= {f"annotations[].{key}" for key in box.extra if key != "area"}
+            held = {"area", "segmentation"} if polygons else {"area"}
+            lost |= {f"annotations[].{key}" for key in box.extra if key not in held}
         lost |= {"images[].sample"} if record.sample is not None else set()
         lost |= {f"images[].{key}" for key in record.extra}
         write_atomic(path, "".join(lines))
@@ -342,3 +404,26 @@ def write(data: DataSet, folder: Path) -> list[str]:
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     write_atomic(folder / "data.yaml", text)
     return sorted(lost)
+
+
+def _ring(box: BoxRecord, lost: set[str]) -> list[float]:
+    """The outline of a box in px; what one ring cannot say is added to `lost`."""
+    said = box.extra.get("segmentation")
+    rings = [each for each in said if len(each) >= 6] if isinstance(said, list) else []
+    if not rings:
+        lost |= {"annotations[].segmentation (run lengths)"} if isinstance(said, dict) else set()
+        corners = (box.xmin, box.ymin, box.xmax, box.ymin, box.xmax, box.ymax, box.xmin, box.ymax)
+        return list(corners)
+    if len(rings) > 1:
+        lost.add("annotations[].segmentation (further parts)")
+    largest = max(rings, key=_area)
+    return [
+        min(max(value, (box.xmin, box.ymin)[at % 2]), (box.xmax, box.ymax)[at % 2])
+        for at, value in enumerate(largest)
+    ]
+
+
+def _area(ring: list[float]) -> float:
+    xs, ys = ring[0::2], ring[1::2]
+    pairs = zip(xs, ys, [*xs[1:], xs[0]], [*ys[1:], ys[0]], strict=False)
+    return abs(sum(x1 * y2 - x2 * y1 for x1, y1, x2, y2 in pairs)) / 2

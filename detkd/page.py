@@ -27,16 +27,19 @@ def table_html(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def page_html(title: str, parts: Mapping[str, str | Path]) -> str:
+def picture_html(picture: Path | bytes, alt: str) -> str:
+    """A picture (PNG) inside the page."""
+    data = picture.read_bytes() if isinstance(picture, Path) else picture
+    inside = base64.b64encode(data).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{inside}">'
+
+
+def page_html(title: str, parts: Mapping[str, str | Path | bytes]) -> str:
     """A page of parts by their headings: HTML as it is, or a picture (PNG) that is put inside."""
     said = [f"<h1>{html.escape(title)}</h1>"]
     for heading, part in parts.items():
         said.append(f"<h2>{html.escape(heading)}</h2>")
-        if isinstance(part, Path):
-            data = base64.b64encode(part.read_bytes()).decode()
-            said.append(f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">')
-        else:
-            said.append(part)
+        said.append(part if isinstance(part, str) else picture_html(part, heading))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"

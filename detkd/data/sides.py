@@ -1,0 +1,129 @@
+"""What a tree says of training, validation and test: lists and folders, and what is wrong there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from detkd.data.formats import voc, yolo
+from detkd.data.images import stem_of
+from detkd.data.pairing import Images
+from detkd.data.records import DROPPED_IMAGE, KEPT, Problem, relative
+from detkd.data.similar import MOST, find_similar
+
+OF_ONE_CLASS = re.compile(r".+_(train|val|trainval|test)")  # VOC's lists of one class
+# Folders and lists that mean a side; trainval and the like hold images of two by intention.
+SIDES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def sides_of(
+    root: Path, source_format: str, names: Iterable[str], problems: list[Problem]
+) -> dict[str, str]:
+    """The side of each image that a list or a folder puts on one; faults of the lists are told."""
+    listed: dict[str, list[str]] = {}
+    names = list(names)
+    if source_format == "voc":
+        listed = _of_voc(root, names, problems)
+    elif source_format == "yolo":
+        listed = _of_yolo(root, problems)
+    for name, sides in listed.items():
+        if len(set(sides)) > 1:
+            message = f"is in the lists of {' and '.join(sorted(set(sides)))}"
+            problems.append(Problem("image in two lists", name, "", message, KEPT))
+    found = {name: sides[0] for name, sides in listed.items()}
+    for name in names:
+        if name not in found:
+            folders = (part.lower() for part in PurePosixPath(name).parts[:-1])
+            side = next((SIDES[part] for part in folders if part in SIDES), None)
+            if side is not None:
+                found[name] = side
+    return found
+
+
+def _of_voc(root: Path, names: list[str], problems: list[Problem]) -> dict[str, list[str]]:
+    by_stem: dict[str, str] = {}
+    for name in names:
+        by_stem.setdefault(stem_of(Path(name)), name)
+    listed: dict[str, list[str]] = {}
+    missing: set[str] = set()
+    for path in voc.list_files(root):
+        if OF_ONE_CLASS.fullmatch(path.stem):
+            continue
+        file, side = relative(path, root), SIDES.get(path.stem)
+        seen: set[str] = set()
+        for at, line in enumerate(yolo.lines_of(path), start=1):
+            stem = voc.listed(line, by_stem.keys())
+            name = by_stem.get(stem, "")
+            if not name and stem in missing:
+                continue  # trainval says again what train has said
+            if not name:
+                missing.add(stem)
+                message = f"lists '{stem[:80]}', which has no image or no annotation"
+                problems.append(
+                    Problem("listed but missing", file, f"line {at}", message, DROPPED_IMAGE)
+                )
+            elif name in seen:
+                message = f"lists '{stem[:80]}' twice"
+                problems.append(Problem("listed twice", file, f"line {at}", message, KEPT))
+            elif side is not None:
+                listed.setdefault(name, []).append(side)
+            seen.add(name or line)
+    return listed
+
+
+def _of_yolo(root: Path, problems: list[Problem]) -> dict[str, list[str]]:
+    images = Images(root)
+    listed: dict[str, list[str]] = {}
+    done: set[Path] = set()
+    for key, (bases, value) in yolo.listed_subsets(root).items():
+        for path in yolo.list_files(root, bases, value):
+            if path in done or key not in SIDES:
+                continue
+            done.add(path)
+            for at, line in enumerate(yolo.lines_of(path), start=1):
+                image = images.named(line, path.parent)
+                if image is None:
+                    message = f"lists '{line[:80]}', which is not in the tree"
+                    problems.append(
+                        Problem(
+                            "listed but missing",
+                            relative(path, root),
+                            f"line {at}",
+                            message,
+                            DROPPED_IMAGE,
+                        )
+                    )
+                else:
+                    listed.setdefault(relative(image, root), []).append(SIDES[key])
+    return listed
+
+
+def leaks_between(root: Path, side_of: Mapping[str, str]) -> list[Problem]:
+    """Images on two sides that show the same thing, turned or mirrored or not."""
+    if len(set(side_of.values())) < 2:
+        return []
+    names = sorted(side_of)
+    if len(names) > MOST:
+        message = f"{len(names)} images are too many to be compared by pairs; split by groups"
+        return [Problem("not compared", None, "", message, KEPT, note=True)]
+    return [
+        Problem(
+            "similar images on two sides",
+            second,
+            "",
+            f"({side_of[second]}) shows the same as {first} ({side_of[first]})",
+            KEPT,
+            other=first,
+        )
+        for first, second in find_similar(root, names)
+        if side_of[first] != side_of[second]
+    ]
