@@ -151,7 +151,7 @@ def test_boxes_still_cover_their_object_after_every_augmentation(name):
         top, left = max(0, int(y0) - 6), max(0, int(x0) - 6)
         near = out[top : int(y1) + 7, left : int(x1) + 7]
         found = np.array(frame_of(near)) + np.array([left, top, left, top])
-        slack = 3 if name == "strong" else 2
+        slack = 3 if name in ("strong", "zoom") else 2  # px, blurred by scaling
         assert np.abs(found - moved[0]).max() <= slack, (seed, found, moved)
         seen += 1
     assert seen > 40
