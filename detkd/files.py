@@ -17,8 +17,9 @@ def write_with(
 ) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place of `path`.
 
-    After a crash, a kill or a full disk, `path` holds either the old content or the new one. Waiting
-    for the disk (`sync`) makes that true of a power failure, too; what can be made again need not.
+    After a crash, a kill or a full disk, `path` holds either the old content or the new one.
+    Waiting for the disk (`sync`) makes that true of a power failure, too; what can be made again
+    need not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
