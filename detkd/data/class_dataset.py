@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 
 from detkd.data.augment import Augment
 from detkd.data.dataset import Target, load_image
-from detkd.data.labelled_images import LabelledSet
+from detkd.data.labelled_images import LabelledSet, groups_of
 from detkd.errors import DataError
 
 SHOWN = 3  # files that a refusal names
@@ -65,6 +66,11 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         number = {name: at for at, name in enumerate(data.classes)}
         self.labels = np.array([number[image.label] for image in data.images], dtype=np.int64)
         self._kept: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The group of each image; one of its own content, where none is named."""
+        return [group.lstrip("\0") for group in groups_of(self.data)]
 
     def check_images(self) -> None:
         """Decode every image once, so that a broken one is told before anything begins.
