@@ -3,6 +3,7 @@
 detkd bench train      a step of our loop against a plain PyTorch loop, teacher and student
 detkd bench distill    a distilling step against a plain step plus the teacher's forward pass
 detkd bench loading    share of an epoch that the loop waits for data
+detkd bench costs      parameters and operations of the compressed classifiers, as a table
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from detkd.cli.parser import build_parser
 
 def main(argv: list[str]) -> int:
     parser = build_parser("bench", __doc__)
-    parser.add_argument("name", choices=["train", "distill", "loading"])
+    parser.add_argument("name", choices=["train", "distill", "loading", "costs"])
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
+    if options.name == "costs":
+        _costs(options.image_size, options.out)
+        return 0
 
     from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
     from detkd.files import write_json
@@ -31,3 +35,19 @@ def main(argv: list[str]) -> int:
     if options.out:
         write_json(options.out, figures)
     return 0
+
+
+def _costs(image_size: int, out: Path | None) -> None:
+    """The table of full and cheaper convolutions, for 19 classes."""
+    from dataclasses import asdict
+
+    from detkd.files import write_json
+    from detkd.models.costs import compressed_family, cost_table, table_markdown
+
+    found = {}
+    for name in ("resnet18", "resnet50", "vgg11"):
+        table = cost_table(compressed_family(name), classes=19, image_size=image_size)
+        print(table_markdown(table))
+        found |= {each: asdict(cost) for each, cost in table.items()}
+    if out:
+        write_json(out, found)

@@ -304,3 +304,28 @@ def test_real_crops_can_be_learned(real_data, tmp_path):
     assert launch("train-cls", [*config, "--run", str(tmp_path / "run")]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["classes"]["balanced_accuracy"] > 0.1  # chance is 0.053
+
+
+def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "student"):
+        tiny(name, train__epochs=1)
+    losses = [{"name": "kl", "at": ["logits"]}]
+    tiny("distill", train__epochs=1, distill={"teacher": "of the row's own", "losses": losses})
+    rows = {
+        "teacher": {"config": "teacher.yaml"},
+        "plain": {"config": "student.yaml"},
+        "kl": {"config": "distill.yaml", "set": {"distill.preflight": 0}},
+    }
+    study = {"name": "small", "command": "train-cls", "rows": rows}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    assert launch("study", [".", "--rows", "kl"]) == 0
+    found = json.loads((tmp_path / "docs/results/small.json").read_text())["rows"]
+    assert list(found) == ["teacher", "kl"]
+    assert found["kl"]["test_balanced"][0] is not None
+    assert found["kl"]["parameters"] > found["kl"]["backbone_parameters"] > 0
+    table = (tmp_path / "docs/results/small.md").read_text().splitlines()
+    assert "| test balanced | test top-1 |" in table[0]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "command": "learn"}))
+    assert launch("study", ["."]) == 2
+    assert "command: is train or train-cls" in capsys.readouterr().err
