@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from detkd.cli.parser import build_parser
 
@@ -44,7 +45,7 @@ def _costs(image_size: int, out: Path | None) -> None:
     from detkd.files import write_json
     from detkd.models.costs import compressed_family, cost_table, table_markdown
 
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("resnet18", "resnet50", "vgg11"):
         table = cost_table(compressed_family(name), classes=19, image_size=image_size)
         print(table_markdown(table))
