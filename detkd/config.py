@@ -54,9 +54,9 @@ class ModelConfig:
     """A Faster R-CNN: backbone, neck, region proposals and RoI head.
 
     Args:
-        backbone: resnet18|34|50|101, vgg11|16 (batch norm), mobilenet_v2, mobilenet_v3_small|large,
-            timm/NAME, shallow_xW or shallow_xW_dD (width W, D blocks a stage), NAME@c3 (the
-            stages of NAME up to c3).
+        backbone: resnet18|34|50|101, vgg11|16 (batch norm), vgg11|16_plain, mobilenet_v2,
+            mobilenet_v3_small|large, shufflenet_v2_x0_5|x1_0, squeezenet, timm/NAME, shallow_xW or
+            shallow_xW_dD (width W, D blocks a stage), NAME@c3 (the stages of NAME up to c3).
         weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
         frozen_stages: how many stages, from the image on, are not trained.
         frozen_norm: keep the backbone's batch norm statistics and scales as they are.
@@ -223,7 +223,7 @@ class TrainConfig:
         clip: largest norm of the gradient; 0 does not clip.
         accumulate: batches whose gradients are added up before a step.
         precision: 32, bf16 or fp16 (mixed).
-        early_stop: epochs without a better mAP after which training ends; 0 never does.
+        early_stop: epochs without a better score after which training ends; 0 never does.
         judge_every: epochs between two validations.
         save_every: steps between two checkpoints, besides the one at each epoch's end; 0 for none.
         seed: of weights, order, augmentation and sampling.
@@ -275,3 +275,172 @@ class Experiment:
     def as_dict(self) -> dict[str, Any]:
         """The experiment as plain values, ready for YAML, JSON and checkpoints."""
         return asdict(self)
+
+
+@dataclass
+class ClassDataConfig:
+    """Images with one label each, and how they are shown to a classifier.
+
+    Args:
+        train: folder of class folders, or a CSV of file, label and group.
+        val: such a source to judge on after each epoch; without it, and without folds, `train` is
+            divided by `ratios` into train, val and test.
+        ratios: shares of train, val and test; no group is on two sides.
+        split_seed: another one, another division; seeds of the training share it.
+        folds: of a k-fold validation, after the test share was taken away; 0 for none.
+        fold: which of them is validated on, from 0.
+        leave_out: classes that are not looked at.
+        image_size: side in px; a crop stands on a square of the colour of its border.
+        augment: name of an augmentation in `detkd/data/augment.py`.
+        randaugment: operations of RandAugment on top; 0 for none.
+        mixup: alpha of mixup; 0 for none.
+        cutmix: alpha of cutmix; 0 for none.
+        balance: 0 draws images alike, 1 classes alike, between them in part.
+        views: how many augmented views of an image there are, shown in turn and the same for every
+            seed, so that what the teacher says of them can be kept; 0 draws a new one each epoch.
+        cache: where decoded images are kept: memory or none.
+        workers: processes that load data; 0 loads in the main process.
+    """
+
+    train: str
+    val: str | None = None
+    ratios: list[float] = field(default_factory=lambda: [0.7, 0.15, 0.15])
+    split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
+    leave_out: list[str] = field(default_factory=list)
+    image_size: int = 96
+    augment: str = "turns"
+    randaugment: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    balance: float = 0.0
+    views: int = 0
+    cache: Literal["none", "memory"] = "memory"
+    workers: int = 0
+
+
+@dataclass
+class ClassifierConfig:
+    """A classifier: a backbone, what lies between it and the classes, and exits on its stages.
+
+    Args:
+        backbone: resnet18|34|50|101, vgg11|16 (batch norm), vgg11|16_plain, mobilenet_v2,
+            mobilenet_v3_small|large, shufflenet_v2_x0_5|x1_0, squeezenet, timm/NAME, shallow_xW or
+            shallow_xW_dD.
+        weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
+        frozen_stages: how many stages, from the image on, are not trained.
+        attention: behind each stage: none, cbam (channels, then cells) or eca (channels).
+        convolutions: full; grouped (with `groups`, and channels shuffled behind them) or depthwise
+            (separable) in place of every convolution of 3x3 or more.
+        groups: of grouped convolutions.
+        head: pooled (mean over cells, then one linear layer) or published (with the layers that
+            the published network has between the two).
+        dropout: before the linear layer of a pooled head.
+        exits: stages on which a classifier of its own sits, such as [c2, c3, c4].
+        exit_attention: in each exit: none or eca.
+        cut: the network ends with the exit on this stage, and nothing behind it is there.
+    """
+
+    backbone: str = "shallow_x1"
+    weights: str | None = None
+    frozen_stages: int = 0
+    attention: Literal["none", "cbam", "eca"] = "none"
+    convolutions: Literal["full", "grouped", "depthwise"] = "full"
+    groups: int = 8
+    head: Literal["pooled", "published"] = "pooled"
+    dropout: float = 0.0
+    exits: list[str] = field(default_factory=list)
+    exit_attention: Literal["none", "eca"] = "eca"
+    cut: str | None = None
+
+
+@dataclass
+class LabelLossConfig:
+    """What a wrong label costs.
+
+    Args:
+        name: cross_entropy, focal, or logit_adjusted (by the classes' shares of the training
+            images).
+        smoothing: share of the label that is spread over all classes (cross_entropy).
+        gamma: of focal: how much what is easy is passed over.
+        tau: of logit_adjusted: 1 aims at the mean over classes, 0 is cross entropy.
+        weight: of the whole beside what is distilled.
+    """
+
+    name: Literal["cross_entropy", "focal", "logit_adjusted"] = "cross_entropy"
+    smoothing: float = 0.0
+    gamma: float = 2.0
+    tau: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass
+class TeachConfig:
+    """The teacher of a classifier and what the student learns from it.
+
+    Args:
+        teacher: checkpoint of the teacher.
+        losses: the distillation terms, at logits, pooled and c2..c5.
+        balance: fixed weights; auto (a weight is the term's pull at the backbone as a share of the
+            task's); or surgery (a term that pulls against the task sits out the step).
+        cache: keep what the teacher says of each view, and compute it once; for augmentations with
+            few views.
+        cache_folder: where; without it a folder of detkd's own ($DETKD_CACHE or ~/.cache/detkd).
+        preflight: validation images on which the teacher is judged before the first step; 0 trusts
+            it unseen.
+    """
+
+    teacher: str
+    losses: list[TermConfig] = field(default_factory=list)
+    balance: Literal["fixed", "auto", "surgery"] = "fixed"
+    cache: bool = False
+    cache_folder: str | None = None
+    preflight: int = 96
+
+
+@dataclass
+class SelfTeachConfig:
+    """What the exits of a classifier learn from its deepest one.
+
+    Args:
+        temperature: T of the softened probabilities.
+        alpha: share of the deepest exit's word; the label has the rest.
+        hint: lambda, weight of the distance from the deepest features.
+        scale_by_temperature: multiply the softened part by T squared.
+    """
+
+    temperature: float = 3.0
+    alpha: float = 0.3
+    hint: float = 0.03
+    scale_by_temperature: bool = False
+
+
+@dataclass
+class ClassifierExperiment:
+    """One training run of a classifier.
+
+    Args:
+        data: images and labels.
+        model: the network that is trained.
+        loss: what a wrong label costs.
+        train: how it is trained.
+        distill: its teacher; without one the network learns from the labels alone.
+        self_distill: what its exits learn from the deepest one (needs model.exits).
+        name: of the run folder, runs/NAME, unless --run says otherwise.
+    """
+
+    data: ClassDataConfig
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    loss: LabelLossConfig = field(default_factory=LabelLossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    distill: TeachConfig | None = None
+    self_distill: SelfTeachConfig | None = None
+    name: str = "run"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The experiment as plain values, ready for YAML, JSON and checkpoints."""
+        return asdict(self)
+
+
+AnyExperiment = Experiment | ClassifierExperiment

@@ -19,7 +19,7 @@ def write_with(
 
     After a crash, a kill or a full disk, `path` holds either the old content or the new one.
     Waiting for the disk (`sync`) makes that true of a power failure, too; what can be made again
-    need not wait.
+    need not.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,14 @@
 import pytest
 import yaml
 
-from detkd.cli.arguments import read_experiment
-from detkd.config import HeadsConfig, PublishedWeight, ScheduleConfig, TermConfig
+from detkd.cli.arguments import read_experiment, read_kind
+from detkd.config import (
+    ClassifierExperiment,
+    HeadsConfig,
+    PublishedWeight,
+    ScheduleConfig,
+    TermConfig,
+)
 from detkd.errors import ConfigError
 from detkd.shipped import shipped
 
@@ -121,3 +127,56 @@ def test_a_loss_can_be_added_to_a_list(tmp_path):
     argv = ["--config", str(config), '--distill.losses+={"name": "pkd", "at": ["p4"]}']
     distill = read_experiment("x", argv, description="", epilog="")[0].distill
     assert distill.losses == [TermConfig("cwd", ["p3"], 7.0), TermConfig("pkd", ["p4"])]
+
+
+# Of the classifiers' studies: pairs of configs, and what alone may differ in them.
+CLASSIFIERS = [
+    ("marine/teacher", "marine/student", {"model.backbone", "model.attention"}),
+    ("marine/student", "marine/distill", {"distill"}),
+    ("land_use/teacher", "land_use/student", {"model.backbone"}),
+    ("land_use/student", "land_use/distill", {"distill"}),
+    *[
+        pair
+        for net in ("resnet18", "vgg11")
+        for pair in (
+            (f"self_distill/{net}_full", f"self_distill/{net}_student", {"model.convolutions"}),
+            (
+                f"self_distill/{net}_student",
+                f"self_distill/{net}_distill",
+                {"model.exits", "self_distill"},
+            ),
+        )
+    ],
+]
+
+
+def read_classifier(name):
+    argv = ["--config", str(shipped("configs", f"{name}.yaml"))]
+    return read_kind(ClassifierExperiment, "x", argv, description="", epilog="")[0]
+
+
+@pytest.mark.parametrize(("one", "other", "varied"), CLASSIFIERS)
+def test_configs_of_classifiers_differ_in_what_is_studied_alone(one, other, varied):
+    trees = [read_classifier(name).as_dict() for name in (one, other)]
+    found = set()
+    for key, value in trees[0].items():
+        theirs = trees[1][key]
+        if key in ("distill", "self_distill") or not isinstance(value, dict):
+            found |= {key} if value != theirs else set()
+        else:
+            found |= {f"{key}.{inner}" for inner in value if value[inner] != theirs[inner]}
+    assert found == {"name", *varied}
+
+
+@pytest.mark.parametrize("study", ["marine", "land_use"])
+def test_the_distilled_classifier_names_its_teachers_run(study):
+    experiment, teacher = (read_classifier(f"{study}/{role}") for role in ("distill", "teacher"))
+    assert experiment.distill.teacher == f"runs/{teacher.name}/best.pt"
+
+
+def test_a_detectors_key_is_none_of_a_classifier(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("data: {train: crops}\nmodel: {neck: fpn}\n")
+    argv = ["--config", str(config)]
+    with pytest.raises(ConfigError, match=r"unknown key 'model\.neck'"):
+        read_kind(ClassifierExperiment, "x", argv, description="", epilog="")

@@ -20,6 +20,9 @@ COMMANDS = {
     "synth": ("make_synthetic", "rendered phytoplankton scenes as a VOC tree"),
     "train": ("train_det", "a teacher, a plain student or a distilled student"),
     "eval": ("eval_map", "COCO and VOC mAP of result files or of a checkpoint"),
+    "crop": ("crop_dataset", "the objects of a COCO data set as images with one label each"),
+    "train-cls": ("train_cls", "a classifier: teacher, plain, distilled, or its own teacher"),
+    "eval-cls": ("eval_cls", "accuracy by class, calibration, intervals and what is unknown"),
     "compare": ("compare_runs", "several runs side by side: a table and a picture"),
     "study": ("run_study", "many trainings with several seeds, and their table"),
     "bench": ("benchmark", "ratios of speed and cost, measured in one run"),
@@ -83,7 +86,7 @@ def main() -> int:
         print(f"detkd {__version__}")
         return 0
     lines = ["usage: detkd COMMAND ...", "", "commands:"]
-    lines += [f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    lines += [f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items()]
     lines += ["", "detkd COMMAND --help tells all about one of them."]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("\n".join(lines))

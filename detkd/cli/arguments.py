@@ -8,28 +8,48 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import fields, is_dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from detkd.config import (
+    AnyExperiment,
+    ClassDataConfig,
+    ClassifierConfig,
+    ClassifierExperiment,
     DataConfig,
     DistillConfig,
     Experiment,
     HeadsConfig,
+    LabelLossConfig,
     ModelConfig,
     PublishedWeight,
     ScheduleConfig,
+    SelfTeachConfig,
+    TeachConfig,
     TermConfig,
     TrainConfig,
 )
 from detkd.errors import ConfigError
 
+Kind = TypeVar("Kind", Experiment, ClassifierExperiment)
+
 
 def read_experiment(
     prog: str, argv: list[str], *, description: str, epilog: str
 ) -> tuple[Experiment, Any]:
-    """The resolved experiment, and the options that are not part of it (run, resume).
+    """A detector's experiment, and the options that are not part of it (run, resume).
+
+    Raises:
+        ConfigError: as `read_kind`.
+    """
+    return read_kind(Experiment, prog, argv, description=description, epilog=epilog)
+
+
+def read_kind(
+    kind: type[Kind], prog: str, argv: list[str], *, description: str, epilog: str
+) -> tuple[Kind, Any]:
+    """The resolved experiment of this kind, and the options that are not part of it.
 
     Raises:
         ConfigError: no such file, an unknown key (with the nearest right one), a wrong type.
@@ -47,23 +67,24 @@ def read_experiment(
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of an experiment.")
     parser.add_argument("--run", type=str, default=None, help="run folder (runs/NAME).")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run.")
-    parser.add_argument(
-        "--suggest-weights",
-        action="store_true",
-        help="measure weights for the distillation terms, print them, and train nothing.",
-    )
-    parser.add_class_arguments(Experiment)
+    if kind is Experiment:
+        parser.add_argument(
+            "--suggest-weights",
+            action="store_true",
+            help="measure weights for the distillation terms, print them, and train nothing.",
+        )
+    parser.add_class_arguments(kind)
     argv = [*argv]
     for path_at in _config_positions(argv):
-        argv[path_at] = str(_check_file(argv[path_at]))
-    _check_flags(argv)
+        argv[path_at] = str(_check_file(argv[path_at], kind))
+    _check_flags(argv, kind)
     try:
         namespace = parser.parse_args(_replacing_lists(argv))
         built = parser.instantiate(namespace)
     except (ArgumentError, TypeError, ValueError) as error:
         raise ConfigError(_sentence(str(error), argv)) from error
-    values = {field.name: getattr(built, field.name) for field in fields(Experiment)}
-    experiment = Experiment(**values)
+    values = {field.name: getattr(built, field.name) for field in fields(kind)}
+    experiment = kind(**values)
     _check_values(experiment.as_dict())
     return experiment, built
 
@@ -85,6 +106,22 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.detections": (1, inf),
     "model.score_threshold": (0, 1),
     "model.nms": (0, 1),
+    "data.split_seed": (0, 2**31),
+    "data.folds": (0, inf),
+    "data.fold": (0, inf),
+    "data.randaugment": (0, inf),
+    "data.mixup": (0, inf),
+    "data.cutmix": (0, inf),
+    "data.balance": (0, 1),
+    "model.groups": (1, inf),
+    "model.dropout": (0, 1),
+    "loss.smoothing": (0, 1),
+    "loss.gamma": (0, inf),
+    "loss.tau": (0, inf),
+    "loss.weight": (0, inf),
+    "self_distill.temperature": (0.01, inf),
+    "self_distill.alpha": (0, 1),
+    "self_distill.hint": (0, inf),
     "distill.freeze_until": (0, 1),
     "distill.thawed_lr": (0, inf),
     "distill.task_from": (0, 1),
@@ -113,7 +150,7 @@ def _check_values(tree: dict[str, Any]) -> None:
     """Refuse a number that makes no sense, before anything begins."""
     for key, (least, most) in LIMITS.items():
         part, name = key.split(".")
-        value = (tree[part] or {}).get(name)
+        value = (tree.get(part) or {}).get(name)
         if value is not None and not least <= value <= most:
             upper = f" and at most {most:g}" if most < inf else ""
             raise ConfigError(f"{key}: {value} makes no sense; it is at least {least:g}{upper}.")
@@ -168,7 +205,7 @@ def _config_positions(argv: list[str]) -> list[int]:
     return [at + 1 for at, word in enumerate(argv[:-1]) if word == "--config"]
 
 
-def _check_file(name: str) -> Path:
+def _check_file(name: str, kind: type[AnyExperiment]) -> Path:
     """A config file whose keys all exist."""
     path = find_config(name)
     try:
@@ -179,24 +216,29 @@ def _check_file(name: str) -> Path:
         raise ConfigError(f"{path}{line}: is not YAML; mend it there.") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds no keys; see configs/ for an example.")
-    _check_keys(tree, Experiment, path, "")
+    _check_keys(tree, kind, kind, path, "")
     return path
 
 
-def _check_keys(tree: dict[str, Any], kind: type, path: Path, prefix: str) -> None:
-    known = {field.name: field for field in fields(kind)}
+def _check_keys(
+    tree: dict[str, Any], part: type, kind: type[AnyExperiment], path: Path, prefix: str
+) -> None:
+    known = {field.name: field for field in fields(part)}
     for key, value in tree.items():
         if key not in known:
-            raise ConfigError(f"{path}: unknown key '{prefix}{key}'{_nearest(prefix + str(key))}")
-        inner = PARTS.get(f"{prefix}{key}")
+            nearest = _nearest(prefix + str(key), _all_keys(kind))
+            raise ConfigError(f"{path}: unknown key '{prefix}{key}'{nearest}")
+        inner = PARTS[kind].get(f"{prefix}{key}")
         for item in value if isinstance(value, list) else [value]:
             if inner and isinstance(item, dict):
-                _check_keys(item, inner, path, f"{prefix}{key}.")
+                _check_keys(item, inner, kind, path, f"{prefix}{key}.")
 
 
-def _check_flags(argv: list[str]) -> None:
+def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
     """Refuse an unknown flag, with the nearest right one."""
-    flags = {"config", "run", "resume", "suggest-weights", "print_config", "help", *_all_keys()}
+    flags = {"config", "run", "resume", "print_config", "help", *_all_keys(kind)}
+    if kind is Experiment:
+        flags.add("suggest-weights")
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].removesuffix("+")
@@ -204,27 +246,40 @@ def _check_flags(argv: list[str]) -> None:
                 raise ConfigError(f"unknown option '--{name}'{_nearest(name, sorted(flags))}")
 
 
-PARTS: dict[str, type] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-    "distill": DistillConfig,
-    "distill.heads": HeadsConfig,
+TERMS: dict[str, type] = {
     "distill.losses": TermConfig,
     "distill.losses.weight": PublishedWeight,
     "distill.losses.schedule": ScheduleConfig,
 }
+PARTS: dict[type[AnyExperiment], dict[str, type]] = {
+    Experiment: {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+        "distill": DistillConfig,
+        "distill.heads": HeadsConfig,
+        **TERMS,
+    },
+    ClassifierExperiment: {
+        "data": ClassDataConfig,
+        "model": ClassifierConfig,
+        "loss": LabelLossConfig,
+        "train": TrainConfig,
+        "distill": TeachConfig,
+        "self_distill": SelfTeachConfig,
+        **TERMS,
+    },
+}
 
 
-def _all_keys() -> list[str]:
-    names = [field.name for field in fields(Experiment)]
-    for prefix, part in PARTS.items():
+def _all_keys(kind: type[AnyExperiment]) -> list[str]:
+    names = [field.name for field in fields(kind)]
+    for prefix, part in PARTS[kind].items():
         names += [f"{prefix}.{field.name}" for field in fields(part) if is_dataclass(part)]
     return names
 
 
-def _nearest(name: str, known: list[str] | None = None) -> str:
-    known = known or _all_keys()
+def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     last = {key.rsplit(".", 1)[-1]: key for key in reversed(known)}
     if not near:

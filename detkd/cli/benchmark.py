@@ -6,6 +6,7 @@ detkd bench loading    share of an epoch that the loop waits for data
 detkd bench eval       mAP against hotcoco alone, and the command against json.load
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
 detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
+detkd bench costs      parameters and operations of the compressed classifiers, as a table
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from detkd.cli.parser import build_parser
 
-NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap")
+NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap", "costs")
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +30,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--images", type=int, default=10_819, help="files to convert (10819)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
+    if options.name == "costs":
+        _costs(options.image_size, options.out)
+        return 0
 
     from detkd.files import write_json
 
@@ -52,3 +56,19 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
     bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
     return bench[options.name](options.steps, options.image_size, options.batch_size)
+
+
+def _costs(image_size: int, out: Path | None) -> None:
+    """The table of full and cheaper convolutions, for 19 classes."""
+    from dataclasses import asdict
+
+    from detkd.files import write_json
+    from detkd.models.costs import compressed_family, cost_table, table_markdown
+
+    found: dict[str, Any] = {}
+    for name in ("resnet18", "resnet50", "vgg11"):
+        table = cost_table(compressed_family(name), classes=19, image_size=image_size)
+        print(table_markdown(table))
+        found |= {each: asdict(cost) for each, cost in table.items()}
+    if out:
+        write_json(out, found)

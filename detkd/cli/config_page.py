@@ -8,16 +8,29 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from detkd.cli.arguments import PARTS
-from detkd.config import Experiment
+from detkd.config import AnyExperiment, ClassifierExperiment, Experiment
 from detkd.files import write_atomic
 
 
 def page() -> str:
     """The page as Markdown: a table for each part of an experiment."""
     lines = ["# Config reference", "", "Made by `make docs` from `detkd/config.py`.", ""]
-    for prefix, part in {"": Experiment, **PARTS}.items():
+    lines += _of_kind(Experiment, "")
+    said = "What `detkd train-cls` reads; `train` and `distill.losses` are those of above."
+    lines += ["# Classifiers", "", said, ""]
+    lines += _of_kind(ClassifierExperiment, "classifier: ")
+    return "\n".join(lines)
+
+
+def _of_kind(kind: type[AnyExperiment], title: str) -> list[str]:
+    """The tables of one kind of experiment; what the first kind has, too, is not said again."""
+    lines = []
+    said = PARTS[Experiment] if kind is not Experiment else {}
+    for prefix, part in {"": kind, **PARTS[kind]}.items():
+        if said.get(prefix) is part:
+            continue
         summary = (part.__doc__ or "").strip().splitlines()[0]
-        lines += [f"## {prefix or 'top level'}", "", summary, ""]
+        lines += [f"## {title}{prefix or 'top level'}", "", summary, ""]
         lines += ["| key | default | meaning |", "|---|---|---|"]
         meanings = _meanings(part.__doc__ or "")
         for field in fields(part):
@@ -32,7 +45,7 @@ def page() -> str:
             name = f"{prefix}.{field.name}" if prefix else field.name
             lines.append(f"| `{name}` | {default} | {meanings[field.name]} |")
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 def _meanings(doc: str) -> dict[str, str]:

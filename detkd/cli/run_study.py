@@ -25,15 +25,20 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-table", action="store_true", help="do not write the table")
     options = parser.parse_args(argv)
 
-    from detkd.cli.arguments import read_experiment
-    from detkd.config import Experiment
+    from detkd.cli.arguments import read_experiment, read_kind
+    from detkd.config import AnyExperiment, ClassifierExperiment
     from detkd.engine.study import Results, figures, plan, read_study, slurm_script
     from detkd.engine.trainings import run_all
 
-    def resolve(arguments: list[str]) -> Experiment:
-        return read_experiment("detkd train", arguments, description="", epilog="")[0]
-
     study = read_study(options.study)
+
+    def resolve(arguments: list[str]) -> AnyExperiment:
+        if study.command == "train":
+            return read_experiment("detkd train", arguments, description="", epilog="")[0]
+        return read_kind(
+            ClassifierExperiment, "detkd train-cls", arguments, description="", epilog=""
+        )[0]
+
     tasks = plan(study, options.seeds, resolve, options.rows)
     if options.print_slurm:
         print(slurm_script(study, tasks), end="")

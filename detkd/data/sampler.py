@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         frames_a_batch: of these in each batch, besides; all of them in turn, over epochs.
         views: draws of an image that there are, in turn over the epochs and whatever the seed; 0
             for a new one each epoch.
+        weights: how likely each image is drawn, with replacement, summing to 1; without them each
+            is drawn once an epoch.
     """
 
     def __init__(
@@ -36,8 +39,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         frames: int = 0,
         frames_a_batch: int = 0,
         views: int = 0,
+        weights: np.ndarray | None = None,
     ) -> None:
-        self.views = views
+        self.views, self.weights = views, weights
         self.frames, self.frames_a_batch = frames, frames_a_batch if frames else 0
         self.images, self.seed = images, seed
         self.batch_size = max(1, min(batch_size, images // world_size))
@@ -52,12 +56,25 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return max(1, self.images // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
+        keys = self._keys()
         for batch in range(self.first, len(self)):
             start = (batch * self.world_size + self.rank) * self.batch_size
-            chosen = order[start : start + self.batch_size].tolist()
-            chosen += self._frames(batch)
-            yield [(index, self._draw(index)) for index in chosen]
+            frames = [(index, self._draw(index)) for index in self._frames(batch)]
+            yield keys[start : start + self.batch_size] + frames
+
+    def _keys(self) -> list[tuple[int, int]]:
+        """The annotated images of the epoch in order; one that comes twice is drawn anew."""
+        random = np.random.default_rng([self.seed, self.epoch])
+        if self.weights is None:
+            return [
+                (index, self._draw(index)) for index in random.permutation(self.images).tolist()
+            ]
+        seen = Counter[int]()
+        keys = []
+        for index in random.choice(self.images, size=self.images, p=self.weights).tolist():
+            keys.append((index, self._draw(index, seen[index])))
+            seen[index] += 1
+        return keys
 
     def _frames(self, batch: int) -> list[int]:
         """The next frames without annotations; each is drawn once before any is drawn again."""
@@ -72,7 +89,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             self.images + int(orders[place // self.frames][place % self.frames]) for place in places
         ]
 
-    def _draw(self, index: int) -> int:
+    def _draw(self, index: int, again: int = 0) -> int:
         turn = f"view {self.epoch % self.views}" if self.views else f"{self.seed}/{self.epoch}"
+        if again and not self.views:
+            turn += f"/{again}"
         key = f"{turn}/{index}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")

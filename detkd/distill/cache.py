@@ -24,6 +24,7 @@ from detkd.errors import ConfigError, UserError
 from detkd.files import write_with
 from detkd.models.backbones import Feature
 from detkd.models.detector import Detector
+from detkd.models.network import Network
 
 CHECKED = 4  # views that are computed once more when they are first read
 TOLERANCE = 0.02  # relative distance that half precision and other batches may make
@@ -36,10 +37,22 @@ class MapCache:
         folder: of the files.
         teacher: whose weights are part of each view's name.
         names: maps that are kept, such as p3.
+        exact: keep them in single precision, as they were computed.
+        hold: keep those that were met in memory, too, as what is small can be.
     """
 
-    def __init__(self, folder: str | Path, teacher: Detector, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        teacher: Network,
+        names: Sequence[str],
+        *,
+        exact: bool = False,
+        hold: bool = False,
+    ) -> None:
         self.folder, self.names = Path(folder), sorted(names)
+        self.exact = exact
+        self.held: dict[Path, dict[str, Tensor]] | None = {} if hold else None
         self.features: dict[str, Feature] = {name: teacher.features[name] for name in self.names}
         digest = hashlib.blake2b(digest_size=16)
         for key, value in teacher.state_dict().items():
@@ -51,10 +64,11 @@ class MapCache:
     def bytes_a_view(self, padded_size: tuple[int, int]) -> int:
         """How much one view takes on the disk."""
         height, width = padded_size
-        return sum(
-            2 * feature.channels * -(-height // feature.stride) * -(-width // feature.stride)
-            for feature in self.features.values()
+        values = sum(
+            each.channels * -(-height // each.stride) * -(-width // each.stride)
+            for each in self.features.values()
         )
+        return values * (4 if self.exact else 2)
 
     def plan(self, images: int, views: int | None, padded_size: tuple[int, int]) -> int:
         """Bytes of all views of a data set.
@@ -115,21 +129,28 @@ class MapCache:
     def path(self, image: Tensor, padded_size: tuple[int, int]) -> Path:
         """The file of a view: of these pixels [3, h, w], padded to this size."""
         digest = hashlib.blake2b(self.teacher, digest_size=16)
-        digest.update(repr((tuple(image.shape), padded_size, self.names)).encode())
+        kind = (self.names, "exact") if self.exact else self.names
+        digest.update(repr((tuple(image.shape), padded_size, kind)).encode())
         digest.update(image.detach().cpu().contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()}.npz"
 
     def read(self, path: Path) -> dict[str, Tensor] | None:
         """Maps [C, h, w] of a view, or None where they are not kept or cannot be read."""
+        if self.held is not None and path in self.held:
+            return self.held[path]
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return {name: torch.from_numpy(stored[name]).float() for name in self.names}
+                maps = {name: torch.from_numpy(stored[name]).float() for name in self.names}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+        if self.held is not None:
+            self.held[path] = maps
+        return maps
 
     def write(self, path: Path, maps: dict[str, Tensor]) -> None:
         """Keep the maps [C, h, w] of a view."""
-        arrays = {name: maps[name].detach().half().cpu().numpy() for name in self.names}
+        kept = {name: maps[name].detach().float().cpu() for name in self.names}
+        arrays = {name: (m if self.exact else m.half()).numpy() for name, m in kept.items()}
         # A file that a power failure broke is noticed when it is read, and made again.
         write_with(path, lambda stream: np.savez(stream, **arrays), sync=False)  # type: ignore[arg-type]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from detkd.config import DistillConfig, TermConfig
-from detkd.distill.balance import Balance, Kind
+from detkd.distill.balance import Kind
 from detkd.distill.cache import MapCache
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.outputs import Outputs
@@ -23,6 +23,7 @@ from detkd.distill.sharing import (
     plan_sharing,
 )
 from detkd.distill.taps import Reading, read
+from detkd.distill.teaching import Teaching, idle
 from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -40,7 +41,7 @@ class Seen:
     labelled: bool = True
 
 
-class Distiller(nn.Module):
+class Distiller(Teaching[Detector]):
     """`model(images, targets)` gives the student's losses and one more for each term and feature.
 
     A term's loss is the mean over its features, times its weight; it appears as `pkd@p3`. The
@@ -67,8 +68,6 @@ class Distiller(nn.Module):
         cache: where the teacher's features are kept, with all that are needed.
     """
 
-    step: Tensor
-
     def __init__(
         self,
         student: Detector,
@@ -85,28 +84,22 @@ class Distiller(nn.Module):
         precision: str = "same",
         cache: MapCache | None = None,
     ) -> None:
-        super().__init__()
-        self.student, self.teacher = student, teacher
-        self.steps, self.plan, self.task_from = steps, plan or Plan(), task_from
-        if not self.plan.joint:
-            teacher.eval().requires_grad_(False)
+        self.plan, self.task_from = plan or Plan(), task_from
+        super().__init__(
+            student,
+            teacher,
+            terms,
+            steps=steps,
+            balance=balance,
+            trained=bool(self.plan.joint),
+        )
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
-        self.balance = Balance(balance, len(terms))
-        self.terms = nn.ModuleList([Term(config, student, teacher) for config in terms])
-
-    @property
-    def network(self) -> Detector:
-        """What is judged and kept: the student, with exactly a plain student's weights."""
-        return self.student
 
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)
-        if not self.plan.joint:
-            self.teacher.eval()
         self._freeze()
         return self
 
@@ -118,31 +111,14 @@ class Distiller(nn.Module):
         for parameter in self._to_thaw.values():
             parameter.requires_grad_(thawed)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Student, adapters, trainable losses and step count; the teacher has its own file.
-
-        A teacher that is trained, too, is part of it.
-        """
-        state = super().state_dict(*args, **kwargs)
-        if self.plan.joint:
-            return state
-        prefix = kwargs.get("prefix", "") + "teacher."
-        return {key: value for key, value in state.items() if not key.startswith(prefix)}
-
-    def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
-        teacher = {f"teacher.{key}": value for key, value in self.teacher.state_dict().items()}
-        return super().load_state_dict({**teacher, **state}, strict=strict, assign=assign)
-
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         if not self.training:
             return self.student(images)
         assert targets is not None
-        step = int(self.step)
         if self._to_thaw:
             self._freeze()
-        terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
-        weights = [term.at_step(step, self.steps) for term in terms]
-        alone = step < self.task_from * self.steps
+        terms, weights = self.at_step()
+        alone = int(self.step) < self.task_from * self.steps
         asked = any(term.reads_heads for term, weight in zip(terms, weights, strict=True) if weight)
         heads = not alone or asked or bool(self.plan.joint)
         labelled, frames = split_batch(images, targets)
@@ -162,20 +138,14 @@ class Distiller(nn.Module):
         if not heads:
             losses = self._idle_heads()
         if any(weights):
-            task = sum(losses.values(), start=images[0].new_zeros(()))
             found = self._compare(seen, terms, weights)
-            totals = [sum(each.values()) if each else None for each in found]
             taps = [
                 each.reading.features[name]
                 for each in seen
                 for name in self.student.backbone.body.features
             ]
-            factors = self.balance(step, task, totals, weights, taps)
-            for factor, terms_found in zip(factors, found, strict=True):
-                losses |= {name: factor * loss for name, loss in terms_found.items()}
-        for term, weight in zip(terms, weights, strict=True):
-            if not weight:
-                losses |= dict.fromkeys(term.names(), _idle(term, images[0]))
+            losses |= self.balanced(losses, found, weights, taps)
+        losses |= self.at_rest(weights, images[0])
         self.step += 1
         return losses
 
@@ -183,9 +153,9 @@ class Distiller(nn.Module):
         """The losses of heads that did not run: zero."""
         zero = next(self.student.parameters()).new_zeros(())
         return {
-            "loss_objectness": _idle(self.student.rpn, zero),
+            "loss_objectness": idle(self.student.rpn, zero),
             "loss_rpn_box_reg": zero,
-            "loss_classifier": _idle(self.student.roi_heads, zero),
+            "loss_classifier": idle(self.student.roi_heads, zero),
             "loss_box_reg": zero,
         }
 
@@ -269,18 +239,6 @@ class Distiller(nn.Module):
             maps = {**maps, **self.teacher.backbone.neck(maps)}
         # The teacher's heads run as the student's do, and need their inputs in that precision.
         return {name: value if before else value.float() for name, value in maps.items()}
-
-    def report(self) -> dict[str, float]:
-        """What was measured at the last step: each term's pull at the backbone over the task's."""
-        return {
-            f"pull/{self.terms[at].config.name}": pull  # type: ignore[union-attr]
-            for at, pull in self.balance.pulls.items()
-        }
-
-
-def _idle(module: nn.Module, like: Tensor) -> Tensor:
-    """Zero, with a gradient of zero: where processes share weights, those at rest need one, too."""
-    return like.new_zeros(()) + sum(p.sum() * 0.0 for p in module.parameters() if p.requires_grad)
 
 
 def build_distiller(

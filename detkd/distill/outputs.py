@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,16 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detkd.distill.taps import Reading
 from detkd.models.detector import Detector
+
+
+class BothSay(Protocol):
+    """What two networks said of one batch, by the names of their features."""
+
+    @property
+    def student(self) -> Mapping[str, Tensor]: ...
+
+    @property
+    def teacher(self) -> Mapping[str, Tensor]: ...
 
 
 class Outputs:
@@ -26,7 +37,7 @@ class Outputs:
       believes most, the rest drawn from all others inside the images;
     - rpn.objectness@p3: the RPN's map [N, A, h, w] of a level.
 
-    `truth` maps roi.labels [R] (0 is background, -1 in frames that are not `labelled`) and
+    `truth` maps labels [R] (0 is background, -1 in frames that are not `labelled`) and
     roi.boxes [R, 4] (deltas) of the proposals.
     The teacher's RPN and RoI head run when something of theirs is asked for, and not before.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
+from detkd.models.network import Network
 
 HEAD_FEATURES = (
     "roi.logits",
@@ -89,16 +90,17 @@ def read(detector: Detector) -> Iterator[Reading]:
             hook.remove()
 
 
-def check_feature(name: str, detector: Detector, whose: str) -> None:
-    """Refuse a feature that `detector` does not have.
+def check_feature(name: str, network: Network, whose: str) -> None:
+    """Refuse a feature that `network` does not have.
 
     Raises:
         ConfigError: with the list of those that it has.
     """
-    if name in HEAD_FEATURES or name in detector.features:
+    heads = HEAD_FEATURES if isinstance(network, Detector) else ()
+    if name in heads or name in network.features:
         return
-    there = ", ".join(f"{key} ({feature})" for key, feature in detector.features.items())
+    there = [f"{key} ({feature})" for key, feature in network.features.items()]
     raise ConfigError(
-        f"distill.losses: no feature '{name}' in the {whose} '{detector.config.backbone}'; "
-        f"it has {there}, {', '.join(HEAD_FEATURES)}."
+        f"distill.losses: no feature '{name}' in the {whose} '{network.config.backbone}'; "
+        f"it has {', '.join([*there, *heads])}."
     )

@@ -9,12 +9,13 @@ from detkd.distill.adapters import Adapter
 from detkd.distill.losses import build_loss, find_loss
 from detkd.distill.losses.reduction import full
 from detkd.distill.losses.traits import Traits, traits_of
-from detkd.distill.outputs import Outputs
+from detkd.distill.outputs import BothSay
 from detkd.distill.schedule import factor
 from detkd.distill.taps import HEAD_FEATURES, check_feature
 from detkd.distill.view import View
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
+from detkd.models.network import Network
 
 
 class Term(nn.Module):
@@ -26,13 +27,13 @@ class Term(nn.Module):
         ConfigError: features that one of the two has not, or that the loss cannot compare.
     """
 
-    def __init__(self, config: TermConfig, student: Detector, teacher: Detector) -> None:
+    def __init__(self, config: TermConfig, student: Network, teacher: Network) -> None:
         super().__init__()
         self.config, self.traits = config, traits_of(find_loss(config.name))
         _check(config, self.traits, student, teacher)
         self.weight = our_weight(config, self.traits)
         self.adapters = nn.ModuleDict()
-        maps = [name for name in config.at if name not in HEAD_FEATURES]
+        maps = [name for name in config.at if name not in (*HEAD_FEATURES, *self.traits.reads)]
         for name in maps:
             self.adapters[name] = Adapter(
                 student.features[name],
@@ -65,7 +66,7 @@ class Term(nn.Module):
             return [self.config.name]
         return [f"{self.config.name}@{feature}" for feature in self.config.at]
 
-    def forward(self, outputs: Outputs, view: View) -> dict[str, Tensor]:
+    def forward(self, outputs: BothSay, view: View) -> dict[str, Tensor]:
         pairs = [self._pair(name, outputs) for name in self.config.at]
         if self.traits.joint:
             ours, theirs = zip(*pairs, strict=True)
@@ -76,9 +77,11 @@ class Term(nn.Module):
             found[name] = loss(*pairs[at], view.of(feature))
         return found
 
-    def _pair(self, name: str, outputs: Outputs) -> tuple[Tensor, Tensor]:
+    def _pair(self, name: str, outputs: BothSay) -> tuple[Tensor, Tensor]:
         ours, theirs = full(outputs.student[name]), full(outputs.teacher[name])
         if name in self.adapters:
+            if ours.ndim == 2:  # a classifier's logits, as a map of one cell
+                ours, theirs = ours[:, :, None, None], theirs[:, :, None, None]
             ours = self.adapters[name](ours, theirs)
         return ours, theirs
 
@@ -91,7 +94,7 @@ def our_weight(config: TermConfig, traits: Traits) -> float:
     return config.weight.published * traits.published * features
 
 
-def _check(config: TermConfig, traits: Traits, student: Detector, teacher: Detector) -> None:
+def _check(config: TermConfig, traits: Traits, student: Network, teacher: Network) -> None:
     if not config.at:
         raise ConfigError(f"distill.losses: '{config.name}' names no feature in 'at'.")
     if len(config.at) < traits.at_least:
@@ -105,21 +108,29 @@ def _check(config: TermConfig, traits: Traits, student: Detector, teacher: Detec
             f"distill.losses: the schedule of '{config.name}' needs 0 <= start < stop <= 1, "
             "every of 1 or more and warmup of 0 or more."
         )
-    levels = list(student.backbone.neck.features)
-    kinds = {
-        "map": "a feature map (c2..c5, p2..p6)",
-        "level": f"a level of the RPN ({', '.join(levels)})",
-    }
+    maps, levels = list(student.features), list[str]()
+    heads: tuple[str, ...] = ("logits",)
+    if isinstance(student, Detector):
+        levels, heads = list(student.backbone.neck.features), HEAD_FEATURES
+    kinds = {"map": f"a feature map ({', '.join(maps)})", "level": "a level of an RPN"}
+    if levels:
+        kinds["level"] = f"a level of the RPN ({', '.join(levels)})"
     for name in config.at:
         check_feature(name, student, "student")
         check_feature(name, teacher, "teacher")
         fits = name in traits.reads or (
-            name not in HEAD_FEATURES
-            and ("map" in traits.reads or ("level" in traits.reads and name in levels))
+            name in maps and ("map" in traits.reads or ("level" in traits.reads and name in levels))
         )
         if not fits:
-            takes = " or ".join(kinds.get(kind, kind) for kind in traits.reads)
+            known = [kind for kind in traits.reads if kind in kinds or kind in heads]
+            takes = " or ".join(kinds.get(kind, kind) for kind in known or traits.reads)
             raise ConfigError(f"distill.losses: '{config.name}' compares {takes}, not '{name}'.")
+    if isinstance(student, Detector) and isinstance(teacher, Detector):
+        _check_heads(config, traits, student, teacher)
+
+
+def _check_heads(config: TermConfig, traits: Traits, student: Detector, teacher: Detector) -> None:
+    """Refuse what detectors' heads must have in common for this term, and have not."""
     heads = {name.partition(".")[0] for name in config.at if name in HEAD_FEATURES}
     if "cross" in heads and student.backbone.out_channels != teacher.backbone.out_channels:
         raise ConfigError(

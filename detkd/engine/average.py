@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from detkd.models.detector import Detector
+from detkd.models.network import Network
 
 
 class Average:
@@ -17,7 +17,7 @@ class Average:
     start is soon forgotten. Integer buffers are copied.
     """
 
-    def __init__(self, network: Detector, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0

@@ -1,8 +1,8 @@
 """Checkpoints: one file that holds everything needed to go on, or to deploy.
 
-Every checkpoint has `version`, `config`, `classes`, `weights` (of the network to use: averaged
-where averaging is on, without teacher and adapters) and `score` (best.pt: its mAP on the validation
-data); last.pt has `training`, too.
+Every checkpoint has `version`, `network` (detector or classifier), `config`, `classes`, `weights`
+(of the network to use: averaged where averaging is on, without teacher and adapters) and `score`
+(best.pt: on the validation data, mAP or balanced accuracy); last.pt has `training`, too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import nn
 
 import detkd
-from detkd.config import Experiment
+from detkd.config import AnyExperiment
 from detkd.engine.average import Average
 from detkd.errors import CheckpointError
 from detkd.files import write_with
+from detkd.models.network import Network
 from detkd.models.weights import read_checkpoint
 
 
@@ -40,7 +41,7 @@ class State:
     """Everything that a step changes."""
 
     trainable: nn.Module  # what is trained: a detector, or a distiller with its adapters
-    network: nn.Module  # what of it is kept
+    network: Network  # what of it is kept
     optimizer: torch.optim.Optimizer
     average: Average | None
     progress: Progress
@@ -48,12 +49,18 @@ class State:
 
 
 def save_checkpoint(
-    path: Path, state: State, experiment: Experiment, classes: tuple[str, ...], *, resumable: bool
+    path: Path,
+    state: State,
+    experiment: AnyExperiment,
+    classes: tuple[str, ...],
+    *,
+    resumable: bool,
 ) -> None:
     """Write the state as a whole or not at all; only a resumable one holds `training`."""
     kept = state.average.network if state.average else state.network
     checkpoint: dict[str, Any] = {
         "version": detkd.__version__,
+        "network": kept.kind,
         "config": experiment.as_dict(),
         "classes": list(classes),
         "weights": kept.state_dict(),

@@ -60,8 +60,8 @@ def plot_curves(run: RunFolder) -> None:
     left.set(xlabel="step", ylabel="loss", yscale="log", title="losses (weighted, running mean)")
     if names:
         left.legend(fontsize=8)
-    for name in ("AP", "AP50", "AP75"):
-        points = [(line["epoch"], line[name]) for line in judgements if line[name] is not None]
+    for name in ("AP", "AP50", "AP75", "balanced_accuracy", "top1", "macro_f1"):
+        points = [(j["epoch"], j[name]) for j in judgements if j.get(name) is not None]
         if points:
             right.plot(*zip(*points, strict=True), marker=".", label=name)
     right.set(xlabel="epoch", ylim=(0, 1), title="validation")

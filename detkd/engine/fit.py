@@ -18,9 +18,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detkd.config import Experiment
+from detkd.config import AnyExperiment
 from detkd.data.sampler import EpochBatches
+from detkd.distill.classifier_distiller import ClassifierDistiller
 from detkd.distill.distiller import Distiller
+from detkd.distill.self_distiller import SelfDistiller
 from detkd.engine.average import Average
 from detkd.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from detkd.engine.devices import peak_memory, seed_step
@@ -29,27 +31,29 @@ from detkd.engine.progress import Display
 from detkd.engine.run import Log, RunFolder
 from detkd.engine.watch import Watch
 from detkd.errors import UserError
-from detkd.models.detector import Detector
+from detkd.models.network import Network
 
-Trainable = Detector | Distiller
-Judge = Callable[[Detector], dict[str, Any]]
+Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller
+Judge = Callable[[Network], dict[str, Any]]
 
 
 def fit(
     trainable: Trainable,
     loader: DataLoader,
     judge: Judge,
-    experiment: Experiment,
+    experiment: AnyExperiment,
     run: RunFolder,
     fabric: Fabric,
     *,
+    scores: tuple[str, ...] = ("AP", "AP50"),
     resume: bool = False,
 ) -> Progress:
     """Train until the config's end; leaves `last.pt`, `best.pt` and the log in the run folder.
 
-    `loader` has an `EpochBatches` as its batch sampler. `judge` gives a network's metrics; its
-    "AP" decides which epoch is the best. Interrupted by Ctrl-C, it saves and raises
-    KeyboardInterrupt; with `resume` it goes on from `last.pt`, if there is one.
+    `loader` has an `EpochBatches` as its batch sampler. `judge` gives a network's metrics; the
+    first of `scores` decides which epoch is the best, and all of them are shown. Interrupted by
+    Ctrl-C, it saves and raises KeyboardInterrupt; with `resume` it goes on from `last.pt`, if there
+    is one.
 
     Raises:
         UserError: a loss or a gradient is not finite, or a distillation term drowns the task.
@@ -79,7 +83,9 @@ def fit(
     began = time.monotonic() - progress.seconds
     with (
         Log(run, since_step=progress.step) if fabric.is_global_zero else nullcontext() as log,
-        Display(experiment.name, train.epochs, len(sampler), fabric.is_global_zero) as display,
+        Display(
+            experiment.name, train.epochs, len(sampler), fabric.is_global_zero, scores
+        ) as display,
         _interruptible() as interrupted,
     ):
         while progress.epoch < train.epochs and not _stale(progress, train):
@@ -143,7 +149,7 @@ def fit(
             if log and (progress.epoch % train.judge_every == 0 or progress.epoch == train.epochs):
                 display.judging()
                 metrics = judge(average.network if average else trainable.network)
-                score = metrics["AP"] if metrics["AP"] is not None else 0.0
+                score = metrics[scores[0]] if metrics[scores[0]] is not None else 0.0
                 if score > progress.best:
                     progress.best, progress.best_epoch = score, progress.epoch
                     save_checkpoint(run.best, state, experiment, classes, resumable=False)
@@ -191,7 +197,7 @@ def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
 
 def _report(trainable: Trainable) -> dict[str, float]:
     """What a distiller measured at this step."""
-    return trainable.report() if isinstance(trainable, Distiller) else {}
+    return trainable.report() if isinstance(trainable, Distiller | ClassifierDistiller) else {}
 
 
 def _finite(losses: dict[str, Tensor], step: int, run: RunFolder) -> dict[str, float]:

@@ -22,7 +22,7 @@ def build_optimizer(trainable: nn.Module, train: TrainConfig) -> torch.optim.Opt
     for name, parameter in trainable.named_parameters():
         if parameter.requires_grad or name in factors:
             lr = train.lr * factors.get(name, 1.0)
-            if "backbone.body." in name:
+            if "backbone.body." in name or "backbone.stages." in name:
                 lr *= train.backbone_lr
             groups.setdefault((lr, parameter.ndim > 1), []).append(parameter)
     settings = [

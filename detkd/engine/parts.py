@@ -117,7 +117,7 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=_leave_interrupts if workers else None,
+        worker_init_fn=leave_interrupts if workers else None,
         persistent_workers=workers > 0,
         pin_memory=fabric.device.type == "cuda",
         # Its own generator: the loader must not draw from the one that samples proposals.
@@ -181,7 +181,7 @@ def _views(data: DataConfig) -> int | None:
     return None if data.copy_paste or data.overlay else VIEWS.get(data.augment)
 
 
-def _leave_interrupts(worker: int) -> None:
+def leave_interrupts(worker: int) -> None:
     """Ctrl-C goes to every process of the group; the main one decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

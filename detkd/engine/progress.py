@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 class Display:
     """Losses, time left and the last judgement of a training of `epochs` x `batches` steps."""
 
-    def __init__(self, name: str, epochs: int, batches: int, visible: bool) -> None:
+    def __init__(
+        self, name: str, epochs: int, batches: int, visible: bool, scores: Sequence[str]
+    ) -> None:
+        self.scores = scores
         self.console = Console(file=sys.stderr, quiet=not visible)
         self.live = visible and self.console.is_terminal
         self.epochs, self.batches, self.name = epochs, batches, name
@@ -46,7 +50,7 @@ class Display:
 
     def judged(self, epoch: int, metrics: dict[str, Any]) -> None:
         shown = "  ".join(
-            f"{name} {metrics[name]:.3f}" for name in ("AP", "AP50") if metrics[name] is not None
+            f"{name} {metrics[name]:.3f}" for name in self.scores if metrics[name] is not None
         )
         self.bar.update(self.task, note=shown)
         if not self.live:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from detkd.config import Experiment
+from detkd.config import AnyExperiment
 from detkd.errors import ConfigError
 from detkd.files import write_atomic
 
@@ -37,7 +37,7 @@ class RunFolder:
         self.predictions = self.path / "predictions.json"
         self.plots = self.path / "plots"
 
-    def open(self, experiment: Experiment, *, resume: bool) -> None:
+    def open(self, experiment: AnyExperiment, *, resume: bool) -> None:
         """Begin a run, or go on with one.
 
         Raises:
@@ -78,7 +78,7 @@ class RunFolder:
                 ) from error
             yield
 
-    def _same(self, experiment: Experiment) -> None:
+    def _same(self, experiment: AnyExperiment) -> None:
         old = _flat(yaml.safe_load(self.config.read_text()) or {})
         new = _flat(experiment.as_dict())
         for key in sorted(old.keys() | new.keys()):
@@ -145,6 +145,7 @@ def environment() -> str:
         "numpy",
         "opencv-python-headless",
         "pycocotools",
+        "scikit-learn",
     )
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
     for name in names:

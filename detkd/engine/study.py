@@ -11,7 +11,8 @@ A study file names configs of its folder and what each row changes in them:
 
 A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
 its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, and
-with `teacher: FILE` from that checkpoint, which another study has made.
+with `teacher: FILE` from that checkpoint, which another study has made. With `command: train-cls`
+the rows are classifiers, judged on the test side of their own data.
 """
 
 from __future__ import annotations
@@ -27,13 +28,25 @@ from typing import Any
 
 import yaml
 
-from detkd.config import Experiment
+from detkd.config import AnyExperiment
+from detkd.engine.class_figures import class_figures
 from detkd.engine.compare import judge_run
 from detkd.engine.run import FREE_KEYS, RunFolder, read_log
 from detkd.errors import ConfigError
 from detkd.files import write_atomic, write_json
 
-Resolve = Callable[[list[str]], Experiment]
+Resolve = Callable[[list[str]], AnyExperiment]
+
+# What the table shows of a row, by its title; the seconds come on top.
+COLUMNS = {
+    "train": {"val mAP": "val_map", "test mAP": "test_map", "test AP50": "test_ap50"},
+    "train-cls": {
+        "val balanced": "val_balanced",
+        "test balanced": "test_balanced",
+        "test top-1": "test_top1",
+        "test macro F1": "test_macro_f1",
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Study:
     test: Path | None = None
     teacher_seed: int | None = None
     teacher: str | None = None
+    command: str = "train"
 
     @property
     def runs(self) -> Path:
@@ -67,7 +81,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Task:
-    """One training: the arguments of `detkd train`, and the training that has to be done first.
+    """One training: the arguments of its command, and the training that has to be done first.
 
     `settings` is a digest of all that decides about its weights, the seed apart.
     """
@@ -78,6 +92,7 @@ class Task:
     arguments: list[str]
     settings: str
     after: Task | None = None
+    command: str = "train"
 
     @property
     def done(self) -> bool:
@@ -113,7 +128,13 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"{path}: cannot be read as a study ({why}).") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("rows"), dict) or not tree["rows"]:
         raise ConfigError(f"{path}: is no study: it has no 'rows' with a name each.")
-    _check_keys(tree, ("name", "test", "teacher", "teacher_seed", "rows"), path, "")
+    _check_keys(tree, ("name", "command", "test", "teacher", "teacher_seed", "rows"), path, "")
+    command = str(tree.get("command", "train"))
+    if command not in COLUMNS or (command != "train" and tree.get("test")):
+        raise ConfigError(
+            f"{path}: command: is {' or '.join(COLUMNS)}; and 'test' names the truth of detectors: "
+            "classifiers have the test side of their own data."
+        )
     teacher_seed = tree.get("teacher_seed")
     if not isinstance(teacher_seed, int | None):
         raise ConfigError(f"{path}: teacher_seed: {teacher_seed!r} is no seed; give a number.")
@@ -126,7 +147,7 @@ def read_study(path: Path) -> Study:
     test = tree.get("test")
     name = str(tree.get("name", path.parent.name))
     teacher = str(tree["teacher"]) if tree.get("teacher") else None
-    return Study(path, name, rows, Path(test) if test else None, teacher_seed, teacher)
+    return Study(path, name, rows, Path(test) if test else None, teacher_seed, teacher, command)
 
 
 def plan(
@@ -163,7 +184,7 @@ def plan(
             after = add(row.teacher, its_seed, (*waiting, name))
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
         settings = _settings(experiment, after.settings if after else study.teacher or "")
-        tasks[name, seed] = Task(name, seed, run, arguments, settings, after)
+        tasks[name, seed] = Task(name, seed, run, arguments, settings, after, study.command)
         return tasks[name, seed]
 
     for seed in seeds:
@@ -174,6 +195,8 @@ def plan(
 
 def figures(task: Task, test: Path | None) -> dict[str, Any]:
     """What the table says of an ended run; the test data, where there are any, are judged once."""
+    if task.command == "train-cls":
+        return class_figures(task.run)
     metrics = json.loads((task.run / "metrics.json").read_text())
     judged = judge_run(task.run, test) if test else None
     seconds = [line.get("seconds", 0.0) for line in read_log(RunFolder(task.run))]
@@ -189,9 +212,6 @@ def figures(task: Task, test: Path | None) -> dict[str, Any]:
     }
 
 
-A_SEED = ("val_map", "test_map", "test_ap50", "seconds")  # the rest is the same for every seed
-
-
 class Results:
     """The figures of a study, kept in a JSON file that grows with each run.
 
@@ -201,7 +221,9 @@ class Results:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study = study
+        self.study, self.columns = study, COLUMNS[study.command]
+        # What each seed has; the rest is the same for all of them.
+        self.a_seed = (*self.columns.values(), "seconds")
         self.rows: dict[str, dict[str, Any]] = {}
         if study.results.is_file():
             try:
@@ -220,14 +242,14 @@ class Results:
         """Keep a run's figures, in the order of the seeds."""
         row = self.rows.get(task.row)
         if row is None or row["settings"] != task.settings:
-            row = {"seeds": [], **{key: [] for key in A_SEED}}
+            row = {"seeds": [], **{key: [] for key in self.a_seed}}
         at = sum(seed < task.seed for seed in row["seeds"])
         if task.seed not in row["seeds"]:
-            for key in ("seeds", *A_SEED):
+            for key in ("seeds", *self.a_seed):
                 row[key].insert(at, None)
         row["seeds"][at] = task.seed
         for key, value in found.items():
-            if key in A_SEED:
+            if key in self.a_seed:
                 row[key][at] = value
             else:
                 row[key] = value
@@ -242,7 +264,9 @@ class Results:
 
     def table(self) -> list[dict[str, str]]:
         """The rows as text: mean and sample standard deviation over seeds, share of the gap."""
-        score = "test_map" if self.study.test else "val_map"
+        val, test = list(self.columns.values())[:2]
+        judged = any(value is not None for row in self.rows.values() for value in row[test])
+        score = test if judged else val
         means = {
             name: statistics.mean(values)
             for name, row in self.rows.items()
@@ -258,9 +282,7 @@ class Results:
                 {
                     "row": name,
                     "seeds": str(len(row["seeds"])),
-                    "val mAP": _spread(row["val_map"]),
-                    "test mAP": _spread(row["test_map"]),
-                    "test AP50": _spread(row["test_ap50"]),
+                    **{title: _spread(row[key]) for title, key in self.columns.items()},
                     "gap closed": closed,
                     "minutes": f"{statistics.mean(row['seconds']) / 60:.0f}",
                 }
@@ -321,12 +343,12 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
 
 
-def _settings(experiment: Experiment, teacher: str) -> str:
+def _settings(experiment: AnyExperiment, teacher: str) -> str:
     """Digest of what decides about the weights, the seed and the places apart."""
     tree = experiment.as_dict()
     del tree["name"], tree["train"]["seed"]
     for part, key in FREE_KEYS:
-        tree[part].pop(key)
+        tree[part].pop(key, None)
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

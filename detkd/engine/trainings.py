@@ -1,7 +1,7 @@
 """Several trainings one after the other, or side by side where there are several devices.
 
-Each is a process of its own, `detkd train`, so that one that fails takes no other with it, and all
-memory of one is free for the next.
+Each is a process of its own, `detkd train` or `detkd train-cls`, so that one that fails takes no
+other with it, and all memory of one is free for the next.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _with_teachers(tasks: Sequence[Task]) -> list[Task]:
 
 def _train(task: Task, device: str | None, jobs: int) -> subprocess.Popen[bytes]:
     """Begin one of `jobs` trainings on a device; what it says goes to RUN.log."""
-    command = [sys.executable, "-m", "detkd", "train", *task.arguments]
+    command = [sys.executable, "-m", "detkd", task.command, *task.arguments]
     if (task.run / "config.yaml").is_file():
         command.append("--resume")
     environment = dict(os.environ)

@@ -6,7 +6,7 @@ in timm is there already as `timm/NAME`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,23 @@ def mobilenet_stages(net: Any) -> dict[str, nn.Module]:
     return stages_by_stride(net.features[:-1])
 
 
+def shufflenet_stages(net: Any) -> dict[str, nn.Module]:
+    # conv5 only widens for the classifier.
+    return {
+        "stem": net.conv1,
+        "c2": net.maxpool,
+        "c3": net.stage2,
+        "c4": net.stage3,
+        "c5": net.stage4,
+    }
+
+
+def squeezenet_stages(net: Any) -> dict[str, nn.Module]:
+    """It ends at stride 16. Its pooling begins the stages; it rounds sizes in its own way."""
+    layers = net.features
+    return {"stem": layers[:2], "c2": layers[2:5], "c3": layers[5:8], "c4": layers[8:]}
+
+
 STAGES: dict[str, tuple[str, Callable[[Any], dict[str, nn.Module]], tuple[str, ...]]] = {
     # our name: (torchvision's name, how it is cut, weights that a detector does not need)
     "resnet18": ("resnet18", resnet_stages, ("fc.",)),
@@ -139,9 +156,14 @@ STAGES: dict[str, tuple[str, Callable[[Any], dict[str, nn.Module]], tuple[str, .
     "resnet101": ("resnet101", resnet_stages, ("fc.",)),
     "vgg11": ("vgg11_bn", vgg_stages, ("classifier.",)),
     "vgg16": ("vgg16_bn", vgg_stages, ("classifier.",)),
+    "vgg11_plain": ("vgg11", vgg_stages, ("classifier.",)),
+    "vgg16_plain": ("vgg16", vgg_stages, ("classifier.",)),
     "mobilenet_v2": ("mobilenet_v2", mobilenet_stages, ("classifier.", "features.18.")),
     "mobilenet_v3_small": ("mobilenet_v3_small", mobilenet_stages, ("classifier.", "features.12.")),
     "mobilenet_v3_large": ("mobilenet_v3_large", mobilenet_stages, ("classifier.", "features.16.")),
+    "shufflenet_v2_x0_5": ("shufflenet_v2_x0_5", shufflenet_stages, ("fc.", "conv5.")),
+    "shufflenet_v2_x1_0": ("shufflenet_v2_x1_0", shufflenet_stages, ("fc.", "conv5.")),
+    "squeezenet": ("squeezenet1_1", squeezenet_stages, ("classifier.",)),
 }
 
 
@@ -180,13 +202,8 @@ def _staged_backbone(name: str, weights: str | None, last: str) -> Backbone:
         if weights == "imagenet":
             raise ConfigError(f"model.weights: there are no ImageNet weights of '{name}'.")
     elif name in STAGES:
-        library_name, cut, unused = STAGES[name]
-        net = models.get_model(library_name)
-        if weights == "imagenet":
-            weights = str(download(models.get_model_weights(library_name).DEFAULT.url))
-        if weights:
-            load_weights(net, weights, unused=unused)
-        stages = cut(net)
+        _, cut, unused = STAGES[name]
+        stages = cut(published_network(name, weights, unused))
     else:
         raise ConfigError(
             f"model.backbone: no '{name}'; there are {', '.join(STAGES)}, shallow_x1 (any width), "
@@ -195,13 +212,28 @@ def _staged_backbone(name: str, weights: str | None, last: str) -> Backbone:
     if last:
         names = list(stages)
         stages = {key: stages[key] for key in names[: names.index(last) + 1]}
-    backbone = Backbone(stages, features=_measure(stages))
+    backbone = Backbone(stages, features=measure_stages(stages))
     if shallow is not None and weights:
         load_weights(backbone, weights)
     return backbone
 
 
-def _measure(stages: dict[str, nn.Module]) -> dict[str, Feature]:
+def published_network(name: str, weights: str | None, unused: tuple[str, ...]) -> nn.Module:
+    """torchvision's whole network behind one of our names, with weights where they are asked for.
+
+    `weights` is None (random), 'imagenet' or a file; layers that begin with one of `unused` may be
+    missing in it.
+    """
+    library_name = STAGES[name][0]
+    net = models.get_model(library_name)
+    if weights == "imagenet":
+        weights = str(download(models.get_model_weights(library_name).DEFAULT.url))
+    if weights:
+        load_weights(net, weights, unused=unused)
+    return net
+
+
+def measure_stages(stages: Mapping[str, nn.Module]) -> dict[str, Feature]:
     """Channels and strides of the stages c2..c5, read off a small image."""
     features = {}
     x = torch.zeros(1, 3, 64, 64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -60,6 +60,7 @@ class Detector(FasterRCNN):
     `features` names what can be read inside: c2..c5 of the backbone, p2..p6 of the neck.
     """
 
+    kind: ClassVar[str] = "detector"
     backbone: Trunk
 
     def __init__(
@@ -199,6 +200,10 @@ def detector_from(checkpoint: dict[str, Any], path: str | Path) -> Detector:
     Raises:
         CheckpointError: its config or weights are not those of a detector.
     """
+    if checkpoint.get("network", Detector.kind) != Detector.kind:
+        raise CheckpointError(
+            f"{path}: holds a classifier, where a detector is needed; 'detkd eval-cls' judges it."
+        )
     try:
         config = checkpoint["config"]
         # The weights come from the checkpoint: where they once started does not matter now.

@@ -184,7 +184,11 @@ def test_an_unknown_command(argv):
 
 
 @pytest.mark.parametrize(
-    "command", ["convert", "check", "split", "synth", "train", "eval", "bench", "demo", "env"]
+    "command",
+    [
+        *("convert", "check", "split", "synth", "train", "eval", "bench", "demo", "env"),
+        *("crop", "train-cls", "eval-cls"),
+    ],
 )
 def test_every_command_has_help_without_loading_torch(command):
     code = (

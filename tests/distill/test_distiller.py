@@ -473,7 +473,7 @@ def test_surgery_leaves_out_a_term_that_pulls_against_the_task(student, teacher,
 
         def forward(self, s, t, view):
             # The task itself, or its opposite, seen from the logits of a proposal's true class.
-            labels = view.truth["roi.labels"]
+            labels = view.truth["labels"]
             return self.sign * torch.nn.functional.cross_entropy(s, labels)
 
     def kept(sign):

@@ -146,7 +146,7 @@ def test_truth_of_proposals_is_unknown_on_frames(student, teacher, batch):
         reads = ("roi.logits",)
 
         def forward(self, s, t, view):
-            seen["labels"] = view.truth["roi.labels"]
+            seen["labels"] = view.truth["labels"]
             return s.sum() * 0.0
 
     from detkd.distill.losses import LOSSES

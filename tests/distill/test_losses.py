@@ -42,7 +42,7 @@ def heads(height, width, images):
             "rpn.logits": torch.tensor([2.0, -2, 1, -1, 3])[:, None],
         },
         "truth": {
-            "roi.labels": torch.tensor([1, 0, 2, 0, 0, 1]),
+            "labels": torch.tensor([1, 0, 2, 0, 0, 1]),
             "roi.boxes": torch.randn(6, 4, generator=random, dtype=torch.float64),
         },
     }
@@ -294,7 +294,7 @@ def test_dkd_splits_kl_by_the_target():
 def test_dkd_with_the_teachers_own_weights_is_kl():
     # KL = TCKD + (1 - p_y) NCKD, here for one proposal.
     s, t = inputs("dkd")[:1], inputs("dkd", 1)[:1]
-    view = whole(maps(), truth={"roi.labels": torch.tensor([1])})
+    view = whole(maps(), truth={"labels": torch.tensor([1])})
     beta = 1 - float(t.softmax(1)[0, 1])
     kl = float(compare("kl", s, t))
     assert float(compare("dkd", s, t, view, build("dkd", beta=beta))) == pytest.approx(kl)
@@ -302,8 +302,8 @@ def test_dkd_with_the_teachers_own_weights_is_kl():
 
 def test_dkd_follows_the_teacher_where_there_is_no_truth():
     s, t = inputs("dkd"), inputs("dkd", 1)
-    unknown = whole(maps(), truth={"roi.labels": torch.full((6,), -1)})
-    chosen = whole(maps(), truth={"roi.labels": t.argmax(1)})
+    unknown = whole(maps(), truth={"labels": torch.full((6,), -1)})
+    chosen = whole(maps(), truth={"labels": t.argmax(1)})
     assert float(compare("dkd", s, t, unknown)) == pytest.approx(
         float(compare("dkd", s, t, chosen))
     )
@@ -342,7 +342,7 @@ def test_boxes_follow_the_teachers_class_and_belief():
 
 
 def test_bounded_boxes_count_while_they_are_worse_than_the_teachers():
-    truth = {"roi.labels": torch.tensor([1, 1, 0]), "roi.boxes": torch.zeros(3, 4)}
+    truth = {"labels": torch.tensor([1, 1, 0]), "roi.boxes": torch.zeros(3, 4)}
     s, t = torch.zeros(3, 8), torch.zeros(3, 8)
     s[0, 4], t[0, 4] = 2.0, 1.0  # worse: (2)² / 4
     s[1, 4], t[1, 4] = 1.0, 2.0  # better: nothing
@@ -457,7 +457,7 @@ def test_odd_rows_give_finite_losses_and_gradients(name, kind):
     elif kind == "huge":
         s, t = 1e6 * s, -1e6 * t
     else:
-        around["truth"]["roi.labels"] = torch.zeros(6, dtype=torch.int64)
+        around["truth"]["labels"] = torch.zeros(6, dtype=torch.int64)
         around["teacher"]["rpn.logits"] = torch.full((5, 1), -50.0)
     s = s.clone().requires_grad_()
     loss = compare(name, s, t, View([(32, 40)] * 2, (32, 40), [], **around), build(name).float())

@@ -36,7 +36,7 @@ class BoundedBoxes(nn.Module):
     def forward(
         self, student: Float[Tensor, "r d"], teacher: Float[Tensor, "r d"], view: View
     ) -> Float[Tensor, ""]:
-        labels, truth = view.truth["roi.labels"], full(view.truth["roi.boxes"])
+        labels, truth = view.truth["labels"], full(view.truth["roi.boxes"])
         classes = labels.clamp(min=0)
         error = (of_class(full(student), classes) - truth).square().sum(1)
         bound = (of_class(full(teacher), classes) - truth).square().sum(1)

@@ -18,7 +18,8 @@ class CosineDistance(nn.Module):
     with the products over channels. Between 0 and 2, so the weight is of the order of one. The
     length is not taught, which inherited heads rely on: the task loss has to see to it, or a
     small `hint` beside it. Where the teacher's vector is zero there is no direction to match, and
-    the cell is left out.
+    the cell is left out. A classifier's `pooled` and `logits` are maps of one cell: there it is
+    the mean over images of one minus the cosine of the two vectors.
     """
 
     needs_equal_width = True

@@ -27,7 +27,7 @@ class PredictionRelations(nn.Module):
     """
 
     needs_equal_width = True
-    reads = ("roi.logits", "cross.logits")
+    reads = ("roi.logits", "cross.logits", "logits")
 
     def __init__(self, beta: float = 1.0, gamma: float = 1.0, temperature: float = 1.0) -> None:
         super().__init__()

@@ -21,7 +21,9 @@ class DecoupledLogits(nn.Module):
 
     In plain KL the second part has the weight 1 − p_y: where the teacher is sure, what it knows of
     the other classes is silenced. y is the truth of the proposal; in a frame without annotations
-    it is the teacher's own choice. The published detector has α = 1, β = 0.25, T = 1 and weight 1.
+    it is the teacher's own choice. For a classifier the rows are images, without a background; of a
+    mixed image y is the teacher's choice. The published detector has α = 1, β = 0.25, T = 1 and
+    weight 1.
 
     Args:
         alpha, beta: weights of the two parts.
@@ -29,7 +31,7 @@ class DecoupledLogits(nn.Module):
     """
 
     needs_equal_width = True
-    reads = ("roi.logits", "cross.logits")
+    reads = ("roi.logits", "cross.logits", "logits")
 
     def __init__(self, alpha: float = 1.0, beta: float = 0.25, temperature: float = 1.0) -> None:
         super().__init__()
@@ -50,9 +52,9 @@ class DecoupledLogits(nn.Module):
 def target_classes(teacher: Tensor, view: View) -> Tensor:
     """The class of each proposal [R]: the truth, or the teacher's choice where there is none."""
     chosen = teacher.argmax(1)
-    if "roi.labels" not in view.truth:
+    if "labels" not in view.truth:
         return chosen
-    labels = view.truth["roi.labels"]
+    labels = view.truth["labels"]
     return torch.where(labels < 0, chosen, labels)
 
 

@@ -1,4 +1,4 @@
-"""Softened logits (Hinton, Vinyals and Dean, 2015), here of the RoI head."""
+"""Softened logits (Hinton, Vinyals and Dean, 2015), of a RoI head or of a classifier."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from detkd.distill.view import View
 
 
 class LogitsKL(nn.Module):
-    """Match the class probabilities that the two networks give to the same proposals.
+    """Match the class probabilities that the two networks give to the same proposals or images.
 
         L = T² · 1/R Σ_r Σ_k p_t (log p_t − log p_s),   p = softmax(z / T)
 
-    over the K + 1 classes (background first) of R proposals. T = 1 suits a RoI head, most of
-    whose proposals are background: a higher one flattens what the teacher is sure of.
+    over the K + 1 classes (background first) of R proposals, or the K classes of R images. T = 1
+    suits a RoI head, most of whose proposals are background: a higher one flattens what the teacher
+    is sure of. Classifiers take 3 or 4.
     """
 
     needs_equal_width = True
-    reads = ("roi.logits", "cross.logits")
+    reads = ("roi.logits", "cross.logits", "logits")
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

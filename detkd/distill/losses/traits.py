@@ -12,8 +12,9 @@ class Traits:
     """Class attributes that a loss may have; these are what it gets without them.
 
     Args:
-        reads: features it can compare: 'map' (c2..c5, p2..p6), 'level' (those that the RPN sees),
-            or a head's output by name, such as roi.logits.
+        reads: features it can compare: 'map' (c2..c5, p2..p6, a classifier's pooled and logits as
+            maps of one cell), 'level' (those that the RPN sees), or a head's output by name, such
+            as roi.logits, or a classifier's logits as rows.
         needs_equal_width: the student's channels are adapted to the teacher's first.
         joint: it takes the lists of all features of its term at once, not one after the other.
         at_least: features that its term must name.

@@ -1,0 +1,174 @@
+"""Crops of the objects of a COCO data set, as images with one label each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from detkd.errors import DataError
+from detkd.files import new_folder
+
+BACKGROUND, UNKNOWN = "background", "unknown"
+TRIES = 50  # places that are looked at for a crop without objects
+COLUMNS = ("file", "label", "group", "image", "xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How crops are cut.
+
+    Args:
+        margin: share of a box's sides that is added on each side.
+        background: crops without an object for each image, sized as its objects are.
+        unknown: classes that become the one class `unknown`.
+        smallest: shorter side in px of a box below which it is left out.
+        seed: of the places of background.
+    """
+
+    margin: float = 0.1
+    background: int = 0
+    unknown: Sequence[str] = ()
+    smallest: float = 4.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A crop to be cut: the class, and the box xyxy in whole px of the image."""
+
+    label: str
+    box: tuple[int, int, int, int]
+
+
+@dataclass
+class Told:
+    """What was cut, and what was not."""
+
+    written: dict[str, int] = field(default_factory=dict)
+    small: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+
+def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRule) -> Told:
+    """Cut the crops into `out`/CLASS/, with a table `out`/crops.csv of file, label and group.
+
+    The group of a crop is its image's sample, or the image where none is named: crops of one
+    image never come on two sides of a split. Crowds are left out. The folder is there complete,
+    or not at all.
+
+    Raises:
+        DataError: `out` exists, a class that does not exist, or nothing to cut.
+    """
+    if out.exists():
+        raise DataError(f"{out}: is there already; name a new folder, or remove it.")
+    names = {category["id"]: str(category["name"]) for category in document["categories"]}
+    for name in rule.unknown:
+        if name not in names.values():
+            raise DataError(f"--unknown: no class '{name}'; there are {', '.join(names.values())}.")
+    boxes: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
+    for box in document["annotations"]:
+        if not box.get("iscrowd"):
+            boxes[box["image_id"]].append(box)
+    told = Told()
+    rows: list[tuple[Any, ...]] = []
+    with new_folder(out) as folder:
+        for image in document["images"]:
+            pixels = cv2.imread(str(root / image["file_name"]), cv2.IMREAD_COLOR)
+            if pixels is None:
+                told.unreadable.append(str(image["file_name"]))
+                continue
+            group = image.get("sample") or image["file_name"]
+            crops = _crops(image["id"], pixels.shape[:2], boxes[image["id"]], names, rule, told)
+            for at, crop in enumerate(crops):
+                left, top, right, bottom = crop.box
+                file = f"{_plain(crop.label)}/{_stem(image['file_name'])}-{at}.png"
+                (folder / file).parent.mkdir(exist_ok=True)
+                ok, data = cv2.imencode(".png", pixels[top:bottom, left:right])
+                assert ok
+                (folder / file).write_bytes(data.tobytes())
+                rows.append((file, crop.label, group, image["file_name"], *crop.box))
+                told.written[crop.label] = told.written.get(crop.label, 0) + 1
+        if not rows:
+            raise DataError(f"{root}: gives no crop: no image can be read, or none has an object.")
+        table = io.StringIO()
+        csv.writer(table).writerows([COLUMNS, *rows])
+        (folder / "crops.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
+    return told
+
+
+def _crops(
+    image_id: Any,
+    size: tuple[int, ...],
+    boxes: Sequence[Mapping[str, Any]],
+    names: Mapping[Any, str],
+    rule: CropRule,
+    told: Told,
+) -> Iterator[Crop]:
+    """The crops of one image of (height, width) `size`."""
+    height, width = size[:2]
+    sides = []
+    for box in boxes:
+        x, y, w, h = box["bbox"]
+        if min(w, h) < rule.smallest:
+            told.small += 1
+            continue
+        label = names[box["category_id"]]
+        dx, dy = rule.margin * w, rule.margin * h
+        left, top = max(0, int(x - dx)), max(0, int(y - dy))
+        right, bottom = min(width, int(np.ceil(x + w + dx))), min(height, int(np.ceil(y + h + dy)))
+        if right <= left or bottom <= top:
+            told.small += 1
+            continue
+        sides.append((right - left, bottom - top))
+        cut = (left, top, right, bottom)
+        yield Crop(UNKNOWN if label in rule.unknown else label, cut)
+    key = int.from_bytes(str(image_id).encode()[-6:], "little")
+    random = np.random.default_rng([rule.seed, key])
+    taken = np.array([[b[0], b[1], b[0] + b[2], b[1] + b[3]] for b in (x["bbox"] for x in boxes)])
+    for _ in range(rule.background):
+        found = _free_place(random, (height, width), sides or [(height // 4, height // 4)], taken)
+        if found:
+            yield Crop(BACKGROUND, found)
+
+
+def _free_place(
+    random: np.random.Generator,
+    size: tuple[int, int],
+    sides: Sequence[tuple[int, int]],
+    taken: np.ndarray,
+) -> tuple[int, int, int, int] | None:
+    """A box of the size of one of the objects that touches none of them, if one is found."""
+    height, width = size
+    for _ in range(TRIES):
+        w, h = sides[int(random.integers(len(sides)))]
+        left, top = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
+        box = (left, top, left + w, top + h)
+        apart = len(taken) == 0 or bool(
+            (
+                (taken[:, 2] <= box[0])
+                | (taken[:, 0] >= box[2])
+                | (taken[:, 3] <= box[1])
+                | (taken[:, 1] >= box[3])
+            ).all()
+        )
+        if apart and w and h:
+            return box
+    return None
+
+
+def _plain(label: str) -> str:
+    """A class as a folder's name."""
+    return re.sub(r"[^\w.-]+", "_", label).strip("._") or "class"
+
+
+def _stem(file_name: str) -> str:
+    """One name for an image in any folder."""
+    return "_".join(PurePosixPath(file_name).parts).replace(".", "_")

@@ -1,0 +1,299 @@
+"""The parts of a classifier's training, built from its config: data, loader, networks and judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from detkd.config import ClassDataConfig, ClassifierExperiment
+from detkd.data.augment import VIEWS
+from detkd.data.class_dataset import ClassDataset, Mixing, class_weights
+from detkd.data.labelled_images import (
+    LabelledSet,
+    divide_labelled,
+    fold_of,
+    read_labelled,
+)
+from detkd.data.sampler import EpochBatches
+from detkd.distill.classifier_distiller import ClassifierDistiller, build_classifier_distiller
+from detkd.distill.self_distiller import SelfDistiller
+from detkd.engine.curves import plot_curves
+from detkd.engine.fit import Judge
+from detkd.engine.parts import leave_interrupts
+from detkd.engine.run import RunFolder
+from detkd.errors import ConfigError, DataError, UserError
+from detkd.evaluation.class_judge import ClassPredictions, judge_classes
+from detkd.evaluation.class_plots import plot_classes
+from detkd.evaluation.classes import class_scores, softmax
+from detkd.files import write_json
+from detkd.models.classifier import Classifier, build_classifier, classifier_from
+from detkd.models.early_exit import exit_flops
+from detkd.models.network import Network
+from detkd.models.weights import read_checkpoint
+
+SCORES = ("balanced_accuracy", "top1")  # the first decides which epoch is the best
+FAR_BELOW = 0.5  # share of the recorded score under which a teacher is not believed
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The images that are learned from, those that are judged on, and those that are kept back."""
+
+    train: LabelledSet
+    val: LabelledSet
+    test: LabelledSet | None
+
+    def of(self, name: str) -> LabelledSet:
+        """The side called train, val or test.
+
+        Raises:
+            DataError: there is no test side.
+        """
+        chosen = {"train": self.train, "val": self.val, "test": self.test}[name]
+        if chosen is None:
+            raise DataError(f"{self.train.source}: has no side '{name}'; give data.ratios a share.")
+        return chosen
+
+
+def sides_of(data: ClassDataConfig) -> Sides:
+    """The sides as the config divides them.
+
+    Raises:
+        DataError: a source that cannot be used, or a division that cannot be made.
+    """
+    whole = read_labelled(data.train).without(data.leave_out)
+    if data.val:
+        val = read_labelled(data.val)
+        val = val.without([name for name in data.leave_out if name in val.classes])
+        unknown = sorted(set(val.classes) - set(whole.classes))
+        if unknown:
+            raise DataError(f"{data.val}: has a class '{unknown[0]}' that {data.train} has not.")
+        # A class may be missing among the validation images; the numbers are the training's.
+        return Sides(whole, LabelledSet(val.source, val.root, whole.classes, val.images), None)
+    sides = divide_labelled(whole, data.ratios, seed=data.split_seed)
+    test = sides.get("test")
+    if data.folds:
+        held = {image.file for image in test.images} if test else set()
+        rest = [at for at, image in enumerate(whole.images) if image.file not in held]
+        train, val = fold_of(whole.part(rest), data.folds, data.fold, seed=data.split_seed)
+        return Sides(train, val, test)
+    if "train" not in sides or "val" not in sides:
+        raise DataError(
+            f"data.ratios: {list(data.ratios)} leave nothing to train or to judge on; give both a "
+            "share, or name data.val."
+        )
+    return Sides(sides["train"], sides["val"], test)
+
+
+def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, ClassDataset]:
+    """Training and validation images; all of them have been decoded once.
+
+    Raises:
+        DataError: images that cannot be used, or a division that cannot be made.
+        ConfigError: an augmentation that does not exist.
+    """
+    data, sides = experiment.data, sides_of(experiment.data)
+    empty = [name for name, count in sides.train.counts.items() if not count]
+    if empty:
+        raise DataError(
+            f"{data.train}: no image of '{empty[0]}' is left to learn from; its images are of too "
+            "few groups. Leave it out (data.leave_out), or divide otherwise (data.split_seed)."
+        )
+    train_set = ClassDataset(
+        sides.train,
+        image_size=data.image_size,
+        augment=data.augment,
+        randaugment=data.randaugment,
+        cache=data.cache,
+    )
+    val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache)
+    for each in (train_set, val_set):
+        each.check_images()
+    return train_set, val_set
+
+
+def build_class_loader(
+    dataset: ClassDataset, experiment: ClassifierExperiment, fabric: Fabric
+) -> DataLoader:
+    """Training batches whose order, augmentation and mixing depend on seed and epoch alone."""
+    data, train = experiment.data, experiment.train
+    classes = len(dataset.classes)
+    batches = EpochBatches(
+        len(dataset),
+        train.batch_size,
+        seed=train.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        views=data.views,
+        weights=class_weights(dataset.labels, classes, data.balance),
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=Mixing(classes, data.mixup, data.cutmix),
+        num_workers=data.workers,
+        worker_init_fn=leave_interrupts if data.workers else None,
+        persistent_workers=data.workers > 0,
+        pin_memory=fabric.device.type == "cuda",
+        generator=torch.Generator().manual_seed(train.seed),
+    )
+
+
+def build_class_trainable(
+    experiment: ClassifierExperiment, dataset: ClassDataset, loader: DataLoader
+) -> Classifier | ClassifierDistiller | SelfDistiller:
+    """The network of the config; with its teacher, or as its own, where it is to be distilled.
+
+    Raises:
+        ConfigError: parts that do not fit, of the network or of teacher and student.
+        CheckpointError: weights or a teacher that cannot be used.
+    """
+    model, distill, own = experiment.model, experiment.distill, experiment.self_distill
+    if distill and own:
+        raise ConfigError(
+            "distill, self_distill: a network has a teacher or is its own; leave one out."
+        )
+    if model.cut:
+        raise ConfigError("model.cut: train the whole with its exits, and cut it afterwards.")
+    if model.exits and not own:
+        raise ConfigError("model.exits: exits are trained by self_distill; give it, or leave them.")
+    torch.manual_seed(experiment.train.seed)
+    network = build_classifier(
+        model,
+        dataset.classes,
+        experiment.data.image_size,
+        loss=experiment.loss,
+        counts=list(dataset.data.counts.values()),
+    )
+    if own:
+        return SelfDistiller(network, own)
+    if not distill:
+        return network
+    return build_classifier_distiller(
+        network,
+        Classifier.load(distill.teacher),
+        distill,
+        steps=experiment.train.epochs * len(loader),
+        images=len(dataset),
+        views=_views(experiment.data),
+    )
+
+
+def _views(data: ClassDataConfig) -> int | None:
+    """How many views of an image there can be at all; None for ever new ones."""
+    if data.mixup or data.cutmix:
+        return None
+    return data.views or (None if data.randaugment else VIEWS.get(data.augment))
+
+
+@torch.no_grad()
+def predict_classes(
+    network: Classifier,
+    dataset: ClassDataset,
+    *,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    chosen: list[int] | None = None,
+) -> ClassPredictions:
+    """What the network says of each image, in the data set's order.
+
+    The network is put into evaluation mode for it and back after it. `chosen` are places of images
+    in the data set; all of them, if it is not given.
+    """
+    device = device or next(network.parameters()).device
+    training = network.training
+    network.to(device).eval()
+    places = list(range(len(dataset))) if chosen is None else chosen
+    found: list[dict[str, torch.Tensor]] = []
+    for start in range(0, len(places), batch_size):
+        images = [dataset[at][0].to(device) for at in places[start : start + batch_size]]
+        found += network(images)
+    network.train(training)
+    exits = [each["exits"].cpu().numpy() for each in found] if network.exits else None
+    return ClassPredictions(
+        dataset.classes,
+        tuple(dataset.data.images[at].file for at in places),
+        tuple(dataset.groups[at] for at in places),
+        dataset.labels[places],
+        np.stack([each["logits"].cpu().numpy() for each in found]).astype(float),
+        None if exits is None else np.stack(exits).astype(float),
+    )
+
+
+def build_class_judge(dataset: ClassDataset, experiment: ClassifierExperiment) -> Judge:
+    """A function that gives a network's scores on `dataset`; of exits, the top-1 of each."""
+
+    def judge(network: Network) -> dict[str, Any]:
+        assert isinstance(network, Classifier)
+        said = predict_classes(network, dataset, batch_size=experiment.train.batch_size)
+        scores: dict[str, Any] = class_scores(said.probabilities, said.labels)
+        if said.exits is not None:
+            for at, name in enumerate(network.exits):
+                own = class_scores(softmax(said.exits[:, at]), said.labels)
+                scores[f"top1@{name}"] = own["top1"]
+        return scores
+
+    return judge
+
+
+def check_class_teacher(path: str, dataset: ClassDataset, images: int) -> None:
+    """Judge the teacher of a checkpoint on some images of `dataset`, spread evenly.
+
+    Raises:
+        UserError: it finds far less than its checkpoint says that it did.
+    """
+    checkpoint = read_checkpoint(path)
+    recorded = checkpoint.get("score")
+    if not images or not recorded:
+        return
+    teacher = classifier_from(checkpoint, path)
+    if teacher.classes != dataset.classes:
+        return  # what follows says which class is missing
+    chosen = list(range(0, len(dataset), max(1, len(dataset) // images)))[:images]
+    said = predict_classes(teacher, dataset, chosen=chosen)
+    found = class_scores(said.probabilities, said.labels)[SCORES[0]] or 0.0
+    if found < FAR_BELOW * recorded:
+        raise UserError(
+            f"{path}: the teacher reached a balanced accuracy of {recorded:.3f} where it was "
+            f"trained, and has {found:.3f} on {len(chosen)} images of {dataset.data.source}. Are "
+            "these images of another kind (camera, magnification, colour), or the classes "
+            f"({', '.join(teacher.classes[:4])}, ...) not what they are called? Judge it with "
+            "'detkd eval-cls'; distill.preflight: 0 trusts it all the same."
+        )
+
+
+def judge_side(
+    network: Classifier, judged: ClassDataset, validation: ClassDataset, *, bootstrap: int = 0
+) -> tuple[ClassPredictions, dict[str, Any]]:
+    """Predictions on one side, and all that is known about them; thresholds are validation's."""
+    on_val = predict_classes(network, validation)
+    said = on_val if judged is validation else predict_classes(network, judged)
+    flops = exit_flops(network, network.image_size) if network.exits else None
+    return said, judge_classes(said, on_val, flops=flops, bootstrap=bootstrap)
+
+
+def write_class_judgement(
+    folder: Path, said: ClassPredictions, metrics: dict[str, Any], dataset: ClassDataset
+) -> None:
+    """Write metrics.json, predictions.json and plots/ into `folder`."""
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "predictions.json", said.as_dict())
+    files = [dataset.data.root / file for file in said.files]
+    plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots")
+
+
+def final_class_judgement(
+    run: RunFolder, dataset: ClassDataset, device: torch.device
+) -> dict[str, Any]:
+    """Judge the best checkpoint whole: metrics.json, predictions.json and plots/."""
+    network = Classifier.load(run.best).to(device)
+    said, metrics = judge_side(network, dataset, dataset)
+    write_class_judgement(run.path, said, metrics, dataset)
+    plot_curves(run)
+    return metrics

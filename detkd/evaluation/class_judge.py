@@ -1,0 +1,155 @@
+"""Everything that is known about a classifier's predictions, as one document (metrics.json)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detkd.coco_json import read_json
+from detkd.errors import DataError
+from detkd.evaluation.calibration import calibration_error, fit_temperature, scaled
+from detkd.evaluation.class_intervals import bootstrap_scores
+from detkd.evaluation.classes import class_scores, confusion, per_class, softmax
+from detkd.evaluation.early import early_table, early_threshold
+from detkd.evaluation.unknown import at_threshold, coverage_curve, unknown_threshold
+
+CURVE_POINTS = 50  # of the coverage curve that are kept
+
+
+@dataclass(frozen=True)
+class ClassPredictions:
+    """What a classifier said of images: logits [N, K], labels [N], and files and groups.
+
+    `exits` [N, E, K] are the logits of all exits by depth, where there are any; a group is the
+    sample that an image is of, or the image.
+    """
+
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    groups: tuple[str, ...]
+    labels: np.ndarray
+    logits: np.ndarray
+    exits: np.ndarray | None = None
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        return softmax(self.logits)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, ready for JSON: one entry an image."""
+        images = []
+        for at, file in enumerate(self.files):
+            entry = {
+                "file": file,
+                "group": self.groups[at],
+                "label": self.classes[self.labels[at]],
+                "logits": [round(float(z), 5) for z in self.logits[at]],
+            }
+            if self.exits is not None:
+                entry["exits"] = [[round(float(z), 5) for z in row] for row in self.exits[at]]
+            images.append(entry)
+        return {"classes": list(self.classes), "images": images}
+
+
+def read_predictions(path: Path) -> ClassPredictions:
+    """Predictions that `eval-cls` or `train-cls` wrote.
+
+    Raises:
+        DataError: no such file, or not such a document.
+    """
+    remedy = "name a predictions.json that train-cls or eval-cls wrote"
+    tree = read_json(path, remedy)
+    try:
+        classes = tuple(tree["classes"])
+        number = {name: at for at, name in enumerate(classes)}
+        images = tree["images"]
+        exits = [image["exits"] for image in images] if "exits" in images[0] else None
+        logits = np.array([image["logits"] for image in images], dtype=float)
+        if logits.shape != (len(images), len(classes)) or not np.isfinite(logits).all():
+            raise ValueError("logits of another number of classes, or not finite")
+        return ClassPredictions(
+            classes,
+            tuple(image["file"] for image in images),
+            tuple(str(image["group"]) for image in images),
+            np.array([number[image["label"]] for image in images]),
+            logits,
+            None if exits is None else np.array(exits, dtype=float),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{path}: holds no predictions of a classifier ({error}); {remedy}."
+        ) from error
+
+
+def judge_classes(
+    judged: ClassPredictions,
+    validation: ClassPredictions,
+    *,
+    flops: Mapping[str, int] | None = None,
+    bootstrap: int = 0,
+    accuracy: float = 0.95,
+) -> dict[str, Any]:
+    """Scores, per class, confusion, calibration, 'unknown', exits, and intervals over samples.
+
+    Args:
+        judged: the predictions.
+        validation: those on which temperature and thresholds are chosen.
+        flops: operations until each exit, where there are exits.
+        bootstrap: draws for the intervals; 0 for none.
+        accuracy: of what gets a class, to choose the threshold of 'unknown' by.
+    """
+    probabilities, labels = judged.probabilities, judged.labels
+    temperature = fit_temperature(validation.logits, validation.labels)
+    mended = scaled(judged.logits, temperature)
+    threshold = unknown_threshold(
+        scaled(validation.logits, temperature), validation.labels, accuracy=accuracy
+    )
+    curve = coverage_curve(mended, labels)
+    step = max(1, len(curve) // CURVE_POINTS)
+    document: dict[str, Any] = {
+        "classes": class_scores(probabilities, labels),
+        "per_class": per_class(probabilities, labels, judged.classes),
+        "confusion": confusion(probabilities, labels).tolist(),
+        "calibration": {
+            "ece": calibration_error(probabilities, labels),
+            "temperature": temperature,
+            "ece_scaled": calibration_error(mended, labels),
+        },
+        "unknown": {
+            "asked_accuracy": accuracy,
+            **at_threshold(mended, labels, threshold),
+            "curve": curve[::-1][::step][::-1],
+        },
+        "intervals": {},
+    }
+    if judged.exits is not None and validation.exits is not None and flops:
+        early = early_threshold(validation.exits, validation.labels)
+        document["early"] = early_table(judged.exits, labels, flops, early)
+    if bootstrap:
+        document["intervals"] = bootstrap_scores(
+            probabilities, labels, judged.groups, draws=bootstrap
+        )
+    return document
+
+
+def aligned(first: ClassPredictions, second: ClassPredictions, names: Sequence[str]) -> np.ndarray:
+    """The probabilities of `second` in the order of the images of `first`.
+
+    Raises:
+        DataError: they are of other classes or images.
+    """
+    place = {file: at for at, file in enumerate(second.files)}
+    same = first.classes == second.classes and set(place) == set(first.files)
+    if same:
+        rows = np.array([place[file] for file in first.files])
+        same = bool((second.labels[rows] == first.labels).all())
+    if not same:
+        raise DataError(
+            f"{names[1]}: is not of the same images, labels and classes as {names[0]}; judge both "
+            "on the same side of the same data."
+        )
+    return second.probabilities[rows]

@@ -1,0 +1,118 @@
+"""Pictures of a classifier's judgement: confusion, calibration, coverage, the worst mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detkd.evaluation.calibration import reliability
+from detkd.evaluation.classes import confusion
+from detkd.evaluation.unknown import coverage_curve
+from detkd.files import write_with
+
+WORST = 24  # mistakes on the contact sheet
+
+
+def plot_classes(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    files: Sequence[Path],
+    folder: Path,
+) -> None:
+    """Write confusion.png, calibration.png and, where there are mistakes, worst_mistakes.png."""
+    plot_confusion(confusion(probabilities, labels), classes, folder / "confusion.png")
+    plot_trust(probabilities, labels, folder / "calibration.png")
+    plot_mistakes(probabilities, labels, classes, files, folder / "worst_mistakes.png")
+
+
+def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Shares of each true class (a row) by what was said, with the numbers of images."""
+    plt = _pyplot()
+    side = 2 + 0.38 * len(classes)
+    figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        axis.text(
+            column,
+            row,
+            str(counts[row, column]),
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=7,
+        )
+    places = range(len(classes))
+    axis.set_xticks(places, classes, rotation=90, fontsize=8)
+    axis.set_yticks(places, classes, fontsize=8)
+    axis.set(xlabel="said", ylabel="true")
+    _save(figure, path)
+
+
+def plot_trust(probabilities: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Share right over confidence, and accuracy over coverage."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    points = reliability(probabilities, labels)
+    left.plot([0, 1], [0, 1], "--", color="grey")
+    left.plot([p[0] for p in points], [p[1] for p in points], marker="o")
+    left.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
+    curve = coverage_curve(probabilities, labels)
+    right.plot([p["coverage"] for p in curve], [p["accuracy"] for p in curve])
+    right.set(xlabel="share that gets a class", ylabel="accuracy of those", xlim=(0, 1))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def plot_mistakes(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    files: Sequence[Path],
+    path: Path,
+    *,
+    count: int = WORST,
+) -> None:
+    """A contact sheet of the mistakes that the classifier was surest of."""
+    from PIL import Image, ImageOps
+
+    said = probabilities.argmax(1)
+    wrong = np.flatnonzero(said != labels)
+    order = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:count]
+    if not len(order):
+        path.unlink(missing_ok=True)
+        return
+    plt = _pyplot()
+    columns = min(6, len(order))
+    rows = -(-len(order) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.8 * columns, 2.1 * rows), layout="constrained", squeeze=False
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, at in zip(axes.flat, order, strict=False):
+        with Image.open(files[at]) as opened:
+            axis.imshow(ImageOps.exif_transpose(opened).convert("RGB"))
+        sure = probabilities[at].max()
+        axis.set_title(f"{classes[labels[at]]}\nsaid {classes[said[at]]} {sure:.2f}", fontsize=7)
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
+    _pyplot().close(figure)

@@ -1,0 +1,65 @@
+"""What stopping at an exit that is sure saves, and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from detkd.evaluation.classes import class_scores, softmax
+
+
+def stops(exit_logits: np.ndarray, threshold: float) -> np.ndarray:
+    """The exit [N] at which each image stops, of logits [N, E, K] by depth; the last always is."""
+    sure = softmax(exit_logits).max(2) >= threshold
+    sure[:, -1] = True
+    return sure.argmax(1)
+
+
+def early_threshold(exit_logits: np.ndarray, labels: np.ndarray, *, loss: float = 0.005) -> float:
+    """The lowest threshold at which top-1 stays within `loss` of the deepest exit's.
+
+    Confidences that occur are tried, and infinity, which never stops early. Choose it on validation
+    images.
+    """
+    deepest = float((exit_logits[:, -1].argmax(1) == labels).mean())
+    tried = np.unique(softmax(exit_logits[:, :-1]).max(2))
+    for threshold in tried:
+        if _top1(exit_logits, labels, stops(exit_logits, threshold)) >= deepest - loss - 1e-12:
+            return float(threshold)
+    return float("inf")
+
+
+def early_table(
+    exit_logits: np.ndarray, labels: np.ndarray, flops: Mapping[str, int], threshold: float
+) -> dict[str, Any]:
+    """Scores of each exit alone and of stopping early; shares of images, and saved operations.
+
+    Args:
+        exit_logits: [N, E, K] by depth.
+        labels: [N].
+        flops: operations until each exit, by its name and in the same order.
+        threshold: from which an exit is sure.
+    """
+    at = stops(exit_logits, threshold)
+    cost = np.array(list(flops.values()), dtype=float)
+    chosen = exit_logits[np.arange(len(at)), at]
+    return {
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "exits": {
+            name: {
+                **class_scores(softmax(exit_logits[:, place]), labels),
+                "flops": int(flops[name]),
+                "share": float((at == place).mean()),
+            }
+            for place, name in enumerate(flops)
+        },
+        "early": class_scores(softmax(chosen), labels),
+        "flops": float(cost[at].mean()),
+        "saved": float(1 - cost[at].mean() / cost[-1]),
+    }
+
+
+def _top1(exit_logits: np.ndarray, labels: np.ndarray, at: np.ndarray) -> float:
+    return float((exit_logits[np.arange(len(at)), at].argmax(1) == labels).mean())

@@ -1,0 +1,53 @@
+"""When a classifier had better say 'unknown': coverage against accuracy, and a threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def coverage_curve(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """Threshold, coverage (share of images that get a class) and accuracy of those.
+
+    A point for each confidence that occurs, by falling threshold.
+    """
+    confidence = probabilities.max(1)
+    right = (probabilities.argmax(1) == labels).astype(float)
+    order = np.argsort(-confidence, kind="stable")
+    sure, hits = confidence[order], right[order].cumsum()
+    # Images of equal confidence are accepted together.
+    last = np.flatnonzero(np.append(np.diff(sure) != 0, True)) if len(sure) else np.array([], int)
+    return [
+        {
+            "threshold": float(sure[at]),
+            "coverage": float((at + 1) / len(sure)),
+            "accuracy": float(hits[at] / (at + 1)),
+        }
+        for at in last
+    ]
+
+
+def unknown_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, *, accuracy: float = 0.95
+) -> float | None:
+    """The lowest threshold from which on those that get a class are right with this share.
+
+    Images below it are 'unknown'. None where no threshold reaches it. Choose it on validation
+    images.
+    """
+    enough = [p for p in coverage_curve(probabilities, labels) if p["accuracy"] >= accuracy]
+    return enough[-1]["threshold"] if enough else None
+
+
+def at_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, threshold: float | None
+) -> dict[str, Any]:
+    """Coverage, and accuracy of what is covered, at a threshold; None covers nothing."""
+    sure = probabilities.max(1) >= (np.inf if threshold is None else threshold)
+    right = probabilities.argmax(1) == labels
+    return {
+        "threshold": threshold,
+        "coverage": float(sure.mean()) if len(sure) else None,
+        "accuracy": float(right[sure].mean()) if sure.any() else None,
+    }

@@ -1,0 +1,311 @@
+"""The classifier: a backbone with named stages, a head, and exits where they are asked for.
+
+It keeps the detectors' contract: `model(images, targets)` gives a dictionary of losses in training,
+`model(images)` a list of what each image is in evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from detkd.config import ClassifierConfig, LabelLossConfig
+from detkd.errors import CheckpointError, ConfigError
+from detkd.models.attention import attention
+from detkd.models.backbones import STAGES as PUBLISHED
+from detkd.models.backbones import (
+    Backbone,
+    Feature,
+    TimmBackbone,
+    build_backbone,
+    measure_stages,
+    published_network,
+)
+from detkd.models.class_heads import BEHIND, Exit, Head
+from detkd.models.compression import compress
+from detkd.models.label_loss import LabelLoss, label_probabilities
+from detkd.models.weights import read_checkpoint
+
+
+class Classifier(nn.Module):
+    """Images in, one class each out; it knows its class names and the config it was built from.
+
+    Args:
+        backbone: gives the features c2..c5.
+        head: reads the deepest of them; an `Exit` where the network was cut.
+        exits: by the stage that they sit on.
+        classes: their names, in the order of the logits.
+        image_size: side in px of the square images that it is trained on; others work, too.
+        config: what it was built from.
+        loss: what a wrong label costs, in training.
+    """
+
+    kind: ClassVar[str] = "classifier"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: Head | Exit,
+        exits: dict[str, Exit],
+        classes: Sequence[str],
+        image_size: int,
+        config: ClassifierConfig,
+        loss: LabelLoss,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self.exits = backbone, head, nn.ModuleDict(exits)
+        self.classes, self.image_size, self.config = tuple(classes), image_size, config
+        self.loss = loss
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(backbone, name))[:, None, None]
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def network(self) -> Classifier:
+        """What is judged and kept of a trainable: of a classifier, itself."""
+        return self
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """What can be read by name: the stages, and `pooled` and `logits` as maps of one cell."""
+        return {
+            **self.backbone.features,
+            "pooled": Feature(self.head.width, self.image_size),
+            "logits": Feature(len(self.classes), self.image_size),
+        }
+
+    @property
+    def deepest(self) -> str:
+        """The name of the stage that the head reads."""
+        return list(self.backbone.features)[-1]
+
+    def batch(self, images: Sequence[Tensor] | Tensor) -> Tensor:
+        """Images [3, S, S] in 0..1 as one normalised tensor [N, 3, S, S]."""
+        stacked = images if isinstance(images, Tensor) else torch.stack(list(images))
+        return (stacked - self.mean) / self.std
+
+    def read(self, batch: Tensor) -> dict[str, Tensor]:
+        """c2..c5 [N, C, h, w], `pooled` [N, width, 1, 1] and `logits` [N, K] of a batch.
+
+        Of the exit on c3 there are `c3.features` [N, C, h, w] and `c3.logits` [N, K].
+        """
+        said = self.backbone(batch)
+        pooled, logits = self.head(said[self.deepest])
+        for name, exit_ in self.exits.items():
+            assert isinstance(exit_, Exit)
+            features = exit_.features(said[name])
+            said[f"{name}.features"] = features
+            said[f"{name}.logits"] = exit_.from_features(features)[1]
+        return {**said, "pooled": pooled[:, :, None, None], "logits": logits}
+
+    def task(self, said: dict[str, Tensor], targets: Sequence[dict[str, Tensor]]) -> Tensor:
+        """What the wrong labels of a batch cost that was read."""
+        labels = label_probabilities(targets, len(self.classes)).to(said["logits"].device)
+        return self.loss(said["logits"], labels)
+
+    def forward(
+        self, images: Sequence[Tensor] | Tensor, targets: list[dict[str, Tensor]] | None = None
+    ) -> Any:
+        """Losses in training; else `logits` and `probabilities` [K] of each image.
+
+        Where there are exits, an image also has `exits` [E, K], the logits of each and of the
+        head, the shallowest first.
+        """
+        said = self.read(self.batch(images))
+        if self.training:
+            assert targets is not None
+            return {"loss_label": self.task(said, targets)}
+        logits = said["logits"].float()
+        found = [{"logits": z, "probabilities": z.softmax(0)} for z in logits]
+        if self.exits:
+            each = [said[f"{name}.logits"].float() for name in self.exits]
+            for row, exits in zip(found, torch.stack([*each, logits], 1), strict=True):
+                row["exits"] = exits
+        return found
+
+    @classmethod
+    def load(cls, path: str | Path) -> Classifier:
+        """The classifier of a checkpoint, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: the file is missing, broken, hostile, or of another kind.
+        """
+        return classifier_from(read_checkpoint(path), path)
+
+
+def build_classifier(
+    config: ClassifierConfig,
+    classes: Sequence[str],
+    image_size: int,
+    *,
+    loss: LabelLossConfig | None = None,
+    counts: Sequence[int] = (),
+) -> Classifier:
+    """A classifier of `classes`.
+
+    Args:
+        config: its parts.
+        image_size: side in px of the images that it is trained on.
+        loss: what a wrong label costs; cross entropy, if nothing is said.
+        counts: training images of each class, which some losses need.
+
+    Raises:
+        ConfigError: a name that does not exist, or parts that do not fit.
+        CheckpointError: backbone weights that do not fit.
+    """
+    criterion = LabelLoss(loss or LabelLossConfig(), counts)
+    backbone, head = _parts(config, len(classes))
+    last = list(backbone.features)[-1]
+    exits = {}
+    for name in config.exits:
+        if name not in backbone.features or name == last:
+            there = ", ".join(list(backbone.features)[:-1]) or "none"
+            raise ConfigError(f"model.exits: no exit can sit on '{name}'; there are {there}.")
+        exits[name] = _exit(backbone, name, config, len(classes))
+    exits = {name: exits[name] for name in backbone.features if name in exits}
+    if config.cut:
+        if config.cut not in exits:
+            raise ConfigError(f"model.cut: '{config.cut}' is none of model.exits.")
+        cut = _cut_backbone(backbone, config.cut)
+        return Classifier(cut, exits[config.cut], {}, classes, image_size, config, criterion)
+    return Classifier(backbone, head, exits, classes, image_size, config, criterion)
+
+
+def cut_at(network: Classifier, stage: str) -> Classifier:
+    """The network that ends with its exit on `stage`, with nothing of the rest.
+
+    It shares the weights of `network`, and is in evaluation mode.
+
+    Raises:
+        ConfigError: there is no such exit.
+    """
+    if stage not in network.exits:
+        there = ", ".join(network.exits) or "none"
+        raise ConfigError(f"no exit on '{stage}' to cut the network at; there are {there}.")
+    exit_ = network.exits[stage]
+    assert isinstance(exit_, Exit)
+    config = ClassifierConfig(**{**vars(network.config), "cut": stage})
+    backbone = _cut_backbone(network.backbone, stage)
+    cut = Classifier(backbone, exit_, {}, network.classes, network.image_size, config, network.loss)
+    return cut.eval()
+
+
+def _exit(backbone: Backbone, name: str, config: ClassifierConfig, classes: int) -> Exit:
+    deepest = list(backbone.features.values())[-1]
+    return Exit(backbone.features[name], deepest, classes, attention_kind=config.exit_attention)
+
+
+def _cut_backbone(backbone: Backbone, last: str) -> Backbone:
+    if isinstance(backbone, TimmBackbone):
+        raise ConfigError("model.cut: a timm backbone cannot be cut at a stage.")
+    names = list(backbone.stages)
+    kept = names[: names.index(last) + 1]
+    cut = Backbone(
+        {name: backbone.stages[name] for name in kept},
+        {name: backbone.features[name] for name in kept if name in backbone.features},
+        mean=backbone.mean,
+        std=backbone.std,
+    )
+    cut.frozen = [stage for stage in backbone.frozen if stage in list(cut.stages.values())]
+    return cut
+
+
+def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
+    """Backbone and head, with weights, attention and cheaper convolutions as the config says."""
+    if config.weights and config.convolutions != "full":
+        raise ConfigError(
+            f"model.weights: {config.convolutions} convolutions start from scratch; leave the "
+            "weights out."
+        )
+    if config.backbone in BEHIND:
+        backbone, head = _published(config, classes)
+    else:
+        if config.head == "published":
+            raise ConfigError(
+                f"model.head: 'published' is for {', '.join(BEHIND)}; '{config.backbone}' has a "
+                "pooled one."
+            )
+        backbone = build_backbone(config.backbone, weights=config.weights)
+        head = _pooled(
+            list(backbone.features.values())[-1].channels, classes, config, nn.Identity()
+        )
+    if config.convolutions != "full":
+        compress(backbone, config.convolutions, config.groups)
+    if config.attention != "none":
+        if isinstance(backbone, TimmBackbone):
+            raise ConfigError(
+                "model.attention: there is no room behind a stage of timm's networks."
+            )
+        for name, feature in backbone.features.items():
+            block = attention(config.attention, feature.channels)
+            backbone.stages[name] = nn.Sequential(backbone.stages[name], block)
+    backbone.freeze(config.frozen_stages)
+    return backbone, head
+
+
+def _published(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
+    _, cut, _ = PUBLISHED[config.backbone]
+    behind = BEHIND[config.backbone]
+    # Of a pooled head no fully connected layer is used, so none has to be in the file.
+    unused = (behind.last,) if config.head == "published" else ("fc.", "classifier.")
+    net: Any = published_network(config.backbone, config.weights, unused)
+    tail = behind.tail(net)
+    stages = cut(net)
+    backbone = Backbone(stages, measure_stages(stages))
+    channels = _channels_behind(backbone, tail)
+    if config.head == "pooled":
+        return backbone, _pooled(channels, classes, config, tail)
+    hidden = behind.hidden(net)
+    widths = [layer.out_features for layer in hidden.modules() if isinstance(layer, nn.Linear)]
+    width = widths[-1] if widths else channels * behind.cells**2
+    return backbone, Head(tail, behind.cells, hidden, width, classes)
+
+
+def _pooled(channels: int, classes: int, config: ClassifierConfig, tail: nn.Module) -> Head:
+    return Head(tail, 1, nn.Dropout(config.dropout), channels, classes)
+
+
+@torch.no_grad()
+def _channels_behind(backbone: Backbone, tail: nn.Module) -> int:
+    """Channels that the tail gives."""
+    last = list(backbone.features.values())[-1]
+    channels = tail.eval()(torch.zeros(1, last.channels, 2, 2)).shape[1]
+    tail.train()
+    return int(channels)
+
+
+def classifier_from(checkpoint: dict[str, Any], path: str | Path) -> Classifier:
+    """The classifier that a checkpoint (as `read_checkpoint` gives it) describes.
+
+    Raises:
+        CheckpointError: its config or weights are not those of a classifier.
+    """
+    if checkpoint.get("network", "detector") != Classifier.kind:
+        raise CheckpointError(
+            f"{path}: holds a detector, where a classifier is needed; 'detkd eval' judges it."
+        )
+    try:
+        config = checkpoint["config"]
+        # The weights come from the checkpoint: where they once started does not matter now.
+        model = ClassifierConfig(**{**config["model"], "weights": None})
+        image_size = int(config["data"]["image_size"])
+        network = build_classifier(model, tuple(checkpoint["classes"]), image_size)
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: its config (written by detkd {checkpoint['version']}) describes no "
+            f"classifier of this version: {error}."
+        ) from error
+    try:
+        network.load_state_dict(checkpoint["weights"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights are not those of the '{model.backbone}' classifier that its "
+            "config describes; take an intact checkpoint."
+        ) from error
+    return network.eval()

@@ -1,0 +1,227 @@
+"""Images with one label: where they are read from, how they are divided, drawn and mixed."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detkd.cli.app import launch
+from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, square
+from detkd.data.labelled_images import divide_labelled, fold_of, groups_of, read_labelled
+from detkd.data.sampler import EpochBatches
+from detkd.errors import DataError
+
+
+def picture(path, colour, size=(12, 10)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes, 12 and 6 images, in three stations."""
+    for at in range(12):
+        picture(tmp_path / f"crops/ant/s{at % 3}/{at}.png", (at, 0, 0))
+    for at in range(6):
+        picture(tmp_path / f"crops/bee/s{at % 3}/{at}.png", (0, at, 0))
+    return tmp_path / "crops"
+
+
+def test_class_folders_are_read_with_folders_below_as_groups(folders):
+    picture(folders / "beside.png", (9, 9, 9))  # no class: not read
+    data = read_labelled(folders)
+    assert data.classes == ("ant", "bee")
+    assert data.counts == {"ant": 12, "bee": 6}
+    assert {image.group for image in data.images} == {"s0", "s1", "s2"}
+
+
+def test_a_table_is_read_and_what_is_wrong_in_it_is_named(folders):
+    def read(*rows, header="file,label,sample"):
+        (folders / "t.csv").write_text("\n".join([header, *rows]))
+        return read_labelled(folders / "t.csv")
+
+    data = read("ant/s0/0.png,one,x", "bee\\s0\\0.png,two,")
+    assert [(i.label, i.group) for i in data.images] == [("one", "x"), ("two", None)]
+    for rows, header, said in (
+        (["ant/s0/0.png,one"], "path,label", "needs a column of images"),
+        (["nowhere.png,one"], "file,label", "line 2: 'nowhere.png' is not in"),
+        (["../x.png,one"], "file,label", "leaves the folder"),
+        (["ant/s0/0.png,"], "file,label", "line 2: has no label"),
+        (["ant/s0/0.png,one", "ant/s0/0.png,two"], "file,label", "an image has one label"),
+        (["ant/s0/0.png,one"], "file,label", "of 1 classes; two at least"),
+    ):
+        with pytest.raises(DataError, match=said):
+            read(*rows, header=header)
+    with pytest.raises(DataError, match="no such folder of class folders"):
+        read_labelled(folders / "nowhere")
+
+
+def test_no_group_is_divided_and_equal_files_belong_together(folders):
+    sides = divide_labelled(read_labelled(folders), (1, 1, 1))
+    where = {side: {i.group for i in part.images} for side, part in sides.items()}
+    assert sorted(len(groups) for groups in where.values()) == [1, 1, 1]
+    assert all(part.counts == {"ant": 4, "bee": 2} for part in sides.values())
+
+    twins = folders.parent / "twins"
+    for at in range(4):
+        picture(twins / f"a/{at}.png", (at, 0, 0))
+        picture(twins / f"b/{at}.png", (at, 0, 0) if at == 2 else (0, at + 1, 0))
+    data = read_labelled(twins)
+    groups = dict(zip([i.file for i in data.images], groups_of(data), strict=True))
+    assert groups["a/2.png"] == groups["b/2.png"]
+    assert len(set(groups.values())) == 7
+
+
+def test_a_division_is_the_same_for_a_seed(folders):
+    data = read_labelled(folders)
+    assert divide_labelled(data, (1, 1, 1), seed=3) == divide_labelled(data, (1, 1, 1), seed=3)
+    with pytest.raises(DataError, match="are not shares"):
+        divide_labelled(data, (1, 1))
+
+
+def test_in_k_folds_each_image_is_validated_on_once(folders):
+    data = read_labelled(folders)
+    seen = []
+    for fold in range(3):
+        train, val = fold_of(data, 3, fold)
+        assert not {i.group for i in train.images} & {i.group for i in val.images}
+        seen += [image.file for image in val.images]
+    assert sorted(seen) == sorted(image.file for image in data.images)
+    with pytest.raises(DataError, match="no fold 3 of 3"):
+        fold_of(data, 3, 3)
+
+
+def test_a_crop_stands_on_a_square_of_its_borders_colour():
+    image = np.full((4, 10, 3), 7, np.uint8)
+    image[1:3, 3:7] = 200
+    out = square(image)
+    assert out.shape == (10, 10, 3)
+    assert (out[:3] == 7).all()
+    assert (out[3:7] == image).all()
+
+
+def test_an_image_is_a_function_of_index_and_draw(folders):
+    data = ClassDataset(read_labelled(folders), image_size=16, augment="strong", randaugment=2)
+    image, target = data[(13, 5)]
+    assert image.shape == (3, 16, 16)
+    assert int(target["label"]) == 1
+    before = torch.random.get_rng_state()
+    assert torch.equal(image, data[(13, 5)][0])
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not torch.equal(image, data[13][0])
+
+
+def test_broken_images_are_told_in_a_sentence(folders):
+    (folders / "ant/s0/0.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of 18 images cannot be read: ant/s0/0\.png; replace"):
+        ClassDataset(read_labelled(folders), image_size=16).check_images()
+
+
+def test_classes_left_out_are_gone(folders):
+    picture(folders / "cat/0.png", (1, 1, 1))
+    data = read_labelled(folders).without(["cat"])
+    assert data.classes == ("ant", "bee")
+    with pytest.raises(DataError, match="no class 'dog' to leave out"):
+        data.without(["dog"])
+
+
+def test_balanced_drawing_shows_classes_alike_and_a_repeated_image_anew():
+    labels = np.array([0] * 90 + [1] * 10)
+    assert class_weights(labels, 2, 0.0) is None
+    weights = class_weights(labels, 2, 1.0)
+    assert weights[:90].sum() == pytest.approx(0.5)
+    half = class_weights(labels, 2, 0.5)
+    assert half[:90].sum() == pytest.approx(0.75)  # √90 : √10 = 3 : 1
+    batches = EpochBatches(100, 10, seed=0, weights=weights)
+    keys = []
+    for epoch in range(20):
+        batches.set_epoch(epoch)
+        epochs_keys = [key for batch in batches for key in batch]
+        assert len(set(epochs_keys)) == len(epochs_keys) == 100
+        keys += epochs_keys
+    drawn = Counter(int(labels[index]) for index, _ in keys)
+    assert drawn[1] == pytest.approx(1000, abs=100)
+
+
+def test_mixed_images_have_mixed_labels_and_depend_on_the_draws_alone():
+    def batch(draw):
+        return [
+            (
+                torch.full((3, 8, 8), float(at)),
+                {"label": torch.tensor(at), "draw": torch.tensor(draw + at)},
+            )
+            for at in range(3)
+        ]
+
+    for way in ({"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}):
+        images, targets = Mixing(3, **way)(batch(0))
+        for image, target in zip(images, targets, strict=True):
+            share = target["probabilities"]
+            assert float(share.sum()) == pytest.approx(1)
+            # An image of colour k counts as class k by its share of the picture.
+            mean = float((share * torch.arange(3)).sum())
+            assert float(image.mean()) == pytest.approx(mean, abs=1e-4)
+        again, _ = Mixing(3, **way)(batch(0))
+        assert all(torch.equal(a, b) for a, b in zip(images, again, strict=True))
+        other, _ = Mixing(3, **way)(batch(50))
+        assert not all(torch.equal(a, b) for a, b in zip(images, other, strict=True))
+    plain, targets = Mixing(3)(batch(0))
+    assert float(plain[2].mean()) == 2
+    assert "probabilities" not in targets[0]
+
+
+def rows(folder):
+    return list(csv.DictReader((folder / "crops.csv").open()))
+
+
+def test_crops_keep_samples_and_are_read_as_labelled_images(scenes, tmp_path):
+    import json
+
+    document = json.loads((scenes / "all.json").read_text())
+    out = tmp_path / "crops"
+    command = ["crop", str(scenes / "all.json"), str(out), "--background", "2", "--margin", "0"]
+    label = document["categories"][0]["name"]
+    assert launch(command[0], [*command[1:], "--unknown", label]) == 0
+    table = rows(out)
+    objects = [row for row in table if row["label"] != "background"]
+    assert len(objects) == len(document["annotations"])
+    assert label not in {row["label"] for row in table}
+    assert "unknown" in {row["label"] for row in table}
+    samples = {image["file_name"]: image["sample"] for image in document["images"]}
+    assert all(row["group"] == samples[row["image"]] for row in table)
+    first = document["annotations"][0]
+    x, y, w, h = first["bbox"]
+    row = table[0]
+    assert [int(row[k]) for k in ("xmin", "ymin")] == [int(x), int(y)]
+    with Image.open(out / row["file"]) as crop:
+        assert crop.size == (int(row["xmax"]) - int(row["xmin"]), int(np.ceil(y + h)) - int(y))
+    boxes = {image["id"]: [] for image in document["images"]}
+    for box in document["annotations"]:
+        boxes[box["image_id"]].append(box["bbox"])
+    ids = {image["file_name"]: image["id"] for image in document["images"]}
+    for row in table:
+        if row["label"] == "background":
+            left, top, right, bottom = (int(row[k]) for k in ("xmin", "ymin", "xmax", "ymax"))
+            for x, y, w, h in boxes[ids[row["image"]]]:
+                assert x + w <= left or x >= right or y + h <= top or y >= bottom
+    data = read_labelled(out / "crops.csv")
+    assert set(data.classes) == {row["label"] for row in table}
+    sides = divide_labelled(data, (0.5, 0.25, 0.25))
+    held = [{image.group for image in part.images} for part in sides.values()]
+    assert not set.intersection(*held)
+
+
+def test_crops_are_refused_in_a_sentence(scenes, tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    for more, said in (
+        (["there"], "is there already"),
+        (["new", "--unknown", "elephant"], "no class 'elephant'"),
+        (["new", "--margin", "-1"], "--margin is from 0"),
+    ):
+        argv = [str(scenes / "all.json"), str(tmp_path / more[0]), *more[1:]]
+        assert launch("crop", argv) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

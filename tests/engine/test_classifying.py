@@ -1,0 +1,331 @@
+"""A classifier's training as a user runs it: what it leaves, how it goes on and is judged."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from detkd.cli.app import launch
+from detkd.engine.run import RunFolder, read_log
+from detkd.evaluation.class_judge import read_predictions
+from detkd.models.classifier import Classifier
+from detkd.models.network import load_network
+from detkd.models.weights import read_checkpoint
+from detkd.shipped import shipped
+
+EXITS = {"backbone": "shallow_x0.5_d1", "exits": ["c2", "c3"]}
+CONFIGS = [
+    ("marine", "teacher"),
+    ("marine", "student"),
+    ("marine", "distill"),
+    ("land_use", "teacher"),
+    ("land_use", "student"),
+    ("land_use", "distill"),
+    ("self_distill", "resnet18_full"),
+    ("self_distill", "resnet18_student"),
+    ("self_distill", "resnet18_distill"),
+    ("self_distill", "vgg11_student"),
+    ("self_distill", "vgg11_distill"),
+]
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    """Crops of rendered cells, as class folders' table; groups are the rendered samples."""
+    from detkd.data.synthetic import write_scenes
+
+    folder = tmp_path_factory.mktemp("crops")
+    write_scenes(folder / "scenes", 16, seed=5, size=(96, 128), samples=8)
+    assert launch("convert", [str(folder / "scenes"), str(folder / "all.json")]) == 0
+    assert launch("crop", [str(folder / "all.json"), str(folder / "crops")]) == 0
+    table = (folder / "crops/crops.csv").read_text().splitlines()
+    common = [row for row in table[1:] if row.split(",")[1] in _common(table)]
+    (folder / "crops/some.csv").write_text("\n".join([table[0], *common]) + "\n")
+    return folder / "crops/some.csv"
+
+
+def _common(table):
+    """The three classes that lie in most samples."""
+    held = {}
+    for row in table[1:]:
+        _, label, group, *_ = row.split(",")
+        held.setdefault(label, set()).add(group)
+    return sorted(held, key=lambda label: (-len(held[label]), label))[:3]
+
+
+@pytest.fixture
+def tiny(crops, tmp_path):
+    """Writes the config of a training of a second or two; returns its path."""
+
+    def write(name="tiny", **changes):
+        tree = {
+            "name": name,
+            "data": {"train": str(crops), "image_size": 32, "ratios": [0.6, 0.2, 0.2]},
+            "model": {"backbone": "shallow_x0.5_d1"},
+            "train": {"epochs": 2, "batch_size": 8, "warmup": 2, "threads": 1, "device": "cpu"},
+        }
+        for key, value in changes.items():
+            part, _, field = key.partition("__")
+            if field:
+                tree.setdefault(part, {})[field] = value
+            else:
+                tree[part] = value
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    return write
+
+
+def train(config, run, *more):
+    return launch("train-cls", ["--config", str(config), "--run", str(run), *more])
+
+
+def weights(run):
+    return read_checkpoint(run / "last.pt")["training"]["trainable"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_what_the_design_names(tiny, tmp_path):
+    assert train(tiny(), tmp_path / "run") == 0
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"config.yaml", "log.jsonl", "last.pt", "best.pt", "metrics.json", "plots"}
+    plots = {path.name for path in (tmp_path / "run/plots").iterdir()}
+    assert {"curves.png", "confusion.png", "calibration.png"} <= plots
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert set(metrics["classes"]) == {"top1", "top5", "balanced_accuracy", "macro_f1"}
+    best = read_checkpoint(tmp_path / "run/best.pt")
+    assert best["score"] == metrics["classes"]["balanced_accuracy"]
+    network = Classifier.load(tmp_path / "run/best.pt")
+    assert not network.training
+    assert isinstance(load_network(tmp_path / "run/best.pt"), Classifier)
+    assert network([torch.rand(3, 32, 32)])[0]["logits"].shape == (3,)
+    lines = read_log(RunFolder(tmp_path / "run"))
+    assert [line["epoch"] for line in lines if line["kind"] == "val"] == [1, 2]
+
+
+MIXED = {
+    "data__mixup": 0.4,
+    "data__cutmix": 1.0,
+    "data__balance": 1.0,
+    "data__randaugment": 1,
+    "loss": {"name": "logit_adjusted"},
+}
+
+
+def test_the_same_seed_gives_the_same_weights_with_any_number_of_workers(tiny, tmp_path):
+    config = tiny(**MIXED, train__epochs=1)
+    train(config, tmp_path / "a")
+    train(config, tmp_path / "b", "--data.workers", "2")
+    train(config, tmp_path / "c", "--train.seed", "1")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
+    own = {"self_distill": {}, "model": EXITS, "train__epochs": 4}
+    config = tiny(**own)
+    more = ["--train.save_every", "1"]
+    assert train(config, tmp_path / "whole", *more) == 0
+    code = "import sys; from detkd.cli.app import launch; sys.exit(launch('train-cls'))"
+    run = tmp_path / "killed"
+    command = [sys.executable, "-c", code, "--config", str(config), "--run", str(run), *more]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    log = run / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and '"epoch": 1' in log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert train(config, run, *more, "--resume") == 0
+    assert same(weights(tmp_path / "whole"), weights(run))
+
+
+def test_a_student_learns_from_a_teacher_and_its_cache_changes_nothing(tiny, tmp_path):
+    teacher = tiny("t", model={"backbone": "shallow_x1"}, data__augment="turns", data__views=2)
+    assert train(teacher, tmp_path / "t") == 0
+    found = []
+    for name, cache in (("live", False), ("cached", True)):
+        distill = {
+            "teacher": str(tmp_path / "t/best.pt"),
+            "cache": cache,
+            "cache_folder": str(tmp_path / "kept"),
+            "losses": [
+                {"name": "kl", "at": ["logits"], "options": {"temperature": 4.0}},
+                {"name": "cosine", "at": ["pooled"]},
+            ],
+        }
+        config = tiny(name, distill=distill, data__views=2, train__epochs=3)
+        assert train(config, tmp_path / name) == 0
+        found.append(weights(tmp_path / name))
+    assert (tmp_path / "kept").is_dir()
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert torch.allclose(value.float(), found[1][key].float(), atol=1e-4), key
+    log = read_log(RunFolder(tmp_path / "live"))
+    assert {"loss_label", "kl@logits", "cosine@pooled", "pull/kl"} <= set(log[0])
+
+
+def test_a_teacher_that_is_far_from_what_it_was_is_not_believed(tiny, tmp_path, capsys):
+    assert train(tiny("t"), tmp_path / "t") == 0
+    checkpoint = torch.load(tmp_path / "t/best.pt", weights_only=True)
+    for key, value in checkpoint["weights"].items():
+        if key.startswith("head.classes."):
+            value.zero_()
+    torch.save({**checkpoint, "score": 0.9}, tmp_path / "spoilt.pt")
+    distill = {"teacher": str(tmp_path / "spoilt.pt"), "losses": []}
+    assert train(tiny("s", distill=distill), tmp_path / "s") == 2
+    assert "reached a balanced accuracy of 0.900" in capsys.readouterr().err
+
+
+def test_early_stopping_and_folds(tiny, tmp_path):
+    config = tiny(data__folds=3, data__fold=2, train__early_stop=1, train__epochs=30)
+    assert train(config, tmp_path / "a", "--train.lr", "0") == 0
+    assert read_checkpoint(tmp_path / "a/last.pt")["training"]["progress"]["epoch"] < 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"self_distill": {}}, "there is no exit to be taught"),
+        ({"model": EXITS}, "exits are trained by self_distill"),
+        ({"data__ratios": [1, 0, 0]}, "leave nothing to train or to judge on"),
+        ({"data__leave_out": ["elephant"]}, "has no class 'elephant' to leave out"),
+        ({"data__augment": "upside"}, "no augmentation 'upside'"),
+        ({"data__folds": 3, "data__fold": 3}, "there is no fold 3 of 3"),
+        ({"train__epoch": 3}, "did you mean 'train.epochs'?"),
+        ({"model__necks": 3}, "unknown key 'model.necks'"),
+        ({"loss__smoothing": 2.0}, "loss.smoothing: 2.0 makes no sense"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_in_a_sentence(tiny, tmp_path, capsys, changes, said):
+    assert train(tiny(**changes), tmp_path / "run") == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def judge(*argv):
+    return launch("eval-cls", [str(word) for word in argv])
+
+
+def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys, crops):
+    for name, seed in (("a", 0), ("b", 1)):
+        assert train(tiny(name), tmp_path / name, "--train.seed", str(seed)) == 0
+    best = tmp_path / "b/best.pt"
+    assert judge("--checkpoint", best, "--out", tmp_path / "val", "--against", tmp_path / "a") == 0
+    assert "McNemar" in capsys.readouterr().out
+    said = json.loads((tmp_path / "val/metrics.json").read_text())
+    assert said["classes"] == json.loads((tmp_path / "b/metrics.json").read_text())["classes"]
+    other = json.loads((tmp_path / "a/metrics.json").read_text())["classes"]
+    assert said["against"]["top1"]["difference"] == pytest.approx(
+        said["classes"]["top1"] - other["top1"]
+    )
+    test = ["--checkpoint", best, "--side", "test", "--bootstrap", "20", "--out", tmp_path / "test"]
+    assert judge(*test) == 0
+    metrics = json.loads((tmp_path / "test/metrics.json").read_text())
+    low, high = metrics["intervals"]["top1"]
+    assert low <= metrics["classes"]["top1"] <= high
+    assert metrics["calibration"]["temperature"] == said["calibration"]["temperature"]
+    groups, on_val = (
+        set(read_predictions(tmp_path / side / "predictions.json").groups)
+        for side in ("test", "val")
+    )
+    assert not groups & on_val
+    assert judge("--checkpoint", best, "--side", "test", "--against", tmp_path / "a") == 2
+    assert "is not of the same images" in capsys.readouterr().err
+    assert judge("--checkpoint", best, "--data", crops) == 0
+
+
+def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path, capsys):
+    assert train(tiny(self_distill={}, model=EXITS), tmp_path / "run") == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    exits = metrics["early"]["exits"]
+    assert list(exits) == ["c2", "c3", "last"]
+    assert sum(row["share"] for row in exits.values()) == pytest.approx(1)
+    assert exits["c2"]["flops"] < exits["c3"]["flops"] < exits["last"]["flops"]
+    best, cut = tmp_path / "run/best.pt", tmp_path / "c3.pt"
+    made = ["--checkpoint", best, "--cut", "c3", "--cut-out", cut]
+    assert judge(*made, "--out", tmp_path / "j") == 0
+    judged = json.loads((tmp_path / "j/metrics.json").read_text())
+    assert judged["classes"]["top1"] == exits["c3"]["top1"]
+    whole, part = Classifier.load(best), Classifier.load(cut)
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(whole(x)[0]["exits"][1], part(x)[0]["logits"])
+    assert cut.stat().st_size < best.stat().st_size
+    capsys.readouterr()
+    assert judge("--checkpoint", best, "--cut", "c4") == 2
+    assert "no exit on 'c4' to cut the network at; there are c2, c3" in capsys.readouterr().err
+
+
+def test_a_classifier_is_not_taken_for_a_detector(tiny, tmp_path, capsys, scenes):
+    assert train(tiny(), tmp_path / "run") == 0
+    argv = ["--gt", str(scenes / "all.json"), "--checkpoint", str(tmp_path / "run/best.pt")]
+    assert launch("eval", argv) == 2
+    assert "holds a classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("study", "role"), CONFIGS, ids=["/".join(c) for c in CONFIGS])
+def test_the_configs_that_come_along_train_an_epoch(study, role, crops, tmp_path, monkeypatch):
+    """On tiny crops; a teacher is first trained in the place that the config names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETKD_CACHE", str(tmp_path / "kept"))
+    small = ["--data.train", str(crops), "--data.image_size", "32", "--train.epochs", "1"]
+    small += ["--data.ratios", "[0.6, 0.2, 0.2]", "--train.threads", "1", "--train.device", "cpu"]
+    tree = yaml.safe_load(shipped("configs", study, f"{role}.yaml").read_text())
+    if "distill" in tree:
+        # Any teacher serves here, a small one quickest.
+        teacher = ["--config", str(shipped("configs", study, "teacher.yaml")), *small]
+        assert launch("train-cls", [*teacher, "--model.backbone", "shallow_x1"]) == 0
+    config = ["--config", str(shipped("configs", study, f"{role}.yaml")), *small]
+    assert launch("train-cls", config) == 0
+    metrics = json.loads((tmp_path / "runs" / tree["name"] / "metrics.json").read_text())
+    assert metrics["classes"]["top1"] is not None
+
+
+def test_real_crops_can_be_learned(real_data, tmp_path):
+    crops = real_data / "plankton_crops/data"
+    if not crops.is_dir():
+        pytest.skip(f"no plankton_crops in {real_data}")
+    config = ["--config", str(shipped("configs", "marine", "student.yaml"))]
+    config += ["--data.train", str(crops), "--data.image_size", "48", "--train.epochs", "3"]
+    config += ["--train.judge_every", "3", "--train.threads", "1", "--train.device", "cpu"]
+    config += ["--train.warmup", "5", "--train.lr", "0.005", "--train.ema", "0"]
+    assert launch("train-cls", [*config, "--run", str(tmp_path / "run")]) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["classes"]["balanced_accuracy"] > 0.1  # chance is 0.053
+
+
+def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "student"):
+        tiny(name, train__epochs=1)
+    losses = [{"name": "kl", "at": ["logits"]}]
+    tiny("distill", train__epochs=1, distill={"teacher": "of the row's own", "losses": losses})
+    rows = {
+        "teacher": {"config": "teacher.yaml"},
+        "plain": {"config": "student.yaml"},
+        "kl": {"config": "distill.yaml", "set": {"distill.preflight": 0}},
+    }
+    study = {"name": "small", "command": "train-cls", "rows": rows}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    assert launch("study", [".", "--rows", "kl"]) == 0
+    found = json.loads((tmp_path / "docs/results/small.json").read_text())["rows"]
+    assert list(found) == ["teacher", "kl"]
+    assert found["kl"]["test_balanced"][0] is not None
+    assert found["kl"]["parameters"] > found["kl"]["backbone_parameters"] > 0
+    table = (tmp_path / "docs/results/small.md").read_text().splitlines()
+    assert "| test balanced | test top-1 |" in table[0]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "command": "learn"}))
+    assert launch("study", ["."]) == 2
+    assert "command: is train or train-cls" in capsys.readouterr().err

@@ -1,0 +1,236 @@
+"""A classifier's scores, calibration, intervals, thresholds and exits, against numbers by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from detkd.errors import DataError
+from detkd.evaluation.calibration import calibration_error, fit_temperature, reliability, scaled
+from detkd.evaluation.class_intervals import bootstrap_scores, compare_paired, mcnemar
+from detkd.evaluation.class_judge import (
+    ClassPredictions,
+    aligned,
+    judge_classes,
+    read_predictions,
+)
+from detkd.evaluation.class_plots import plot_classes
+from detkd.evaluation.classes import class_scores, confusion, per_class, softmax
+from detkd.evaluation.early import early_table, early_threshold, stops
+from detkd.evaluation.unknown import at_threshold, coverage_curve, unknown_threshold
+
+
+def said(*classes, k=3, sure=0.8):
+    """Probabilities that name these classes."""
+    rows = np.full((len(classes), k), (1 - sure) / (k - 1))
+    rows[np.arange(len(classes)), classes] = sure
+    return rows
+
+
+LABELS = np.array([0, 0, 0, 0, 1, 1])
+SAID = said(0, 0, 0, 1, 1, 0)  # class 2 does not occur
+
+
+def test_scores_by_hand():
+    scores = class_scores(SAID, LABELS)
+    assert scores["top1"] == pytest.approx(4 / 6)
+    assert scores["balanced_accuracy"] == pytest.approx((3 / 4 + 1 / 2) / 2)
+    # F1: class 0 has 3 hits of 4 said and 4 true, class 1 has 1 of 2 and 2.
+    assert scores["macro_f1"] == pytest.approx((6 / 8 + 2 / 4) / 2)
+    assert scores["top5"] is None
+    assert set(class_scores(SAID[:0], LABELS[:0]).values()) == {None}
+
+
+def test_top5_counts_the_five_most_probable():
+    rows = np.tile(np.arange(7, 0, -1) / 28, (2, 1))
+    assert class_scores(rows, np.array([4, 5]))["top5"] == 0.5
+
+
+def test_each_class_and_what_it_is_mistaken_for():
+    table = per_class(SAID, LABELS, ["a", "b", "c"])
+    assert table["a"] == {
+        "precision": 0.75,
+        "recall": 0.75,
+        "f1": 0.75,
+        "truths": 4,
+        "predicted": 4,
+    }
+    assert table["c"] == {
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "truths": 0,
+        "predicted": 0,
+    }
+    assert confusion(SAID, LABELS).tolist() == [[3, 1, 0], [1, 1, 0], [0, 0, 0]]
+
+
+def test_calibration_error_by_hand():
+    rows = np.concatenate([said(0, 0, 0, 0, sure=0.9), said(0, 0, sure=0.6)])
+    # At 0.9 three of four are right, at 0.6 both: 4/6 · 0.15 + 2/6 · 0.4.
+    labels = np.array([0, 0, 0, 1, 0, 0])
+    assert calibration_error(rows, labels) == pytest.approx(4 / 6 * 0.15 + 2 / 6 * 0.4)
+    (low, _, two), (high, right, four) = reliability(rows, labels)
+    assert (two, four, right) == (2, 4, 0.75)
+    assert (low, high) == (pytest.approx(0.6), pytest.approx(0.9))
+
+
+def test_the_temperature_of_two_classes_by_hand():
+    # Logit 4 and three of four right: z / T = log 3 fits best.
+    logits = np.tile([4.0, 0.0], (4, 1))
+    labels = np.array([0, 0, 0, 1])
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(4 / math.log(3), rel=1e-3)
+    mended = scaled(logits, temperature)
+    assert calibration_error(mended, labels) == pytest.approx(0, abs=1e-3)
+    assert (mended.argmax(1) == logits.argmax(1)).all()
+
+
+def test_intervals_draw_whole_samples():
+    one = bootstrap_scores(SAID, LABELS, ["s"] * 6, draws=20)
+    assert one["top1"] == pytest.approx([4 / 6, 4 / 6])  # one sample: always the same images
+    assert one["groups"] == 1
+    alone = bootstrap_scores(SAID, LABELS, list("abcdef"), draws=200)
+    assert alone["top1"][0] < 4 / 6 < alone["top1"][1]
+    assert alone == bootstrap_scores(SAID, LABELS, list("abcdef"), draws=200)
+
+
+def test_two_runs_on_the_same_images():
+    labels = np.zeros(20, dtype=int)
+    weak, strong = said(*[0] * 10, *[1] * 10), said(*[0] * 19, 1)
+    found = compare_paired(weak, strong, labels, [str(at) for at in range(20)], draws=300)
+    assert found["top1"]["difference"] == pytest.approx(9 / 20)
+    assert found["top1"]["interval"][0] > 0
+    assert found["top1"]["p"] < 0.05
+    assert found["mcnemar"] == {"only_first": 0, "only_second": 9, "p": pytest.approx(2 / 2**9)}
+    same = compare_paired(weak, weak, labels, [str(at) for at in range(20)], draws=50)
+    assert same["top1"]["difference"] == 0
+    assert same["top1"]["p"] == same["mcnemar"]["p"] == 1
+
+
+@pytest.mark.parametrize(
+    ("only", "p"), [((0, 0), 1.0), ((1, 1), 1.0), ((0, 5), 2 / 32), ((1, 5), 14 / 64)]
+)
+def test_mcnemars_test_by_hand(only, p):
+    assert mcnemar(*only) == pytest.approx(p)
+
+
+def test_coverage_and_the_threshold_of_unknown():
+    rows = np.concatenate(
+        [said(0, sure=0.95), said(0, sure=0.9), said(0, sure=0.8), said(0, sure=0.7)]
+    )
+    labels = np.array([0, 0, 1, 0])
+    curve = coverage_curve(rows, labels)
+    assert [point["coverage"] for point in curve] == [0.25, 0.5, 0.75, 1.0]
+    assert [point["accuracy"] for point in curve] == pytest.approx([1, 1, 2 / 3, 3 / 4])
+    assert unknown_threshold(rows, labels, accuracy=0.9) == pytest.approx(0.9)
+    assert unknown_threshold(rows, labels, accuracy=0.75) == pytest.approx(0.7)
+    assert unknown_threshold(rows, np.ones(4, int), accuracy=0.9) is None
+    assert at_threshold(rows, labels, 0.8)["coverage"] == 0.75
+    assert at_threshold(rows, labels, None) == {"threshold": None, "coverage": 0, "accuracy": None}
+
+
+def test_images_of_equal_confidence_are_accepted_together():
+    curve = coverage_curve(said(0, 1, 0), np.array([0, 0, 0]))
+    assert curve == [
+        {"threshold": pytest.approx(0.8), "coverage": 1.0, "accuracy": pytest.approx(2 / 3)}
+    ]
+
+
+def exits(*rows):
+    """Logits [N, E, 2] of images, of which each exit has (class, confidence)."""
+
+    def logits(which, sure):
+        return [math.log(sure), math.log(1 - sure)][:: 1 if which == 0 else -1]
+
+    return np.array([[logits(*each) for each in row] for row in rows])
+
+
+def test_stopping_early_by_hand():
+    logits = exits(
+        [(0, 0.9), (0, 0.99)],  # right at once
+        [(1, 0.7), (0, 0.9)],  # wrong at first, less sure
+        [(0, 0.8), (0, 0.9)],
+        [(1, 0.6), (1, 0.9)],
+    )
+    labels = np.array([0, 0, 0, 1])
+    assert stops(logits, 0.75).tolist() == [0, 1, 0, 1]
+    assert early_threshold(logits, labels) == pytest.approx(0.8)
+    assert early_threshold(logits, labels, loss=0.3) == pytest.approx(0.6)
+    table = early_table(logits, labels, {"c2": 10, "last": 100}, 0.8)
+    assert table["early"]["top1"] == 1.0
+    assert table["exits"]["c2"]["share"] == 0.5
+    assert table["exits"]["c2"]["top1"] == 0.75
+    assert table["flops"] == 55
+    assert table["saved"] == pytest.approx(0.45)
+
+
+def test_where_no_exit_can_be_trusted_none_is_stopped_at():
+    logits = exits([(1, 0.9), (0, 0.6)], [(0, 0.5), (0, 0.6)])
+    labels = np.array([0, 0])
+    threshold = early_threshold(logits, labels)
+    assert threshold == float("inf")
+    table = early_table(logits, labels, {"c2": 10, "last": 100}, threshold)
+    assert table["saved"] == 0
+    assert table["threshold"] is None
+
+
+@pytest.fixture
+def predictions():
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=30)
+    logits = random.normal(size=(30, 3)) + 2 * np.eye(3)[labels]
+    files = tuple(f"{at}.png" for at in range(30))
+    return ClassPredictions(("a", "b", "c"), files, tuple("xyz" * 10), labels, logits)
+
+
+def test_predictions_come_back_from_their_file(predictions, tmp_path):
+    path = tmp_path / "predictions.json"
+    path.write_text(json.dumps(predictions.as_dict()))
+    again = read_predictions(path)
+    assert again.files == predictions.files
+    assert (again.labels == predictions.labels).all()
+    assert np.allclose(again.logits, predictions.logits, atol=1e-5)
+    path.write_text('{"classes": ["a"], "images": [{"file": "x", "logits": [1]}]}')
+    with pytest.raises(DataError, match="holds no predictions of a classifier"):
+        read_predictions(path)
+
+
+def test_predictions_are_compared_image_by_image_in_any_order(predictions):
+    order = np.arange(30)[::-1]
+    turned = ClassPredictions(
+        predictions.classes,
+        tuple(predictions.files[at] for at in order),
+        tuple(predictions.groups[at] for at in order),
+        predictions.labels[order],
+        predictions.logits[order],
+    )
+    assert np.allclose(aligned(predictions, turned, ("a", "b")), predictions.probabilities)
+    other = ClassPredictions(
+        predictions.classes,
+        predictions.files,
+        predictions.groups,
+        (predictions.labels + 1) % 3,
+        predictions.logits,
+    )
+    with pytest.raises(DataError, match="is not of the same images, labels and classes"):
+        aligned(predictions, other, ("a", "b"))
+
+
+def test_everything_in_one_document_and_pictures(predictions, tmp_path):
+    from PIL import Image
+
+    metrics = judge_classes(predictions, predictions, bootstrap=10)
+    json.dumps(metrics, allow_nan=False)
+    assert set(metrics) == {
+        "classes", "per_class", "confusion", "calibration", "unknown", "intervals"
+    }  # fmt: skip
+    for file in predictions.files:
+        Image.new("RGB", (8, 6), (90, 90, 90)).save(tmp_path / file)
+    files = [tmp_path / file for file in predictions.files]
+    probabilities = softmax(predictions.logits)
+    labels, classes = predictions.labels, predictions.classes
+    plot_classes(probabilities, labels, classes, files, tmp_path / "plots")
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert names == {"confusion.png", "calibration.png", "worst_mistakes.png"}

@@ -1,0 +1,300 @@
+"""Classifiers: their attention, compression, heads and exits, and what labels cost them."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from detkd.config import ClassifierConfig, LabelLossConfig
+from detkd.errors import CheckpointError, ConfigError
+from detkd.models.attention import (
+    CellGate,
+    ChannelGate,
+    EfficientChannelGate,
+    HybridAttention,
+    kernel_size,
+)
+from detkd.models.classifier import Classifier, build_classifier, cut_at
+from detkd.models.compression import Shuffle, compress
+from detkd.models.costs import compressed_family, cost_table, table_markdown
+from detkd.models.early_exit import LAST, classify_early, each_exit, exit_flops
+from detkd.models.label_loss import LabelLoss, label_probabilities
+from detkd.shipped import shipped
+
+CLASSES = ("ant", "bee", "cat")
+BLOCKS = [ChannelGate, EfficientChannelGate, HybridAttention]
+EXITS = ["c2", "c3", "c4"]
+
+
+def build(backbone="shallow_x0.5", classes=CLASSES, size=64, **changes):
+    torch.manual_seed(0)
+    return build_classifier(ClassifierConfig(backbone, **changes), classes, size)
+
+
+def parameters(module):
+    return sum(weight.numel() for weight in module.parameters())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_an_attention_block_starts_as_the_identity(block):
+    x = torch.randn(2, 32, 5, 5)
+    assert torch.equal(block(32)(x), x)
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, CellGate])
+def test_the_gradients_of_attention_are_those_of_finite_differences(block):
+    torch.manual_seed(1)
+    module = (block() if block is CellGate else block(8)).double()
+    for weight in module.parameters():
+        nn.init.normal_(weight, std=0.5)
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64, requires_grad=True)
+    weights = tuple(module.parameters())
+
+    def run(x, *_):
+        return module(x)
+
+    assert torch.autograd.gradcheck(run, (x, *weights))
+
+
+def test_cbam_is_channels_first_then_cells_by_hand():
+    block = HybridAttention(2)
+    gate, cells = block[0], block[1]
+    x = torch.tensor([[[[1.0, 3.0]], [[0.0, 2.0]]]])  # means 2 and 1, maxima 3 and 2
+    for layer in (gate.mlp[0], gate.mlp[2]):
+        nn.init.constant_(layer.weight, 0.1)
+        nn.init.zeros_(layer.bias)
+    # MLP(m) = 4 · 0.1 · (0.1 · Σ m) for each channel: 0.12 + 0.2
+    scale = 2 / (1 + math.exp(-(0.04 * 3 + 0.04 * 5)))
+    assert torch.allclose(gate(x), scale * x)
+    nn.init.zeros_(cells.conv.weight)
+    cells.conv.weight.data[0, 0, 3, 3] = 1.0  # the mean over channels of the cell itself
+    gated = scale * x
+    mean = gated.mean(1, keepdim=True)
+    assert torch.allclose(block(x), gated * 2 * mean.sigmoid())
+
+
+def test_eca_looks_at_as_many_neighbours_as_published():
+    assert [kernel_size(channels) for channels in (16, 64, 256, 512)] == [3, 3, 5, 5]
+    gate = EfficientChannelGate(16)
+    assert parameters(gate) == 3
+    nn.init.constant_(gate.conv.weight, 1.0)
+    x = torch.arange(16.0).view(1, 16, 1, 1)
+    # Channel 5 hears of 4, 5 and 6.
+    assert float(gate(x)[0, 5].detach()) == pytest.approx(5 * 2 / (1 + math.exp(-15)))
+
+
+def test_grouped_convolutions_mix_all_channels_and_cost_their_share():
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+    full = parameters(net)
+    assert compress(net, "grouped", 4) == 2
+    assert parameters(net) - 16 == (full - 16) / 4
+    x = torch.zeros(1, 8, 5, 5, requires_grad=True)
+    net(x)[0, 0].sum().backward()
+    assert (x.grad.abs().sum((0, 2, 3)) > 0).sum() == 4  # two layers of two channels each
+    dealt = Shuffle(2)(torch.arange(6.0).view(1, 6, 1, 1)).flatten().tolist()
+    assert dealt == [0, 3, 1, 4, 2, 5]
+
+
+def test_depthwise_separable_convolutions_keep_the_shape():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2), nn.Conv2d(8, 12, 3, 2, padding=1), nn.Conv2d(12, 8, 1)
+    )
+    before = net(torch.zeros(1, 3, 32, 32)).shape
+    assert compress(net, "depthwise", 1) == 1  # neither the image's own nor a pointwise one
+    assert net(torch.zeros(1, 3, 32, 32)).shape == before
+    assert parameters(net[1]) == 8 * 9 + 2 * 8 + 8 * 12 + 12
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_compressed_networks_have_a_fifth_of_the_parameters_at_most(name):
+    table = cost_table(compressed_family(name), classes=19, image_size=64)
+    full, grouped, depthwise = table.values()
+    assert grouped.parameters < full.parameters / 5
+    assert depthwise.parameters < full.parameters / 5
+    assert max(grouped.flops, depthwise.flops) < full.flops / 2
+    lines = table_markdown(table).splitlines()
+    assert lines[2].startswith(f"| {name}, full | {full.parameters:,} | 100.0% |")
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("mobilenet_v3_small", 2_542_856),
+        ("shufflenet_v2_x0_5", 1_366_792),
+        ("squeezenet", 1_235_496),
+        ("resnet18", 11_689_512),
+    ],
+)
+def test_with_its_published_head_a_network_is_the_published_one(name, published):
+    network = build(name, classes=[str(at) for at in range(1000)], head="published")
+    assert parameters(network) == published
+
+
+def test_the_marine_student_keeps_to_its_share_of_mobilenet_v3_small():
+    from detkd.cli.arguments import read_kind
+    from detkd.config import ClassifierExperiment
+
+    config = str(shipped("configs", "marine", "student.yaml"))
+    experiment, _ = read_kind(
+        ClassifierExperiment, "x", ["--config", config], description="", epilog=""
+    )
+    whole = build("mobilenet_v3_small", [str(at) for at in range(1000)], head="published")
+    bound = round(parameters(whole) * 1.624 / 100)
+    assert bound == 41_296
+    for classes in (19, 50, 100, 187):  # of the crops; and how far it holds
+        student = build_classifier(experiment.model, [str(at) for at in range(classes)], 96)
+        assert parameters(student) <= bound
+    for size in (64, 96, 224):
+        assert student.eval()(torch.rand(1, 3, size, size))[0]["logits"].shape == (187,)
+
+
+@pytest.mark.parametrize("attention", ["cbam", "eca"])
+def test_with_attention_a_network_starts_as_it_was(attention):
+    plain, other = build("resnet18").eval(), build("resnet18", attention=attention).eval()
+    missing = other.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing  # the blocks, and the stages that lie one deeper now
+    for name in ("c2", "c3", "c4", "c5"):
+        other.backbone.stages[name][0].load_state_dict(plain.backbone.stages[name].state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(plain(x)[0]["logits"], other(x)[0]["logits"], atol=1e-6)
+
+
+def test_features_are_named_and_of_the_width_and_stride_that_is_said():
+    network = build("shufflenet_v2_x0_5").eval()
+    said = network.read(network.batch(torch.rand(2, 3, 64, 64)))
+    for name, feature in network.features.items():
+        shape = said[name].shape
+        assert shape[1] == feature.channels
+        if name != "logits":
+            assert shape[2] == 64 // feature.stride
+
+
+def test_it_keeps_the_contract_in_training_and_in_evaluation():
+    network = build()
+    images = [torch.rand(3, 64, 64) for _ in range(2)]
+    targets = [{"label": torch.tensor(at)} for at in (0, 2)]
+    losses = network.train()(images, targets)
+    assert set(losses) == {"loss_label"}
+    found = network.eval()(images)
+    assert set(found[0]) == {"logits", "probabilities"}
+    assert float(found[1]["probabilities"].sum()) == pytest.approx(1)
+
+
+def test_a_network_cut_at_an_exit_says_the_same_and_holds_nothing_of_the_rest():
+    network = build("resnet18", exits=EXITS, convolutions="grouped").eval()
+    x = torch.rand(2, 3, 64, 64)
+    whole = network(x)
+    for at, stage in enumerate(EXITS):
+        cut = cut_at(network, stage)
+        assert torch.equal(cut(x)[1]["logits"], whole[1]["exits"][at])
+        used = parameters(network.exits[stage]) + sum(
+            parameters(network.backbone.stages[name])
+            for name in ["stem", "c2", "c3", "c4"][: at + 2]
+        )
+        assert parameters(cut) == used
+        # Built anew from its config, it takes the weights.
+        again = build_classifier(cut.config, CLASSES, 64).eval()
+        again.load_state_dict(cut.state_dict())
+        assert torch.equal(again(x)[0]["logits"], cut(x)[0]["logits"])
+    assert torch.equal(whole[0]["exits"][-1], whole[0]["logits"])
+    with pytest.raises(ConfigError, match="no exit on 'c5' to cut"):
+        cut_at(network, "c5")
+
+
+def test_prediction_stops_at_the_first_exit_that_is_sure_and_runs_nothing_behind_it():
+    network = build(exits=EXITS).eval()
+    image = torch.rand(3, 64, 64)
+    ran = []
+    for name, stage in network.backbone.stages.items():
+        stage.register_forward_hook(lambda *_, name=name: ran.append(name))
+    assert classify_early(network, image, 0.0)[0] == "c2"
+    assert ran == ["stem", "c2"]
+    stage, logits = classify_early(network, image, 1.1)
+    assert stage == LAST
+    assert torch.allclose(logits, network([image])[0]["logits"])
+    names = [name for name, _ in each_exit(network, image[None])]
+    assert names == [*EXITS, LAST]
+
+
+def test_operations_until_an_exit_are_counted_by_hand():
+    network = build("shallow_x0.5_d1", exits=["c2"], size=32, exit_attention="none")
+    found = exit_flops(network, 32)
+    # stem: 3→8, 3x3, on 16x16 cells; c2: depthwise 3x3 and pointwise 8→8 on 8x8 cells.
+    stages = 2 * 16 * 16 * 8 * 27 + 2 * 8 * 8 * 8 * (9 + 8)
+    # exit: to 12 channels, three halvings of 3x3 and 12→12, to 48 channels, to 3 classes.
+    cells = [4 * 4, 2 * 2, 1]
+    exit_ = 2 * (8 * 8 * 8 * 12 + sum(cells) * 12 * (9 + 12) + 12 * 48 + 48 * 3)
+    assert found["c2"] == stages + exit_
+    assert found[LAST] > found["c2"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"exits": ["c5"]}, "no exit can sit on 'c5'; there are c2, c3, c4"),
+        ({"cut": "c3"}, "'c3' is none of model.exits"),
+        ({"head": "published"}, "'published' is for resnet18"),
+        ({"convolutions": "grouped", "weights": "x.pt"}, "start from scratch"),
+        ({"frozen_stages": 9}, "more than the 4 stages"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_in_a_sentence(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        build(**changes)
+
+
+def test_a_detectors_checkpoint_is_not_taken_for_a_classifiers(tmp_path):
+    path = tmp_path / "x.pt"
+    torch.save({"version": "0", "config": {}, "classes": ["a"], "weights": {}}, path)
+    with pytest.raises(CheckpointError, match="holds a detector"):
+        Classifier.load(path)
+
+
+Z = torch.tensor([[math.log(2.0), 0.0, 0.0], [0.0, math.log(6.0), 0.0]], dtype=torch.float64)
+Y = torch.eye(3, dtype=torch.float64)[[0, 1]]  # p = (1/2, 1/4, 1/4) and (1/8, 3/4, 1/8)
+
+
+@pytest.mark.parametrize(
+    ("config", "counts", "expected"),
+    [
+        (LabelLossConfig(), (), (math.log(2) + math.log(4 / 3)) / 2),
+        (LabelLossConfig(weight=3.0), (), 3 * (math.log(2) + math.log(4 / 3)) / 2),
+        (
+            LabelLossConfig(smoothing=0.3),
+            (),
+            (0.8 * math.log(2) + 0.2 * math.log(4) + 0.8 * math.log(4 / 3) + 0.2 * math.log(8)) / 2,
+        ),
+        (
+            LabelLossConfig("focal", gamma=2.0),
+            (),
+            (0.25 * math.log(2) + math.log(4 / 3) / 16) / 2,
+        ),
+        (LabelLossConfig("focal", gamma=0.0), (), (math.log(2) + math.log(4 / 3)) / 2),
+        # π = (1/2, 1/4, 1/4): the weights e^z π are (1, 1/4, 1/4) and (1/2, 3/2, 1/4)
+        (LabelLossConfig("logit_adjusted"), (2, 1, 1), (math.log(1.5) + math.log(1.5)) / 2),
+        (
+            LabelLossConfig("logit_adjusted", tau=0.0),
+            (2, 1, 1),
+            (math.log(2) + math.log(4 / 3)) / 2,
+        ),
+    ],
+)
+def test_what_a_label_costs_by_hand(config, counts, expected):
+    assert float(LabelLoss(config, counts)(Z, Y)) == pytest.approx(expected)
+
+
+def test_mixed_labels_cost_their_shares():
+    loss = LabelLoss(LabelLossConfig())
+    mixed = 0.25 * Y[:1] + 0.75 * torch.eye(3, dtype=torch.float64)[1:2]
+    assert float(loss(Z[:1], mixed)) == pytest.approx(0.25 * math.log(2) + 0.75 * math.log(4))
+    targets = [
+        {"label": torch.tensor(2)},
+        {"label": torch.tensor(0), "probabilities": torch.tensor([0.25, 0.75, 0.0])},
+    ]
+    assert label_probabilities(targets, 3).tolist() == [[0, 0, 1], [0.25, 0.75, 0]]
+
+
+def test_adjusting_to_empty_classes_is_refused():
+    with pytest.raises(ConfigError, match="needs an image of every class"):
+        LabelLoss(LabelLossConfig("logit_adjusted"), (3, 0))
