@@ -49,6 +49,24 @@ def write_json(path: str | Path, document: Any) -> None:
 
 
 @contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Inside, no other process is inside for the same `path`; one that is killed lets go of it.
+
+    Raises:
+        BlockingIOError: another process is, and `wait` is not asked for.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with path.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to be filled, which takes the name `path` if all goes well.
 

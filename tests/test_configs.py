@@ -11,11 +11,13 @@ from detkd.config import (
     ScheduleConfig,
     TermConfig,
 )
+from detkd.engine.study import plan, read_study
 from detkd.errors import ConfigError
 from detkd.shipped import shipped
 
 STUDIES = ("synthetic", "bccd", "microalgae", "pmid2019")
-VARIED_BY_TEACHER = {"name", "model.backbone", "model.weights"}
+# A teacher is trained to its own end, at its own rate.
+VARIED_BY_TEACHER = {"name", "model.backbone", "model.weights", "train.epochs", "train.lr"}
 VARIED_BY_DISTILLING = {"name", "distill"}
 
 
@@ -52,6 +54,24 @@ def test_plain_and_distilled_student_differ_in_the_teacher_alone(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_distilled_student_names_the_teachers_run(study):
     assert read(study, "distill").distill.teacher == f"runs/{study}-teacher/best.pt"
+
+
+@pytest.mark.parametrize("reading", ["reading_a", "reading_b", "reading_a_then_b"])
+def test_the_papers_readings_differ_in_what_the_teacher_says_alone(reading):
+    assert differing(read("microalgae", "student"), read("microalgae", reading)) == (
+        VARIED_BY_DISTILLING
+    )
+
+
+def test_every_study_is_one_whose_rows_can_be_trained():
+    def resolve(argv):
+        return read_experiment("detkd train", argv, description="", epilog="")[0]
+
+    folder = shipped("configs", "microalgae")
+    studies = [path for path in folder.glob("*.yaml") if "rows" in yaml.safe_load(path.read_text())]
+    assert len(studies) == 5
+    for path in studies:
+        assert len(plan(read_study(path), [0, 1], resolve)) >= 6, path
 
 
 def test_the_papers_config_has_its_networks_and_classes():

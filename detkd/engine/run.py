@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ import yaml
 
 from detkd.config import AnyExperiment
 from detkd.errors import ConfigError
-from detkd.files import write_atomic
+from detkd.files import locked, write_atomic
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -62,16 +62,10 @@ class RunFolder:
         Raises:
             ConfigError: another process trains in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            yield
-            return
-        with (self.path / ".lock").open("w") as held:
+        with ExitStack() as held:
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                held.enter_context(locked(self.path / ".lock", wait=False))
+            except BlockingIOError as error:
                 raise ConfigError(
                     f"{self.path}: another process trains in it; wait for it or stop it, or begin "
                     "another run with --run FOLDER."

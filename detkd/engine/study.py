@@ -33,7 +33,7 @@ from detkd.engine.class_figures import class_figures
 from detkd.engine.compare import judge_run
 from detkd.engine.run import FREE_KEYS, RunFolder, read_log
 from detkd.errors import ConfigError
-from detkd.files import write_atomic, write_json
+from detkd.files import locked, write_atomic, write_json
 
 Resolve = Callable[[list[str]], AnyExperiment]
 
@@ -224,14 +224,18 @@ class Results:
         self.study, self.columns = study, COLUMNS[study.command]
         # What each seed has; the rest is the same for all of them.
         self.a_seed = (*self.columns.values(), "seconds")
-        self.rows: dict[str, dict[str, Any]] = {}
-        if study.results.is_file():
-            try:
-                self.rows = json.loads(study.results.read_text())["rows"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{study.results}: holds no results of a study ({error}); move it away."
-                ) from error
+        self.rows = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        path = self.study.results
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text())["rows"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: holds no results of a study ({error}); move it away."
+            ) from error
 
     def holds(self, task: Task) -> bool:
         """Whether this training's figures are there."""
@@ -239,7 +243,12 @@ class Results:
         return row.get("settings") == task.settings and task.seed in row["seeds"]
 
     def add(self, task: Task, found: dict[str, Any]) -> None:
-        """Keep a run's figures, in the order of the seeds."""
+        """Keep a run's figures, in the order of the seeds, beside what others have added."""
+        with locked(self.study.runs / ".results.lock", wait=True):
+            self.rows = self._read()
+            self._add(task, found)
+
+    def _add(self, task: Task, found: dict[str, Any]) -> None:
         row = self.rows.get(task.row)
         if row is None or row["settings"] != task.settings:
             row = {"seeds": [], **{key: [] for key in self.a_seed}}

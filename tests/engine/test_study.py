@@ -107,6 +107,17 @@ def test_a_row_whose_settings_change_begins_anew(study):
     assert results.rows["a"]["seeds"] == [2]
 
 
+def test_two_runners_of_a_study_keep_each_others_figures(study):
+    of = Study(study / "study.yaml", "small", {"a": Row("x"), "b": Row("x")})
+    one, other = Results(of), Results(of)
+    figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}
+    one.add(Task("b", 0, study, [], "s"), figures)
+    other.add(Task("a", 0, study, [], "s"), figures)
+    one.add(Task("b", 1, study, [], "s"), figures)
+    assert list(results(study)) == ["a", "b"]
+    assert results(study)["b"]["seeds"] == [0, 1]
+
+
 def test_a_run_of_other_settings_is_not_taken_for_this_one(study, capsys):
     run = study / "runs/small/plain-0"
     run.mkdir(parents=True)
