@@ -188,3 +188,12 @@ def renamed(said: str, file: str | None, where: str) -> list[Problem]:
         return []  # as nearly always
     message = f"{said!r} has blanks or control characters; read as '{clean(said)}'"
     return [Problem("blank in class", file, where, message, MENDED)]
+
+
+def named(said: str, file: str, where: str) -> tuple[str, str, list[Problem]]:
+    """The class of an object, its place with the class told, and what is wrong with the name."""
+    label = clean(said)
+    if not label:
+        return "", where, []
+    where = f"{where} ({label})"
+    return label, where, renamed(said, file, where)

@@ -171,9 +171,7 @@ class Distiller(Teaching[Detector]):
             self.student.rpn.anchor_generator(batch, list(levels.values()))
         return reading, {}
 
-    def _see(
-        self, images: list[Tensor], targets: list[dict[str, Tensor]], heads: bool = True
-    ) -> Seen:
+    def _see(self, images: list[Tensor], targets: list[dict[str, Tensor]], heads: bool) -> Seen:
         """Annotated images through the student; and through a teacher that is trained, too."""
         reading, task = self._read(images, targets, heads)
         if not self.plan.joint:
@@ -184,7 +182,7 @@ class Distiller(Teaching[Detector]):
         maps = {name: value.detach() for name, value in theirs.features.items()}
         return Seen(images, reading, task, maps)
 
-    def _see_frames(self, images: list[Tensor], heads: bool = True) -> Seen:
+    def _see_frames(self, images: list[Tensor], heads: bool) -> Seen:
         """Frames without annotations through both, the teacher first: its boxes stand in."""
         self.teacher.eval()
         batch, maps = self._ask(images)

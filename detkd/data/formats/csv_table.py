@@ -27,9 +27,9 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    named,
     noted,
     relative,
-    renamed,
 )
 from detkd.errors import DataError
 
@@ -265,12 +265,10 @@ def _read_row(
 ) -> tuple[BoxRecord | None, list[Problem]]:
     """The box of a row; nothing and no problem where the row says that there is none."""
     said = row[table.column["class"]] if table.column["class"] < len(row) else ""
-    label = clean(said)
     values = [_cell(row, table, part) for part in FORMS[table.form][0]]
+    label, where, problems = named(said, file, where)
     if not label and not any(values):
         return None, []
-    where += f" ({label})" if label else ""
-    problems = renamed(said, file, where) if label else []
 
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
         return None, [*problems, Problem(kind, file, where, message, DROPPED_BOX)]

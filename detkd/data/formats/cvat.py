@@ -25,8 +25,8 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    named,
     relative,
-    renamed,
 )
 from detkd.errors import DataError
 
@@ -230,9 +230,7 @@ def _images_of_frames(images: Images) -> tuple[dict[int, Path], bool]:
 def _read_shape(
     said: str, shape: Any, file: str, where: str
 ) -> tuple[BoxRecord | None, list[Problem]]:
-    label = clean(said)
-    where += f" ({label})" if label else ""
-    problems = renamed(said, file, where) if label else []
+    label, where, problems = named(said, file, where)
 
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
         return None, [*problems, Problem(kind, file, where, message, DROPPED_BOX)]

@@ -24,8 +24,8 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    named,
     relative,
-    renamed,
 )
 from detkd.errors import DataError
 
@@ -228,9 +228,7 @@ def _read_result(
         return None, []
     names = _label(result) or labels.get(str(result.get("id"))) or [""]
     said = str(names[0])
-    label = clean(said)
-    where += f" ({label})" if label else ""
-    problems = renamed(said, file, where) if label else []
+    label, where, problems = named(said, file, where)
 
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
         return None, [*problems, Problem(kind, file, where, message, DROPPED_BOX)]

@@ -22,9 +22,9 @@ from detkd.data.records import (
     Problem,
     Rule,
     clean,
+    named,
     noted,
     relative,
-    renamed,
 )
 from detkd.errors import DataError
 
@@ -167,9 +167,7 @@ def _read_document(
 
 def _read_shape(shape: Any, at: int, file: str) -> tuple[BoxRecord | None, list[Problem]]:
     said = str(shape.get("label") or "") if isinstance(shape, dict) else ""
-    label = clean(said)
-    where = f"shape {at + 1}" + (f" ({label})" if label else "")
-    problems = renamed(said, file, where) if label else []
+    label, where, problems = named(said, file, f"shape {at + 1}")
 
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
         return None, [*problems, Problem(kind, file, where, message, DROPPED_BOX)]

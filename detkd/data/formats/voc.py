@@ -34,9 +34,9 @@ from detkd.data.records import (
     Rule,
     annotation_file,
     clean,
+    named,
     noted,
     relative,
-    renamed,
 )
 from detkd.errors import DataError
 
@@ -251,9 +251,7 @@ def _read_object(
 ) -> tuple[BoxRecord | None, list[Problem]]:
     parts = _by_tag(element)
     said = _text_of(parts, "name") or ""
-    label = clean(said)
-    where = f"object {at + 1}" + (f" ({label})" if label else "")
-    problems = renamed(said, file, where) if label else []
+    label, where, problems = named(said, file, f"object {at + 1}")
 
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
         return None, [*problems, Problem(kind, file, where, message, DROPPED_BOX)]
