@@ -271,3 +271,26 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
 def collate(batch: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:
     """A batch as torchvision's detectors take it: images and targets as lists."""
     return [image for image, _ in batch], [target for _, target in batch]
+
+
+def coco_results(
+    image: Tensor,
+    target: Target,
+    found: dict[str, Tensor],
+    category_ids: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    """COCO results of one image [3, H, W], boxes in px of its file."""
+    height, width = target["orig_size"].tolist()
+    scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
+    boxes = found["boxes"].float().cpu() * scale
+    boxes[:, 2:] -= boxes[:, :2]
+    image_id = int(target["image_id"])
+    return [
+        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
+        for box, label, score in zip(
+            boxes.tolist(),
+            found["labels"].tolist(),
+            found["scores"].float().tolist(),
+            strict=True,
+        )
+    ]

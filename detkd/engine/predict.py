@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from detkd.data.dataset import CocoDataset, collate
+from detkd.data.dataset import CocoDataset, coco_results, collate
 from detkd.errors import DataError
 from detkd.models.detector import Detector
 
@@ -67,30 +67,8 @@ def predict(
     for images, targets in loader:
         detections = detector([image.to(device) for image in images])
         for image, target, found in zip(images, targets, detections, strict=True):
-            results += _coco_results(image, target, found, dataset.category_ids)
+            results += coco_results(image, target, found, dataset.category_ids)
         if progress:
             progress(len(images))
     detector.train(training)
     return results
-
-
-def _coco_results(
-    image: torch.Tensor,
-    target: dict[str, torch.Tensor],
-    found: dict[str, torch.Tensor],
-    category_ids: tuple[int, ...],
-) -> list[dict[str, Any]]:
-    height, width = target["orig_size"].tolist()
-    scale = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
-    boxes = found["boxes"].float().cpu() * scale
-    boxes[:, 2:] -= boxes[:, :2]
-    image_id = int(target["image_id"])
-    return [
-        {"image_id": image_id, "category_id": category_ids[label - 1], "bbox": box, "score": score}
-        for box, label, score in zip(
-            boxes.tolist(),
-            found["labels"].tolist(),
-            found["scores"].float().tolist(),
-            strict=True,
-        )
-    ]

@@ -1,0 +1,50 @@
+"""What a program has to know to use an exported model, as detkd.json has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import detkd
+from detkd.data.dataset import CocoDataset
+from detkd.deploy.onnx_model import INPUT, OPSET, OUTPUTS
+from detkd.evaluation.thresholds import USUAL, read_thresholds
+from detkd.models.detector import Detector
+from detkd.models.weights import read_checkpoint
+
+
+def describe(
+    detector: Detector,
+    checkpoint: Path,
+    dataset: CocoDataset | None,
+    thresholds: Path | None,
+    um_per_px: float | None,
+) -> dict[str, Any]:
+    """Classes (label 1 first), sizes, 16-bit levels, thresholds, scale, and where it comes from.
+
+    Raises:
+        DataError: thresholds that are not those of the detector's classes.
+    """
+    scores = [USUAL] * len(detector.classes)
+    if thresholds:
+        scores = read_thresholds(thresholds, detector.classes).tolist()
+    levels = dataset.levels if dataset is not None else None
+    transform = detector.transform
+    return {
+        "format": 1,
+        "detkd": detkd.__version__,
+        "model": "model.onnx",
+        "opset": OPSET,
+        "input": INPUT,
+        "outputs": list(OUTPUTS),
+        "classes": list(detector.classes),
+        "image_size": detector.image_size,
+        "detections": detector.config.detections,
+        "score_threshold": detector.config.score_threshold,
+        "thresholds": dict(zip(detector.classes, scores, strict=True)),
+        "sixteen_bit": {"low": levels[0], "high": levels[1]} if levels else None,
+        "um_per_px": um_per_px,
+        # Done inside the graph; told for those who ask.
+        "normalisation": {"mean": transform.image_mean, "std": transform.image_std},
+        "training": {"config": read_checkpoint(checkpoint)["config"]},
+    }

@@ -1,0 +1,204 @@
+"""The detector as one graph: frames in, detections of a fixed number out.
+
+It computes from a detector's own parts what torchvision's Faster R-CNN does in evaluation, with
+tensors whose shapes do not depend on the values in them: a box that torchvision drops stays here
+with a score that never wins. So it passes the exporter, and any frame passes it: one without a
+proposal, with one object, or with hundreds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from detkd.deploy.nms import LEFT_OUT, nms_mask
+from detkd.models.detector import Detector
+
+MULTIPLE = 32  # torchvision pads a batch to sides that 32 divides
+
+
+class DetectionGraph(nn.Module):
+    """Frames [N, 3, H, W] to boxes [N, D, 4], scores [N, D], labels [N, D] and counts [N].
+
+    A frame is RGB from 0 to 1, resized so that its longest side is the detector's `image_size`;
+    boxes are xyxy in px of it. The first `count` rows are detections, best first; those behind
+    them are 0. D is the detector's limit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector.eval()
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in (detector.transform.image_mean, detector.transform.image_std)
+        )
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        height, width = frames.shape[-2:]
+        padded = F.pad(
+            (frames - self.mean) / self.std, (0, -width % MULTIPLE, 0, -height % MULTIPLE)
+        )
+        levels = list(self.detector.backbone(padded).values())
+        objectness, deltas = self.detector.rpn.head(levels)
+        anchors = self._anchors(levels, padded)
+        proposals, real = self._proposals(objectness, deltas, anchors, height, width)
+        pooled = self._pooled(levels, proposals)
+        heads = self.detector.roi_heads
+        logits, box_deltas = heads.box_predictor(heads.box_head(pooled))
+        return self._detections(logits, box_deltas, proposals, real, height, width)
+
+    def _anchors(self, levels: list[Tensor], padded: Tensor) -> list[Tensor]:
+        """Anchors [h * w * A, 4] of each level, in the order of the flattened maps."""
+        generator = self.detector.rpn.anchor_generator
+        generator.set_cell_anchors(padded.dtype, padded.device)
+        anchors = []
+        for level, cells in zip(levels, generator.cell_anchors, strict=True):
+            rows, columns = level.shape[-2:]
+            y = torch.arange(rows) * (padded.shape[-2] // rows)
+            x = torch.arange(columns) * (padded.shape[-1] // columns)
+            x, y = x.view(1, -1).expand(rows, -1), y.view(-1, 1).expand(-1, columns)
+            shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+            anchors.append((shifts + cells.view(1, -1, 4)).reshape(-1, 4))
+        return anchors
+
+    def _proposals(
+        self,
+        objectness: list[Tensor],
+        deltas: list[Tensor],
+        anchors: list[Tensor],
+        height: int,
+        width: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Proposals [N, P, 4], and which of them are some [N, P]."""
+        rpn = self.detector.rpn
+        before, after = rpn.pre_nms_top_n(), rpn.post_nms_top_n()
+        kept_boxes, kept_scores = [], []
+        for logits, delta, anchor in zip(objectness, deltas, anchors, strict=True):
+            batch = logits.shape[0]
+            flat = _flattened(logits, 1).squeeze(2)
+            # A level may have fewer anchors than are taken: boxes of no size fill it up.
+            flat = torch.cat([flat, flat.new_full((batch, before), -math.inf)], dim=1)
+            best, at = flat.topk(before, dim=1)
+            filled = torch.cat([_flattened(delta, 4), delta.new_zeros(batch, before, 4)], dim=1)
+            corners = torch.cat([anchor, anchor.new_zeros(before, 4)])
+            chosen = filled.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
+            boxes = _decode(chosen, corners[at], rpn.box_coder.weights, rpn.box_coder)
+            boxes = _clip(boxes, height, width)
+            scores = best.sigmoid()
+            fits = _larger(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
+            scores = torch.where(fits, scores, LEFT_OUT)
+            keep = nms_mask(boxes, scores, float(rpn.nms_thresh))
+            kept_boxes.append(boxes)
+            kept_scores.append(torch.where(keep, scores, LEFT_OUT))
+        scores, at = _best(torch.cat(kept_scores, dim=1), after)
+        boxes = torch.cat(kept_boxes, dim=1).gather(1, at.unsqueeze(2).expand(-1, -1, 4))
+        real = scores > LEFT_OUT
+        return torch.where(real.unsqueeze(2), boxes, 0.0), real
+
+    def _pooled(self, levels: list[Tensor], proposals: Tensor) -> Tensor:
+        """RoI features [N * P, C, s, s], each from the level of its size."""
+        pool = self.detector.roi_heads.box_roi_pool
+        batch, count = proposals.shape[:2]
+        boxes = proposals.reshape(-1, 4)
+        frame = torch.arange(batch, dtype=boxes.dtype).view(-1, 1).expand(-1, count)
+        rois = torch.cat([frame.reshape(-1, 1), boxes], dim=1)
+        names = self.detector.backbone.neck.features
+        strides = [names[name].stride for name in pool.featmap_names]
+        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+        # Lin et al. 2017, eq. 1, as torchvision's LevelMapper computes it.
+        first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
+        wanted = torch.floor(
+            pool.canonical_level + torch.log2(side / pool.canonical_scale) + 1e-6
+        ).clamp(first, last)
+        pooled = None
+        for at, (level, stride) in enumerate(zip(levels, strides, strict=True)):
+            here = roi_align(level, rois, pool.output_size, 1 / stride, pool.sampling_ratio)
+            mine = (wanted == first + at).view(-1, 1, 1, 1)
+            pooled = here if pooled is None else torch.where(mine, here, pooled)
+        assert pooled is not None
+        return pooled
+
+    def _detections(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Tensor,
+        real: Tensor,
+        height: int,
+        width: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        heads = self.detector.roi_heads
+        batch, count = real.shape
+        classes = logits.shape[-1] - 1
+        scores = logits.softmax(-1).view(batch, count, classes + 1)[:, :, 1:].transpose(1, 2)
+        deltas = deltas.view(batch, count, classes + 1, 4)[:, :, 1:].transpose(1, 2)
+        corners = proposals.unsqueeze(1).expand(-1, classes, -1, -1)
+        boxes = _decode(deltas, corners, heads.box_coder.weights, heads.box_coder)
+        boxes = _clip(boxes, height, width)
+        fits = real.unsqueeze(1) & (scores > heads.score_thresh) & _larger(boxes, 1e-2)
+        scores = torch.where(fits, scores, LEFT_OUT)
+        keep = nms_mask(
+            boxes.reshape(batch * classes, count, 4),
+            scores.reshape(batch * classes, count),
+            float(heads.nms_thresh),
+        ).view(batch, classes, count)
+        # As torchvision has them: proposal by proposal, class by class. It decides equal scores.
+        scores = torch.where(keep, scores, LEFT_OUT).transpose(1, 2).reshape(batch, -1)
+        boxes = boxes.transpose(1, 2).reshape(batch, -1, 4)
+        limit = heads.detections_per_img
+        if classes * count < limit:
+            missing = limit - classes * count
+            scores = torch.cat([scores, scores.new_full((batch, missing), LEFT_OUT)], dim=1)
+            boxes = torch.cat([boxes, boxes.new_zeros(batch, missing, 4)], dim=1)
+        scores, at = _best(scores, limit)
+        found = scores > LEFT_OUT
+        boxes = boxes.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
+        return (
+            torch.where(found.unsqueeze(2), boxes, 0.0),
+            torch.where(found, scores, 0.0),
+            torch.where(found, at % classes + 1, 0),
+            found.sum(dim=1),
+        )
+
+
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest scores [N, count] of each row, and their places; of equal ones the first."""
+    ordered, places = scores.sort(dim=1, descending=True, stable=True)
+    return ordered[:, :count], places[:, :count]
+
+
+def _flattened(level: Tensor, values: int) -> Tensor:
+    """[N, A * values, h, w] to [N, h * w * A, values]."""
+    batch, _, rows, columns = level.shape
+    x = level.view(batch, -1, values, rows, columns).permute(0, 3, 4, 1, 2)
+    return x.reshape(batch, -1, values)
+
+
+def _decode(deltas: Tensor, corners: Tensor, weights: tuple[float, ...], coder: object) -> Tensor:
+    """Boxes [..., 4] of deltas from anchors or proposals, all [..., 4], as `BoxCoder` has it."""
+    limit: float = coder.bbox_xform_clip  # type: ignore[attr-defined]
+    size = corners[..., 2:] - corners[..., :2]
+    centre = corners[..., :2] + 0.5 * size
+    scale = deltas.new_tensor(weights)
+    moved = deltas[..., :2] / scale[:2] * size + centre
+    half = 0.5 * (deltas[..., 2:] / scale[2:]).clamp(max=limit).exp() * size
+    return torch.cat([moved - half, moved + half], dim=-1)
+
+
+def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+
+
+def _larger(boxes: Tensor, side: float) -> Tensor:
+    """Whether both sides are at least `side` px."""
+    return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(dim=-1)

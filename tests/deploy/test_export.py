@@ -1,0 +1,188 @@
+"""The exported graph finds what the detector finds, on every kind of frame."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from detkd.cli.app import launch
+from detkd.config import ModelConfig
+from detkd.deploy.gate import compare
+from detkd.deploy.graph import DetectionGraph
+from detkd.deploy.made_frames import KINDS, made_frame
+from detkd.deploy.onnx_model import OnnxDetector, write_onnx
+from detkd.deploy.parity import Found, difference
+from detkd.models.detector import build_detector
+
+SIZE = 96
+FLAT = 12  # of the first 36 made frames, those of one colour: all anchors are equally good there
+
+
+def lively(**changes):
+    """A detector of random weights that finds something nearly everywhere."""
+    torch.manual_seed(0)
+    sizes = {"anchor_sizes": [[16.0], [32.0], [64.0]], "levels": ["p2", "p3", "p4"]}
+    small = {"neck_channels": 16, "head_width": 16, "proposals": 30, "detections": 40}
+    settings = {"backbone": "shallow_x0.5_d1", "score_threshold": 0.05, **small, **sizes}
+    detector = build_detector(ModelConfig(**{**settings, **changes}), ("a", "b", "c"), SIZE)
+    made = [torch.from_numpy(made_frame(at, SIZE)[1]) for at in (0, 1, 2, 5)]
+    with torch.no_grad():
+        for norm in (m for m in detector.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.momentum = None  # measured below, so that deep features do not fade
+        detector.train().backbone(detector.transform(made)[0].tensors)
+    detector.eval()
+    predictor, rpn = detector.roi_heads.box_predictor, detector.rpn.head
+    with torch.no_grad():
+        levels = list(detector.backbone(torch.rand(1, 3, SIZE, SIZE)).values())
+        for layer, spread in ((rpn.cls_logits, 1.0), (rpn.bbox_pred, 0.3)):
+            layer.weight *= spread / torch.cat([layer(rpn.conv(x)).flatten() for x in levels]).std()
+        predictor.cls_score.weight *= 3
+        predictor.bbox_pred.weight *= 3
+    return detector
+
+
+def in_torch(detector):
+    graph = DetectionGraph(detector)
+
+    @torch.no_grad()
+    def run(frames):
+        boxes, scores, labels, counts = (x.numpy() for x in graph(torch.from_numpy(frames)))
+        return [
+            Found(b[:n], s[:n], c[:n])
+            for b, s, c, n in zip(boxes, scores, labels, counts, strict=True)
+        ]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"neck": "fpn", "rpn": "full", "roi_size": 3},
+        {
+            "levels": ["p2", "p3", "p4", "p5", "p6"],
+            "anchor_sizes": [[8.0], [16.0], [32.0], [64.0], [128.0]],
+            "roi_scale": 60.0,
+        },
+        {"neck": "none", "levels": ["p4"], "anchor_sizes": [[16.0, 32.0]], "detections": 100},
+    ],
+    ids=["light", "full", "five levels", "one level"],
+)
+def test_graph_equals_the_detector(changes):
+    detector = lively(**changes)
+    gate = compare(detector, in_torch(detector), dataset=None, made_frames=36)
+    assert gate.failed == [] and gate.made == 36
+    assert gate.detections > 100 and gate.undecided <= FLAT  # it compares something
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    detector = lively()
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    write_onnx(detector, path)
+    return detector, OnnxDetector(path, threads=1)
+
+
+def test_onnx_equals_the_checkpoint(exported):
+    detector, model = exported
+    gate = compare(detector, model, dataset=None, made_frames=36)
+    assert gate.passed, gate.failed
+    assert gate.box_px < 0.05 and gate.score < 1e-4
+    assert gate.detections > 100 and gate.undecided <= FLAT
+
+
+def test_batch_gives_what_its_frames_give_alone(exported):
+    _, model = exported
+    frames = np.stack([np.random.default_rng(at).random((3, 70, 96), np.float32) for at in (0, 1)])
+    for alone, together in zip([model(f[None])[0] for f in frames], model(frames), strict=True):
+        assert np.abs(alone.boxes - together.boxes).max() < 0.01
+        assert (alone.labels == together.labels).all()
+
+
+def test_frame_without_any_proposal_passes():
+    """The frame on which torchvision's own export fails (pytorch/vision 4623, 8534, 8899)."""
+    detector = lively()
+    with torch.no_grad():
+        detector.rpn.head.bbox_pred.bias[2::4] = -30.0  # every box shrinks to no width
+    frame = np.full((1, 3, 40, 96), 0.5, np.float32)
+    [found] = in_torch(detector)(frame)
+    with torch.no_grad():
+        [expected] = detector([torch.from_numpy(frame[0])])
+    assert len(expected["boxes"]) == len(found.scores) == 0
+
+
+def test_changed_weights_are_noticed(exported):
+    _, model = exported
+    other = lively()
+    with torch.no_grad():
+        other.roi_heads.box_predictor.cls_score.bias += torch.tensor([0.0, 0.01, 0, 0])
+    gate = compare(other, model, dataset=None, made_frames=6)
+    assert not gate.passed and gate.document()["frames_that_differ"] > 0
+
+
+def found(*rows):
+    table = np.array(rows, dtype=np.float32).reshape(-1, 6)
+    return Found(table[:, :4], table[:, 4], table[:, 5].astype(int))
+
+
+A, B = (0, 0, 10, 10, 0.9, 1), (20, 0, 30, 10, 0.8, 1)
+
+
+@pytest.mark.parametrize(
+    "theirs, alone, ties",
+    [
+        ([A, B], 0, 0),
+        ([B, A], 0, 0),  # the order of equal ones is nobody's
+        ([A], 1, 0),
+        ([A, (20, 0, 30.2, 10, 0.8, 1)], 2, 0),
+        ([A, (20, 0, 30, 10, 0.8, 2)], 2, 0),
+        ([A, (20, 0, 30, 10, 0.8005, 1)], 2, 0),
+        ([A, B, (40, 0, 50, 10, 0.05001, 1)], 0, 1),
+        ([A, B, (40, 0, 50, 10, 0.06, 1)], 1, 0),
+        ([], 2, 0),
+    ],
+)
+def test_difference(theirs, alone, ties):
+    gap = difference(found(A, B), found(*theirs), score_threshold=0.05, limit=100)
+    assert (gap.alone, gap.ties) == (alone, ties)
+
+
+def test_made_frames_are_the_same_each_time_and_of_every_kind():
+    frames = [made_frame(at, SIZE) for at in range(36)]
+    assert {kind for kind, _ in frames} == set(KINDS)
+    assert all(max(frame.shape[1:]) == SIZE and frame.dtype == np.float32 for _, frame in frames)
+    assert (made_frame(8, SIZE)[1] == frames[8][1]).all()
+    assert min(min(frame.shape[1:]) for _, frame in frames) < 5
+
+
+def test_command_writes_a_folder_that_says_all(scenes, tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    config = tiny(train__epochs=1)
+    assert launch("train", ["--config", str(config), "--run", str(run)]) == 0
+    out = tmp_path / "exported"
+    gt = ["--gt", str(scenes / "all.json"), "--made-frames", "6"]
+    command = ["--checkpoint", str(run / "best.pt"), "--out", str(out), *gt]
+    assert launch("export", command) == 0
+    parity = json.loads((out / "parity.json").read_text())
+    assert parity["passed"] and parity["images"] == 12 and parity["made"] == 6
+    said = json.loads((out / "detkd.json").read_text())
+    classes = [c["name"] for c in json.loads((scenes / "all.json").read_text())["categories"]]
+    assert said["classes"] == classes and said["image_size"] == 96
+    assert set(said["thresholds"].values()) == {0.5}
+    before = (out / "model.onnx").read_bytes()
+    capsys.readouterr()
+    assert launch("export", command) == 2  # an existing folder is left as it is
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (out / "model.onnx").read_bytes() == before
+
+
+def test_refusals_are_sentences_and_leave_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    missing = ["--checkpoint", str(tmp_path / "no.pt"), "--out", str(out)]
+    for more in ([], ["--made-frames", "0"], ["--um-per-px", "-1"]):
+        assert launch("export", [*missing, *more]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
