@@ -52,7 +52,8 @@ def main(argv: list[str]) -> int:
                 progress=lambda count: bar.advance(task, count),
             )
         write_json(folder / "detkd.json", description)
-        write_json(folder / "parity.json", gate.document())
+        document = gate.document()
+        write_json(folder / "parity.json", document)
     print(
         f"{gate.images} images and {gate.made} made frames, {gate.detections} detections: boxes "
         f"within {gate.box_px:.2g} px, scores within {gate.score:.2g}, {gate.ties} ties "
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     if gate.passed:
         print(f"written: {options.out}/model.onnx, detkd.json, parity.json")
         return 0
-    worst = gate.document()["failed"]
+    worst = document["failed"]
     where = (
         f"{len(gate.failed)} frames differ, first {worst[0]['frame']}" if worst else "mAP differs"
     )

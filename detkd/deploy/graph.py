@@ -13,12 +13,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.rpn import permute_and_flatten
+from torchvision.ops import clip_boxes_to_image, roi_align
+from torchvision.ops.poolers import LevelMapper
 
 from detkd.deploy.nms import LEFT_OUT, nms_mask
 from detkd.models.detector import Detector
-
-MULTIPLE = 32  # torchvision pads a batch to sides that 32 divides
 
 
 class DetectionGraph(nn.Module):
@@ -29,24 +30,16 @@ class DetectionGraph(nn.Module):
     them are 0. D is the detector's limit.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.detector = detector.eval()
-        mean, std = (
-            torch.tensor(values).view(1, 3, 1, 1)
-            for values in (detector.transform.image_mean, detector.transform.image_std)
-        )
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.detector = detector
+        self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = frames.shape[-2:]
-        padded = F.pad(
-            (frames - self.mean) / self.std, (0, -width % MULTIPLE, 0, -height % MULTIPLE)
-        )
+        transform = self.detector.transform
+        multiple = transform.size_divisible
+        padded = F.pad(transform.normalize(frames), (0, -width % multiple, 0, -height % multiple))
         levels = list(self.detector.backbone(padded).values())
         objectness, deltas = self.detector.rpn.head(levels)
         anchors = self._anchors(levels, padded)
@@ -60,15 +53,9 @@ class DetectionGraph(nn.Module):
         """Anchors [h * w * A, 4] of each level, in the order of the flattened maps."""
         generator = self.detector.rpn.anchor_generator
         generator.set_cell_anchors(padded.dtype, padded.device)
-        anchors = []
-        for level, cells in zip(levels, generator.cell_anchors, strict=True):
-            rows, columns = level.shape[-2:]
-            y = torch.arange(rows) * (padded.shape[-2] // rows)
-            x = torch.arange(columns) * (padded.shape[-1] // columns)
-            x, y = x.view(1, -1).expand(rows, -1), y.view(-1, 1).expand(-1, columns)
-            shifts = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
-            anchors.append((shifts + cells.view(1, -1, 4)).reshape(-1, 4))
-        return anchors
+        sizes = [level.shape[-2:] for level in levels]
+        rows, columns = padded.shape[-2:]
+        return generator.grid_anchors(sizes, [[rows // h, columns // w] for h, w in sizes])
 
     def _proposals(
         self,
@@ -91,8 +78,8 @@ class DetectionGraph(nn.Module):
             filled = torch.cat([_flattened(delta, 4), delta.new_zeros(batch, before, 4)], dim=1)
             corners = torch.cat([anchor, anchor.new_zeros(before, 4)])
             chosen = filled.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
-            boxes = _decode(chosen, corners[at], rpn.box_coder.weights, rpn.box_coder)
-            boxes = _clip(boxes, height, width)
+            boxes = _decode(rpn.box_coder, chosen, corners[at])
+            boxes = clip_boxes_to_image(boxes, (height, width))
             scores = best.sigmoid()
             fits = _larger(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
             scores = torch.where(fits, scores, LEFT_OUT)
@@ -113,16 +100,13 @@ class DetectionGraph(nn.Module):
         rois = torch.cat([frame.reshape(-1, 1), boxes], dim=1)
         names = self.detector.backbone.neck.features
         strides = [names[name].stride for name in pool.featmap_names]
-        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-        # Lin et al. 2017, eq. 1, as torchvision's LevelMapper computes it.
         first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-        wanted = torch.floor(
-            pool.canonical_level + torch.log2(side / pool.canonical_scale) + 1e-6
-        ).clamp(first, last)
+        mapper = LevelMapper(first, last, pool.canonical_scale, pool.canonical_level)
+        wanted = mapper([boxes])
         pooled = None
         for at, (level, stride) in enumerate(zip(levels, strides, strict=True)):
             here = roi_align(level, rois, pool.output_size, 1 / stride, pool.sampling_ratio)
-            mine = (wanted == first + at).view(-1, 1, 1, 1)
+            mine = (wanted == at).view(-1, 1, 1, 1)
             pooled = here if pooled is None else torch.where(mine, here, pooled)
         assert pooled is not None
         return pooled
@@ -142,8 +126,7 @@ class DetectionGraph(nn.Module):
         scores = logits.softmax(-1).view(batch, count, classes + 1)[:, :, 1:].transpose(1, 2)
         deltas = deltas.view(batch, count, classes + 1, 4)[:, :, 1:].transpose(1, 2)
         corners = proposals.unsqueeze(1).expand(-1, classes, -1, -1)
-        boxes = _decode(deltas, corners, heads.box_coder.weights, heads.box_coder)
-        boxes = _clip(boxes, height, width)
+        boxes = clip_boxes_to_image(_decode(heads.box_coder, deltas, corners), (height, width))
         fits = real.unsqueeze(1) & (scores > heads.score_thresh) & _larger(boxes, 1e-2)
         scores = torch.where(fits, scores, LEFT_OUT)
         keep = nms_mask(
@@ -178,25 +161,13 @@ def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _flattened(level: Tensor, values: int) -> Tensor:
     """[N, A * values, h, w] to [N, h * w * A, values]."""
-    batch, _, rows, columns = level.shape
-    x = level.view(batch, -1, values, rows, columns).permute(0, 3, 4, 1, 2)
-    return x.reshape(batch, -1, values)
+    batch, channels, rows, columns = level.shape
+    return permute_and_flatten(level, batch, channels // values, values, rows, columns)
 
 
-def _decode(deltas: Tensor, corners: Tensor, weights: tuple[float, ...], coder: object) -> Tensor:
-    """Boxes [..., 4] of deltas from anchors or proposals, all [..., 4], as `BoxCoder` has it."""
-    limit: float = coder.bbox_xform_clip  # type: ignore[attr-defined]
-    size = corners[..., 2:] - corners[..., :2]
-    centre = corners[..., :2] + 0.5 * size
-    scale = deltas.new_tensor(weights)
-    moved = deltas[..., :2] / scale[:2] * size + centre
-    half = 0.5 * (deltas[..., 2:] / scale[2:]).clamp(max=limit).exp() * size
-    return torch.cat([moved - half, moved + half], dim=-1)
-
-
-def _clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
+def _decode(coder: BoxCoder, deltas: Tensor, corners: Tensor) -> Tensor:
+    """Boxes [..., 4] of deltas from anchors or proposals, all [..., 4]."""
+    return coder.decode_single(deltas.reshape(-1, 4), corners.reshape(-1, 4)).view(deltas.shape)
 
 
 def _larger(boxes: Tensor, side: float) -> Tensor:

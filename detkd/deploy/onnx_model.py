@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +43,9 @@ def write_onnx(detector: Detector, path: Path) -> None:
     side = detector.image_size
     dim = torch.export.Dim
     sides = {2: dim("height", min=2, max=65536), 3: dim("width", min=2, max=65536)}
-    with warnings.catch_warnings(), torch.no_grad():
-        # Said of every dimension and constant that the exporter itself rewrites.
-        warnings.simplefilter("ignore")
+    with torch.no_grad():
         program = torch.onnx.export(
-            DetectionGraph(detector).eval(),
+            DetectionGraph(detector),
             # An example of which no size is special: two frames, sides that 32 does not divide.
             (torch.rand(2, 3, max(2, side - side // 4 - 1), side),),
             dynamo=True,
@@ -82,6 +78,3 @@ class OnnxDetector:
             Found(box[:count], score[:count], label[:count])
             for box, score, label, count in zip(boxes, scores, labels, counts, strict=True)
         ]
-
-
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)
