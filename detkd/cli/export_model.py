@@ -22,7 +22,13 @@ def main(argv: list[str]) -> int:
 
     from detkd.deploy.description import describe
     from detkd.deploy.gate import compare
-    from detkd.deploy.onnx_model import OnnxDetector, needed, write_onnx
+    from detkd.deploy.onnx_model import (
+        OnnxDetector,
+        OnnxNetwork,
+        needed,
+        write_onnx,
+        write_parts,
+    )
     from detkd.engine.predict import open_for_judging
     from detkd.files import new_folder, write_json
     from detkd.models.detector import Detector
@@ -42,11 +48,13 @@ def main(argv: list[str]) -> int:
     with new_folder(options.out) as folder:
         print("writing the graph ...", flush=True)
         write_onnx(detector, folder / "model.onnx")
+        write_parts(detector, folder / "model_parts")
         with Progress(transient=True) as bar:
             task = bar.add_task("comparing", total=frames)
             gate = compare(
                 detector,
                 OnnxDetector(folder / "model.onnx"),
+                OnnxNetwork(folder / "model_parts" / "convolutions.onnx"),
                 dataset=dataset,
                 made_frames=options.made_frames,
                 progress=lambda count: bar.advance(task, count),
@@ -57,7 +65,7 @@ def main(argv: list[str]) -> int:
     print(
         f"{gate.images} images and {gate.made} made frames, {gate.detections} detections: boxes "
         f"within {gate.box_px:.2g} px, scores within {gate.score:.2g}, {gate.ties} ties "
-        f"({gate.undecided} frames with equally good anchors)"
+        f"({gate.undecided} frames where rounding decides)"
     )
     if dataset is not None:
         print(

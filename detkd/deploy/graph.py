@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import permute_and_flatten
-from torchvision.ops import clip_boxes_to_image, roi_align
-from torchvision.ops.poolers import LevelMapper
+from torchvision.ops import clip_boxes_to_image
 
-from detkd.deploy.nms import LEFT_OUT, nms_mask
+from detkd.deploy.operators import LEFT_OUT, best, nms_mask, pooled
+from detkd.deploy.parts import Convolutions, RegionHead
 from detkd.models.detector import Detector
 
 
@@ -33,34 +32,32 @@ class DetectionGraph(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
+        self.convolutions, self.region_head = Convolutions(detector), RegionHead(detector)
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = frames.shape[-2:]
-        transform = self.detector.transform
-        multiple = transform.size_divisible
-        padded = F.pad(transform.normalize(frames), (0, -width % multiple, 0, -height % multiple))
-        levels = list(self.detector.backbone(padded).values())
-        objectness, deltas = self.detector.rpn.head(levels)
-        anchors = self._anchors(levels, padded)
+        maps = self.convolutions(frames)
+        third = len(maps) // 3
+        levels, objectness, deltas = maps[:third], maps[third : 2 * third], maps[2 * third :]
+        anchors = self._anchors(levels, height, width)
         proposals, real = self._proposals(objectness, deltas, anchors, height, width)
-        pooled = self._pooled(levels, proposals)
-        heads = self.detector.roi_heads
-        logits, box_deltas = heads.box_predictor(heads.box_head(pooled))
+        logits, box_deltas = self.region_head(self._pooled(levels, proposals))
         return self._detections(logits, box_deltas, proposals, real, height, width)
 
-    def _anchors(self, levels: list[Tensor], padded: Tensor) -> list[Tensor]:
+    def _anchors(self, levels: tuple[Tensor, ...], height: int, width: int) -> list[Tensor]:
         """Anchors [h * w * A, 4] of each level, in the order of the flattened maps."""
         generator = self.detector.rpn.anchor_generator
-        generator.set_cell_anchors(padded.dtype, padded.device)
+        generator.set_cell_anchors(levels[0].dtype, levels[0].device)
+        multiple = self.detector.transform.size_divisible
+        rows, columns = (side + -side % multiple for side in (height, width))
         sizes = [level.shape[-2:] for level in levels]
-        rows, columns = padded.shape[-2:]
         return generator.grid_anchors(sizes, [[rows // h, columns // w] for h, w in sizes])
 
     def _proposals(
         self,
-        objectness: list[Tensor],
-        deltas: list[Tensor],
+        objectness: tuple[Tensor, ...],
+        deltas: tuple[Tensor, ...],
         anchors: list[Tensor],
         height: int,
         width: int,
@@ -74,42 +71,33 @@ class DetectionGraph(nn.Module):
             flat = _flattened(logits, 1).squeeze(2)
             # A level may have fewer anchors than are taken: boxes of no size fill it up.
             flat = torch.cat([flat, flat.new_full((batch, before), -math.inf)], dim=1)
-            best, at = flat.topk(before, dim=1)
+            highest, at = best(flat, before)
             filled = torch.cat([_flattened(delta, 4), delta.new_zeros(batch, before, 4)], dim=1)
             corners = torch.cat([anchor, anchor.new_zeros(before, 4)])
             chosen = filled.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
             boxes = _decode(rpn.box_coder, chosen, corners[at])
             boxes = clip_boxes_to_image(boxes, (height, width))
-            scores = best.sigmoid()
+            scores = highest.sigmoid()
             fits = _larger(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
             scores = torch.where(fits, scores, LEFT_OUT)
             keep = nms_mask(boxes, scores, float(rpn.nms_thresh))
             kept_boxes.append(boxes)
             kept_scores.append(torch.where(keep, scores, LEFT_OUT))
-        scores, at = _best(torch.cat(kept_scores, dim=1), after)
+        scores, at = best(torch.cat(kept_scores, dim=1), after)
         boxes = torch.cat(kept_boxes, dim=1).gather(1, at.unsqueeze(2).expand(-1, -1, 4))
         real = scores > LEFT_OUT
         return torch.where(real.unsqueeze(2), boxes, 0.0), real
 
-    def _pooled(self, levels: list[Tensor], proposals: Tensor) -> Tensor:
+    def _pooled(self, levels: tuple[Tensor, ...], proposals: Tensor) -> Tensor:
         """RoI features [N * P, C, s, s], each from the level of its size."""
         pool = self.detector.roi_heads.box_roi_pool
         batch, count = proposals.shape[:2]
         boxes = proposals.reshape(-1, 4)
         frame = torch.arange(batch, dtype=boxes.dtype).view(-1, 1).expand(-1, count)
         rois = torch.cat([frame.reshape(-1, 1), boxes], dim=1)
-        names = self.detector.backbone.neck.features
-        strides = [names[name].stride for name in pool.featmap_names]
-        first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-        mapper = LevelMapper(first, last, pool.canonical_scale, pool.canonical_level)
-        wanted = mapper([boxes])
-        pooled = None
-        for at, (level, stride) in enumerate(zip(levels, strides, strict=True)):
-            here = roi_align(level, rois, pool.output_size, 1 / stride, pool.sampling_ratio)
-            mine = (wanted == at).view(-1, 1, 1, 1)
-            pooled = here if pooled is None else torch.where(mine, here, pooled)
-        assert pooled is not None
-        return pooled
+        place = pool.map_levels([boxes])
+        cells, points = pool.output_size[0], pool.sampling_ratio
+        return pooled(list(levels), rois, place, pool.scales, cells, points)
 
     def _detections(
         self,
@@ -142,7 +130,7 @@ class DetectionGraph(nn.Module):
             missing = limit - classes * count
             scores = torch.cat([scores, scores.new_full((batch, missing), LEFT_OUT)], dim=1)
             boxes = torch.cat([boxes, boxes.new_zeros(batch, missing, 4)], dim=1)
-        scores, at = _best(scores, limit)
+        scores, at = best(scores, limit)
         found = scores > LEFT_OUT
         boxes = boxes.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
         return (
@@ -151,12 +139,6 @@ class DetectionGraph(nn.Module):
             torch.where(found, at % classes + 1, 0),
             found.sum(dim=1),
         )
-
-
-def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest scores [N, count] of each row, and their places; of equal ones the first."""
-    ordered, places = scores.sort(dim=1, descending=True, stable=True)
-    return ordered[:, :count], places[:, :count]
 
 
 def _flattened(level: Tensor, values: int) -> Tensor:

@@ -16,6 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from detkd.config import ModelConfig
 from detkd.errors import CheckpointError, ConfigError
@@ -97,9 +98,7 @@ class Detector(FasterRCNN):
             rpn_post_nms_top_n_train=model.proposals,
             rpn_post_nms_top_n_test=model.proposals,
             rpn_batch_size_per_image=model.rpn_samples,
-            box_roi_pool=MultiScaleRoIAlign(
-                levels, cells, sampling_ratio=2, canonical_scale=round(model.roi_scale)
-            ),
+            box_roi_pool=RoIAlign(trunk.neck.features, cells, round(model.roi_scale)),
             box_head=TwoMLPHead(channels * cells**2, model.head_width),
             box_predictor=BoxPredictor(model.head_width, len(classes)),
             box_score_thresh=model.score_threshold,
@@ -130,6 +129,22 @@ class Detector(FasterRCNN):
             CheckpointError: the file is missing, broken, hostile, or of another architecture.
         """
         return detector_from(read_checkpoint(path), path)
+
+
+class RoIAlign(MultiScaleRoIAlign):
+    """RoIAlign that knows the strides of its levels, for [R, C, cells, cells] features.
+
+    torchvision guesses them from the first batch that it sees, and keeps the guess. A first frame
+    that is much flatter than a multiple of the greatest stride makes it wrong for good: of one of
+    12 by 256 px, stride 4 is read as 2. `roi_scale` is the side in px of a box of level 4.
+    """
+
+    def __init__(self, levels: dict[str, Feature], cells: int, roi_scale: int) -> None:
+        super().__init__(list(levels), cells, sampling_ratio=2, canonical_scale=roi_scale)
+        strides = [level.stride for level in levels.values()]
+        self.scales = [1 / stride for stride in strides]
+        first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
+        self.map_levels = LevelMapper(first, last, roi_scale, self.canonical_level)
 
 
 class ProposalHead(nn.Module):
