@@ -402,7 +402,7 @@ def _turn(record: ImageRecord, size: Measured) -> ImageRecord:
     """A record of the frame that is stored, in the frame that is displayed."""
     stored, orientation = size.stored, size.orientation
     boxes = []
-    for box in replace(record, width=stored[0], height=stored[1]).in_pixels().boxes:
+    for box in record._replace(width=stored[0], height=stored[1]).in_pixels().boxes:
         xmin, ymin, xmax, ymax = around(
             displayed([(box.xmin, box.ymin), (box.xmax, box.ymax)], stored, orientation)
         )
@@ -411,9 +411,9 @@ def _turn(record: ImageRecord, size: Measured) -> ImageRecord:
         if isinstance(rings, list):  # run lengths cannot be turned, and are left out
             pairs = [list(zip(each[::2], each[1::2], strict=False)) for each in rings]
             extra["segmentation"] = [ring(displayed(pair, stored, orientation)) for pair in pairs]
-        boxes.append(replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, extra=extra))
-    return replace(
-        record, width=size.width, height=size.height, boxes=tuple(boxes), fractions=False
+        boxes.append(box._replace(xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, extra=extra))
+    return record._replace(
+        width=size.width, height=size.height, boxes=tuple(boxes), fractions=False
     )
 
 
