@@ -70,8 +70,8 @@ def _is_usual(box: BoxRecord, image: ImageRecord) -> bool:
     """Whether there is nothing to say of a box, as of nearly all; `_examine_box` says the rest."""
     _, xmin, ymin, xmax, ymax, *_ = box
     return (
-        0 <= xmin
-        and 0 <= ymin
+        xmin >= 0
+        and ymin >= 0
         and xmax <= image.width
         and ymax <= image.height
         and xmax - xmin >= TINY
@@ -177,7 +177,7 @@ class RuleWatch:
         w, h = image.width, image.height
         self.boxes += len(image.boxes)
         for _, x1, y1, x2, y2, *_ in image.boxes:
-            if 0 < x1 and 0 < y1 and 1 < x2 <= w and 1 < y2 <= h:
+            if x1 > 0 and y1 > 0 and 1 < x2 <= w and 1 < y2 <= h:
                 continue  # a box of px inside the image, as nearly all, betrays nothing
             self.as_pixels += fractions and (x2 > 2 * w or y2 > 2 * h)
             self.as_fractions += not fractions and max(x2, y2) <= 1 and min(x1, y1) >= 0

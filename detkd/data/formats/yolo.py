@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from detkd.data.encoding import decode
-from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
+from detkd.data.images import SUFFIXES, files_below, image_names, images_below, stem_of
 from detkd.data.pairing import Images
 from detkd.data.records import (
     DROPPED_BOX,
@@ -51,11 +52,10 @@ def recognise(root: Path) -> int:
     """How many files of the tree look like YOLO labels."""
     if not root.is_dir():
         return 0
-    stems = {stem_of(path) for path in images_below(root)}
-    return sum(
-        path.suffix.lower() == ".txt" and path.stem in stems and path.name not in CLASS_FILES
-        for path in files_below(root)
-    )
+    texts = Counter(path.stem for path in files_below(root, ".txt") if path.name not in CLASS_FILES)
+    if not texts:
+        return 0
+    return sum(texts.pop(stem_of(name), 0) for name in image_names(root))
 
 
 def read(root: Path, *, subset: str | None = None, names: list[str] | None = None) -> DataSet:
@@ -72,7 +72,7 @@ def read(root: Path, *, subset: str | None = None, names: list[str] | None = Non
     if not images:
         raise DataError(f"{root}: holds no images; name the folder that has images/ and labels/.")
     problems: list[Problem] = []
-    texts = {path for path in files_below(root) if path.suffix.lower() == ".txt"}
+    texts = set(files_below(root, ".txt"))
     used = {label_file(image, root, texts) for image in images}
     problems += [
         Problem("orphan annotation", relative(path, root), "", "has no image", DROPPED_IMAGE)
@@ -125,7 +125,7 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
     """
     chosen: list[str] = []
     broken: list[str] = []
-    for path in files_below(root):
+    for path in files_below(root, ".txt", ".yaml", ".yml", NAMES_SUFFIX):
         if path.name not in (*CLASS_FILES, *DATA_FILES) and path.suffix != NAMES_SUFFIX:
             continue
         file = relative(path, root)
@@ -200,7 +200,7 @@ def listed_subsets(root: Path) -> dict[str, tuple[list[Path], Any]]:
     With each: folders that its paths may start from, and what it says.
     """
     entries: dict[str, tuple[list[Path], Any]] = {}
-    for path in files_below(root):
+    for path in files_below(root, ".yaml", ".yml", LISTS_SUFFIX):
         document: Any = None
         if path.name in DATA_FILES:
             try:
@@ -249,8 +249,8 @@ def _entry_images(
 ) -> list[Path]:
     """Images in the folders, or in the list files, that an entry of data.yaml names."""
     inside = {image.resolve(): image for image in images}
-    known = Images(root, images)
-    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    known = Images(root, [relative(image, root) for image in images])
+    texts = {path.resolve() for path in files_below(root, ".txt")}
     chosen: set[Path] = set()
     for entry in entries:
         if not isinstance(entry, str) or not entry.strip("./ ") or "\0" in entry:
@@ -270,7 +270,7 @@ def _entry_images(
 
 def list_files(root: Path, bases: list[Path], value: Any) -> list[Path]:
     """The list files, not folders, that an entry names inside the tree."""
-    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    texts = {path.resolve() for path in files_below(root, ".txt")}
     entries = value if isinstance(value, list) else [value]
     said = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
     places = [(base / entry).resolve() for entry in said for base in bases]
