@@ -158,7 +158,7 @@ def stem_of(path: Path | str) -> str:
     return stem if match is None else f"{stem}#page={match['page']}"
 
 
-def measure(path: Path, *, decode: bool = False) -> Measured:
+def measure(path: Path | str, *, decode: bool = False) -> Measured:
     """The size of the displayed image and what else its header says.
 
     With `decode` all its pixels are read as well.
@@ -166,9 +166,11 @@ def measure(path: Path, *, decode: bool = False) -> Measured:
     Raises:
         ImageError: not an image, one that would fill the memory, or one that breaks off.
     """
-    file, page = page_of(path)
-    if not (page or decode) and (plain := measure_plain(str(file))) is not None:
+    name = str(path)
+    plain = None if decode or PAGE_MARK in name else measure_plain(name)
+    if plain is not None:
         return plain
+    file, page = page_of(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
