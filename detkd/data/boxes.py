@@ -22,6 +22,9 @@ WHOLE = 0.99  # share of both sides from which a box is told as one of the whole
 PART = 0.5  # share of the boxes that a whole tree's fault has to be seen in
 
 
+Place = tuple[str, float, float, float, float]
+
+
 def examine_boxes(
     image: ImageRecord, *, whole_frames: bool = False
 ) -> tuple[tuple[BoxRecord, ...], list[Problem]]:
@@ -30,9 +33,11 @@ def examine_boxes(
     With `whole_frames` a box of the whole image is what the format means.
     """
     problems: list[Problem] = []
-    kept: dict[tuple[str, float, float, float, float], Numbered] = {}
+    kept: dict[Place, Numbered] = {}
+    width, height = image.width, image.height
     for at, box in enumerate(image.boxes):
-        if _is_usual(box, image):
+        place = box[:5]  # its class and its sides
+        if _is_usual(place, width, height):
             sound = box
         else:
             mended, found = _examine_box(box, at, image, whole_frames)
@@ -40,7 +45,8 @@ def examine_boxes(
             if mended is None:
                 continue
             sound = mended
-        if (place := sound[:5]) in kept:  # its class and its sides
+            place = sound[:5]
+        if place in kept:
             message = "stands there twice"
             problems.append(
                 Problem(
@@ -59,24 +65,24 @@ def examine_boxes(
         problems.append(
             Problem(kind, image.file, where_of(second, other), message, KEPT, box=other.xyxy)
         )
-    return tuple(box for _, box in kept.values()), problems
+    return tuple([box for _, box in kept.values()]), problems
 
 
 def where_of(at: int, box: BoxRecord) -> str:
     return f"box {at + 1} ({box.label})"
 
 
-def _is_usual(box: BoxRecord, image: ImageRecord) -> bool:
+def _is_usual(place: Place, width: int, height: int) -> bool:
     """Whether there is nothing to say of a box, as of nearly all; `_examine_box` says the rest."""
-    _, xmin, ymin, xmax, ymax, *_ = box
+    _, xmin, ymin, xmax, ymax = place
     return (
         xmin >= 0
         and ymin >= 0
-        and xmax <= image.width
-        and ymax <= image.height
+        and xmax <= width
+        and ymax <= height
         and xmax - xmin >= TINY
         and ymax - ymin >= TINY
-        and (xmax - xmin < WHOLE * image.width or ymax - ymin < WHOLE * image.height)
+        and (xmax - xmin < WHOLE * width or ymax - ymin < WHOLE * height)
     )
 
 
@@ -176,7 +182,8 @@ class RuleWatch:
     def look(self, image: ImageRecord, fractions: bool) -> None:
         w, h = image.width, image.height
         self.boxes += len(image.boxes)
-        for _, x1, y1, x2, y2, *_ in image.boxes:
+        for box in image.boxes:
+            _, x1, y1, x2, y2 = box[:5]
             if x1 > 0 and y1 > 0 and 1 < x2 <= w and 1 < y2 <= h:
                 continue  # a box of px inside the image, as nearly all, betrays nothing
             self.as_pixels += fractions and (x2 > 2 * w or y2 > 2 * h)

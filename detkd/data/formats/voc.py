@@ -51,7 +51,7 @@ OF_OBJECT = {"name", "bndbox", "difficult", "truncated"}  # tags with a home in 
 OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecord, or of no use
 FLAG = {"0": 0, "1": 1}
 FLAGS = {"0": False, "1": True, "": None}  # of difficult and truncated, left out in the last case
-USUAL_TAGS = {"name", "pose", "truncated", "difficult", "bndbox"}
+USUAL_TAGS = {"object", "name", "pose", "truncated", "difficult", "bndbox", *SIDES}
 ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
 ASCII_ALIKE = re.compile(rb"(?i)utf-?8|us-ascii|ascii|iso-8859-\d+|latin-?\d|windows-125\d")
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
@@ -257,22 +257,22 @@ def _usual_object(element: Any, first: int) -> BoxRecord | None:
 
     It is half of the work of a conversion that is not parsing, so it takes no detour.
     """
-    parts = {child.tag: child.text for child in element}
+    parts = {part.tag: part.text for part in element.iter()}  # the object, its parts, its sides
     frame = element.find("bndbox")
     if not (
         parts.keys() <= USUAL_TAGS
-        and len(parts) == len(element)
         and frame is not None
         and len(frame) == sum(map(len, element)) == 4  # nothing else is nested
+        and len(parts) == 1 + len(element) + 4
     ):
         return None
-    sides = {child.tag: child.text for child in frame}
     label, pose = parts.get("name"), parts.get("pose")
     difficult, truncated = parts.get("difficult", ""), parts.get("truncated", "")
     if not (label and clean(label) == label and difficult in FLAGS and truncated in FLAGS):
         return None
     try:
-        xmin, ymin, xmax, ymax = [float(sides[side]) for side in SIDES]
+        xmin, ymin = float(parts["xmin"]), float(parts["ymin"])
+        xmax, ymax = float(parts["xmax"]), float(parts["ymax"])
     except (KeyError, TypeError, ValueError):
         return None
     if not (0 < xmin <= xmax < math.inf and 0 < ymin <= ymax < math.inf):
