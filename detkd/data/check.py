@@ -205,8 +205,8 @@ class _Examination:
         self.kept = Spool()
         self.problems: list[Problem] = []
         self.unlabelled: list[str] = []
-        # What equal names, stems and files share, of each image that stays, in the order they came.
-        self.names, self.stems, self.contents = Keys(), Keys(), Keys()
+        # Of each image that stays, in the order they came: its name without suffix, and its file.
+        self.stems, self.contents = Keys(), Keys()
         self.content: tuple[int, int] = 0, 0  # of the last image: size of its file, and its ends
         self.used: Counter[str] = Counter()
         self.fields: Counter[str] = Counter()
@@ -221,7 +221,6 @@ class _Examination:
         for problem in record.problems:
             self.image_of.setdefault(problem.file or "", record.file)
         if mended is not None:
-            self.names.add(mended.file)
             self.stems.add(_without_suffix(mended.file))
             self.contents.add(self.content)
             self.kept.add(mended)
@@ -328,7 +327,7 @@ class _Examination:
         """Images that came more than once."""
         message = "is listed twice, with other boxes each time"
         found = []
-        for numbers in self.names.shared():
+        for numbers in self.stems.shared():
             for name, times in Counter(self.kept.added(at).file for at in numbers).items():
                 found += [Problem("image listed twice", name, "", message, KEPT)] * (times - 1)
         return found

@@ -42,9 +42,9 @@ class ImageError(Exception):
     """An image that cannot be measured; the message says why."""
 
 
-# Of each root, its folders (as `names_below` begins a name) with blocks of names joined by "/":
-# a list of strings would take six times the memory.
-Listing = list[tuple[str, list[str]]]
+# Of each root, its folders (as `names_below` begins a name) with blocks of names joined by "/",
+# for a list of strings would take six times the memory; and with the links that are passed over.
+Listing = list[tuple[str, list[str], list[str]]]
 _REMEMBERED: ContextVar[dict[Path, Listing] | None] = ContextVar("listings", default=None)
 BLOCK = 1000  # names
 
@@ -69,7 +69,7 @@ def files_below(root: Path, *suffixes: str) -> Iterator[Path]:
 
 def names_below(root: Path, *suffixes: str) -> Iterator[str]:
     """The same files as names (POSIX, relative to the root): these cost little, paths do not."""
-    for folder, blocks in _listing(root):
+    for folder, blocks, _ in _listing(root):
         for block in blocks:
             for name in block.split("/"):
                 if not suffixes or name.lower().endswith(suffixes):
@@ -80,10 +80,7 @@ def _listing(root: Path) -> Listing:
     known = _REMEMBERED.get()
     if known is not None and root in known:
         return known[root]
-    listing = [
-        (folder, ["/".join(files[at : at + BLOCK]) for at in range(0, len(files), BLOCK)])
-        for folder, files, _ in _entries(root)
-    ]
+    listing = list(_walk(root))
     if known is not None:
         known[root] = listing
     return listing
@@ -91,12 +88,12 @@ def _listing(root: Path) -> Listing:
 
 def links_out(root: Path) -> Iterator[Path]:
     """Links that `files_below` passes over: to folders, out of the root, or to nothing."""
-    for folder, _, links in _entries(root):
+    for folder, _, links in _listing(root):
         for name in links:
             yield root / folder / name
 
 
-def _entries(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     """Each folder with its files and the links that are not followed, in the order of names.
 
     A folder is told as the names in it begin: nothing for the root, `a/b/` for one below.
@@ -108,19 +105,22 @@ def _entries(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         files: list[str] = []
         links: list[str] = []
         try:
-            with os.scandir(root / folder) as found:
-                for entry in found:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_symlink():
-                        (files if _inside(Path(entry.path), root) else links).append(entry.name)
-                    elif entry.is_dir():
-                        folders.append(entry.name)
-                    elif entry.is_file():
-                        files.append(entry.name)
+            entries = os.scandir(root / folder)
         except OSError:  # a folder that cannot be opened holds nothing for us
             continue
-        yield folder, sorted(files), sorted(links)
+        with entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink():
+                    (files if _inside(Path(entry.path), root) else links).append(entry.name)
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file():
+                    files.append(entry.name)
+        files.sort()
+        blocks = ["/".join(files[at : at + BLOCK]) for at in range(0, len(files), BLOCK)]
+        yield folder, blocks, sorted(links)
         waiting += [f"{folder}{name}/" for name in sorted(folders, reverse=True)]
 
 

@@ -21,7 +21,7 @@ class Keys:
         """Numbers, from 0, of the values that share a hash, group by group."""
         hashes = np.frombuffer(self._hashes, np.int64) if self._hashes else np.empty(0, np.int64)
         order = np.argsort(hashes, kind="stable")
-        borders = np.flatnonzero(np.diff(hashes[order])) + 1
-        starts, ends = [0, *borders.tolist()], [*borders.tolist(), len(order)]
-        pairs = zip(starts, ends, strict=True)
-        return sorted(order[start:end].tolist() for start, end in pairs if end - start > 1)
+        alike = hashes[order[1:]] == hashes[order[:-1]]  # each with the one before
+        steps = np.diff(alike.astype(np.int8), prepend=0, append=0)  # 1: a group begins, -1: ends
+        pairs = zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True)
+        return sorted(order[first : last + 1].tolist() for first, last in pairs)

@@ -29,6 +29,7 @@ class Images:
         self._names = names
         self._tables = sqlite3.connect("")  # on disk as soon as it is large, and gone with us
         self._tables.execute("PRAGMA journal_mode = OFF")
+        self._tables.execute("PRAGMA cache_size = -1000")  # KiB
         self._made: set[str] = set()
 
     @property
