@@ -144,7 +144,7 @@ def _examine(
     problems += found.watch.problems(data.rule.name)
     side_of: dict[str, str] = {}
     if subset is None:
-        side_of = sides_of(root, data.source_format, found.kept, problems)
+        side_of = sides_of(root, data.source_format, found.kept, found.folders, problems)
     problems += _equal_files(found.equal(), side_of)
     if subset is None and similar:
         problems += leaks_between(root, side_of)
@@ -205,6 +205,7 @@ class _Examination:
         self.kept = Spool()
         self.problems: list[Problem] = []
         self.unlabelled: list[str] = []
+        self.folders: set[str] = set()  # of the images that stay
         # Of each image that stays, in the order they came: its name without suffix, and its file.
         self.stems, self.contents = Keys(), Keys()
         self.content: tuple[int, int] = 0, 0  # of the last image: size of its file, and its ends
@@ -221,6 +222,7 @@ class _Examination:
         for problem in record.problems:
             self.image_of.setdefault(problem.file or "", record.file)
         if mended is not None:
+            self.folders.add(mended.file.rpartition("/")[0])
             self.stems.add(_without_suffix(mended.file))
             self.contents.add(self.content)
             self.kept.add(mended)
@@ -292,7 +294,7 @@ class _Examination:
         for box in boxes:
             self.used[box.label] += 1
             for fields in (box.attributes, box.extra):
-                if not fields.keys() <= USUAL:
+                if fields and not fields.keys() <= USUAL:
                     self.fields.update(key for key in fields if key not in USUAL)
 
     def final_classes(self) -> list[str]:
@@ -360,6 +362,7 @@ class _Examination:
 
 
 SEPARATORS = re.compile(r"[\s_.-]+")
+PLAIN_NAME = re.compile(r"[\w./-]+\.[a-z]+", re.ASCII)  # none of the notes on names is about it
 
 
 def _with_boxes(record: ImageRecord, boxes: tuple[BoxRecord, ...]) -> ImageRecord:
@@ -400,6 +403,8 @@ def _sized(record: ImageRecord, size: Measured) -> tuple[ImageRecord, list[Probl
 
 def _name_notes(file: str) -> list[Problem]:
     """What other tools may stumble over in the name of an image."""
+    if PLAIN_NAME.fullmatch(file):
+        return []  # as nearly always
     found = []
     if len(file.split(None, 1)) > 1:
         found.append(noted("blank in file name", file, "", "has a blank in its name"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from detkd.data.formats import voc, yolo
@@ -27,9 +26,16 @@ SIDES = {
 
 
 def sides_of(
-    root: Path, source_format: str, images: Iterable[ImageRecord], problems: list[Problem]
+    root: Path,
+    source_format: str,
+    images: Iterable[ImageRecord],
+    folders: Iterable[str],
+    problems: list[Problem],
 ) -> dict[str, str]:
-    """The side of each image that a list or a folder puts on one; faults of the lists are told."""
+    """The side of each image that a list or a folder puts on one; faults of the lists are told.
+
+    `folders` are those that the images lie in.
+    """
     listed: dict[str, list[str]] = {}
     if source_format == "voc":
         listed = _of_voc(root, images, problems)
@@ -40,13 +46,14 @@ def sides_of(
             message = f"is in the lists of {' and '.join(sorted(set(sides)))}"
             problems.append(Problem("image in two lists", name, "", message, KEPT))
     found = {name: sides[0] for name, sides in listed.items()}
-    for name in (image.file for image in images):
-        if name not in found and (side := _of_folder(name.rpartition("/")[0])) is not None:
-            found[name] = side
+    of_folder = {folder: side for folder in folders if (side := _of_folder(folder)) is not None}
+    for image in images if of_folder else ():
+        side = of_folder.get(image.file.rpartition("/")[0])
+        if side is not None:
+            found.setdefault(image.file, side)
     return found
 
 
-@lru_cache(maxsize=1024)  # there are many images, and few folders
 def _of_folder(folder: str) -> str | None:
     parts = (part.lower() for part in folder.split("/"))
     return next((SIDES[part] for part in parts if part in SIDES), None)

@@ -7,13 +7,15 @@ import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import starmap
-from typing import IO, overload
+from typing import IO, Any, overload
 
 from detkd.data.records import BoxRecord, ImageRecord, Problem
 from detkd.errors import DataError
 
 IN_MEMORY = 500  # records; beyond, only their places are kept in memory
 AT_ONCE = 64  # records that are read from the disk together
+BOXES, PROBLEMS = (ImageRecord._fields.index(name) for name in ("boxes", "problems"))
+PLAIN = 2  # the version of marshal that looks for no repetitions, which takes as long as the rest
 
 
 class Spool(Sequence[ImageRecord]):
@@ -91,10 +93,11 @@ class Spool(Sequence[ImageRecord]):
 
 
 def _packed(record: ImageRecord) -> bytes:
-    boxes = [tuple(box) for box in record.boxes]
-    problems = [tuple(vars(problem).values()) for problem in record.problems]
+    values: list[Any] = list(record)
+    values[BOXES] = [tuple(box) for box in record.boxes]
+    values[PROBLEMS] = [tuple(vars(problem).values()) for problem in record.problems]
     try:
-        return marshal.dumps((*record[:3], boxes, *record[4:-1], problems))
+        return marshal.dumps(values, PLAIN)
     except ValueError as error:
         raise DataError(
             f"{record.file}: what its annotation says besides is nested too deep; leave it out."
@@ -102,6 +105,7 @@ def _packed(record: ImageRecord) -> bytes:
 
 
 def _unpacked(data: memoryview) -> ImageRecord:
-    file, width, height, boxes, *others, problems = marshal.loads(data)
-    inside, told = tuple(starmap(BoxRecord, boxes)), tuple(starmap(Problem, problems))
-    return ImageRecord(file, width, height, inside, *others, told)
+    values = marshal.loads(data)
+    values[BOXES] = tuple(starmap(BoxRecord, values[BOXES]))
+    values[PROBLEMS] = tuple(starmap(Problem, values[PROBLEMS]))
+    return ImageRecord(*values)
