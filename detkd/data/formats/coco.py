@@ -232,7 +232,8 @@ def write(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> N
     write_with(path, fill)
 
 
-_dump = json.JSONEncoder(allow_nan=False).encode
+# What was read from a file, or made here, holds no circles: looking for them takes its time.
+_dump = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 
 
 def _write_list(stream: IO[bytes], name: str, groups: Iterable[list[Any]]) -> None:
