@@ -319,8 +319,8 @@ DEFECTS = {
     "malformed": (bytes_of_second(b"<annotation><object>"), "malformed annotation", XML,
                   LEAVE, 1, 1),
     "empty document": (bytes_of_second(b""), "malformed annotation", XML, LEAVE, 1, 1),
-    "entities": (bytes_of_second(ENTITIES), "malformed annotation", XML, LEAVE, 1, 1),
-    "external entity": (bytes_of_second(EXTERNAL), "malformed annotation", XML, LEAVE, 1, 1),
+    "entities": (bytes_of_second(ENTITIES), "hostile annotation", XML, LEAVE, 1, 1),
+    "external entity": (bytes_of_second(EXTERNAL), "hostile annotation", XML, LEAVE, 1, 1),
     "undeclared Latin-1": (
         bytes_of_second("<annotation><x>é</x></annotation>".encode("latin-1")),
         *("malformed annotation", XML, LEAVE, 1, 1),

@@ -52,6 +52,7 @@ OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecor
 FLAG = {"0": 0, "1": 1}
 FLAGS = {"0": False, "1": True, "": None}  # of difficult and truncated, left out in the last case
 USUAL_TAGS = {"object", "name", "pose", "truncated", "difficult", "bndbox", *SIDES}
+HOSTILE = "declares entities, which is refused as hostile"
 ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
 ASCII_ALIKE = re.compile(rb"(?i)utf-?8|us-ascii|ascii|iso-8859-\d+|latin-?\d|windows-125\d")
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
@@ -167,14 +168,15 @@ def _read_document(
     parts = _by_tag(tree) if tree is not None else {}
     said = _text_of(parts, "filename")
     image = images.of_document(name, said)
+    malformed = "hostile annotation" if broken == HOSTILE else "malformed annotation"
     if image is None:
-        kind = "orphan annotation" if tree is not None else "malformed annotation"
+        kind = "orphan annotation" if tree is not None else malformed
         why = "has no image of its name" if tree is not None else broken
         problems.append(problem(kind, "", why, DROPPED_IMAGE))
         return -1, None
     number, file = image
     if tree is None:
-        wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
+        wrong = problem(malformed, "", broken, DROPPED_IMAGE)
         return number, ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
     found: list[Problem] = [noted("encoding", name, "", broken)] if broken else []
     if said and said != file.rpartition("/")[2]:
@@ -230,7 +232,7 @@ def _parse(path: str) -> tuple[Any, str]:
         else:
             tree = defusedxml.ElementTree.fromstring(data)
     except defusedxml.DefusedXmlException:
-        return None, "declares entities, which is refused as hostile"
+        return None, HOSTILE
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return None, f"is not well-formed XML ({error})"
     if _tag(tree) != "annotation":
