@@ -42,10 +42,23 @@ MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
 
 
 class _Text(yaml.SafeLoader):
-    """Safe YAML whose scalars stay as written: a class may be called `no`, which means false."""
+    """Safe YAML whose scalars stay as written: a class may be called `no`, which means false.
+
+    A tag, which could ask for an object of Python, is not obeyed: what it stands before is read
+    as if it were not there.
+    """
+
+    def plain(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self.construct_mapping(node, deep=True)
+        if isinstance(node, yaml.SequenceNode):
+            return self.construct_sequence(node, deep=True)
+        assert isinstance(node, yaml.ScalarNode)
+        return self.construct_scalar(node)
 
 
 _Text.yaml_implicit_resolvers = {}
+_Text.add_constructor(None, _Text.plain)
 
 
 def recognise(root: Path) -> int:
@@ -137,6 +150,9 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
             problems.append(Problem("malformed class list", file, "", message, REFUSED))
             broken.append(f"{path}: has no readable list 'names' ({type(error).__name__})")
             continue
+        if path.name in DATA_FILES and (tag := _foreign_tag(text)):
+            message = f"has the tag {tag}, which is not obeyed; read as if it were not there"
+            problems.append(Problem("tag in class list", file, "", message, MENDED))
         while said and not said[-1].strip():
             said.pop()
         names = [clean(name) for name in said]
@@ -171,6 +187,16 @@ def _yaml_names(text: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("names is no list of names")
     return list(names)
+
+
+def _foreign_tag(text: str) -> str:
+    """The first tag of a YAML text that is none of YAML's own; nothing if there is none."""
+    for token in yaml.scan(text, Loader=_Text):
+        if isinstance(token, yaml.TagToken):
+            handle, suffix = token.value
+            if handle != "!!" or f"tag:yaml.org,2002:{suffix}" not in _Text.yaml_constructors:
+                return clean(f"{handle or ''}{suffix}")[:80]
+    return ""
 
 
 def _images_of_subset(root: Path, images: list[Path], subset: str) -> list[Path]:
