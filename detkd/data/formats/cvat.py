@@ -108,8 +108,8 @@ def _read_document(
     number = 0
     root: Any = None
 
-    def tell(message: str) -> None:
-        problems.append(Problem("malformed annotation", name, "", message, DROPPED_IMAGE))
+    def tell(message: str, kind: str = "malformed annotation") -> None:
+        problems.append(Problem(kind, name, "", message, DROPPED_IMAGE))
 
     try:
         for event, element in defusedxml.ElementTree.iterparse(path, events=("start", "end")):
@@ -130,7 +130,7 @@ def _read_document(
     except OSError as error:
         tell(f"cannot be read ({error.strerror})")
     except defusedxml.DefusedXmlException:
-        tell("declares entities, which is refused as hostile")
+        tell("declares entities, which is refused as hostile", "hostile annotation")
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         tell(f"is not well-formed XML, and was read up to there ({error})")
     if frames:
