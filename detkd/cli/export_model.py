@@ -9,6 +9,7 @@ detkd.json (classes, sizes, thresholds) and parity.json. Ends 1 if the two diffe
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from detkd.cli.parser import build_parser
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
 
     from rich.progress import Progress
 
+    from detkd.deploy import runner
     from detkd.deploy.description import describe
     from detkd.deploy.gate import compare
     from detkd.deploy.onnx_model import (
@@ -60,6 +62,7 @@ def main(argv: list[str]) -> int:
                 progress=lambda count: bar.advance(task, count),
             )
         write_json(folder / "detkd.json", description)
+        shutil.copyfile(runner.__file__, folder / "runner.py")
         document = gate.document()
         write_json(folder / "parity.json", document)
     print(
