@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--thresholds", type=Path, metavar="FILE", help="scores from which on a class counts"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, of a checkpoint (cpu)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     options = parser.parse_args(argv)
     try:
         tally = runner.run(_model(options), options, _say)
@@ -51,10 +51,11 @@ def _model(options: argparse.Namespace) -> Any:
     import torch
 
     from detkd.deploy.checkpoint_model import CheckpointModel
+    from detkd.engine.devices import choose_device
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    return CheckpointModel(options.checkpoint, thresholds=options.thresholds, device=options.device)
+    return CheckpointModel(options.checkpoint, thresholds=options.thresholds, device=choose_device(options.device))
 
 
 def _say(text: str) -> None:

@@ -28,7 +28,7 @@ class CheckpointModel:
         *,
         thresholds: Path | None = None,
         levels: Levels | None = None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ) -> None:
         self._detector = Detector.load(path).to(device)
         self._device = device

@@ -122,7 +122,10 @@ class Model:
 
 
 class Frame(NamedTuple):
-    """A frame's name below the source, and how to get its RGB pixels [H, W, 3], 8 or 16 bit."""
+    """A frame's name below the source, and how to get its RGB pixels [H, W, 3], 8 or 16 bit.
+
+    Of a stack or a video it can be loaded until the next frame is asked for.
+    """
 
     name: str
     load: Callable[[], np.ndarray]
@@ -284,7 +287,7 @@ class Tile(NamedTuple):
 
 
 SAME = 0.5  # IoU from which on two boxes, as far as both tiles see them, are of one object
-WITHIN = 0.6  # share of a cut box inside another tile's box from which on it is a piece of it
+WITHIN = 0.4  # share of a cut box inside another tile's box from which on it is a piece of it
 
 
 def tiles_of(width: int, height: int, side: int, overlap: int) -> list[Tile]:
