@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
 
     from detkd.deploy import runner
     from detkd.deploy.description import describe
+    from detkd.deploy.folder import export_folder, refuse_other
     from detkd.deploy.gate import compare
     from detkd.deploy.onnx_model import (
         OnnxDetector,
@@ -31,13 +32,13 @@ def main(argv: list[str]) -> int:
         write_onnx,
         write_parts,
     )
+    from detkd.deploy.pictures import write_pictures
     from detkd.engine.predict import open_for_judging
-    from detkd.files import new_folder, write_json
+    from detkd.files import write_json
     from detkd.models.detector import Detector
 
     needed()
-    if options.out.exists():
-        raise DataError(f"{options.out}: is there already; name a new folder with --out.")
+    refuse_other(options.out)
     dataset = None
     if options.gt:
         detector, dataset = open_for_judging(options.checkpoint, options.gt, options.images)
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
         detector, options.checkpoint, dataset, options.thresholds, options.um_per_px
     )
     frames = options.made_frames + (len(dataset) if dataset is not None else 0)
-    with new_folder(options.out) as folder:
+    with export_folder(options.out) as folder:
         print("writing the graph ...", flush=True)
         write_onnx(detector, folder / "model.onnx")
         write_parts(detector, folder / "model_parts")
@@ -65,6 +66,7 @@ def main(argv: list[str]) -> int:
         shutil.copyfile(runner.__file__, folder / "runner.py")
         document = gate.document()
         write_json(folder / "parity.json", document)
+        write_pictures(gate.worst, folder / "worst")
     print(
         f"{gate.images} images and {gate.made} made frames, {gate.detections} detections: boxes "
         f"within {gate.box_px:.2g} px, scores within {gate.score:.2g}, {gate.ties} ties "
@@ -81,7 +83,10 @@ def main(argv: list[str]) -> int:
     where = (
         f"{len(gate.failed)} frames differ, first {worst[0]['frame']}" if worst else "mAP differs"
     )
-    print(f"no parity: {where}; {options.out}/parity.json names them. Do not use this model.")
+    print(
+        f"no parity: {where}; {options.out}/parity.json names them, {options.out}/worst shows "
+        "them. Do not use this model."
+    )
     return 1
 
 

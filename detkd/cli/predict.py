@@ -55,7 +55,9 @@ def _model(options: argparse.Namespace) -> Any:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    return CheckpointModel(options.checkpoint, thresholds=options.thresholds, device=choose_device(options.device))
+    return CheckpointModel(
+        options.checkpoint, thresholds=options.thresholds, device=choose_device(options.device)
+    )
 
 
 def _say(text: str) -> None:

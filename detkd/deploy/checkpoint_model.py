@@ -11,7 +11,6 @@ import torch
 from detkd.deploy.runner import Detections
 from detkd.evaluation.thresholds import USUAL, read_thresholds
 from detkd.models.detector import Detector
-from detkd.pixels import Levels
 
 
 class CheckpointModel:
@@ -27,7 +26,6 @@ class CheckpointModel:
         path: Path,
         *,
         thresholds: Path | None = None,
-        levels: Levels | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self._detector = Detector.load(path).to(device)
@@ -39,7 +37,7 @@ class CheckpointModel:
             self.thresholds = read_thresholds(thresholds, self.classes)
         self.um_per_px: float | None = None
         self.shapes: dict[str, str] = {}
-        self.levels = levels
+        self.levels = self._detector.levels
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
 
     @torch.no_grad()

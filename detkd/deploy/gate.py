@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 
 from detkd.data.dataset import CocoDataset, coco_results
 from detkd.deploy.made_frames import made_frame
-from detkd.deploy.parity import BOX_PX, SCORE, Difference, Found, difference
+from detkd.deploy.parity import BOX_PX, SCORE, Found, difference
+from detkd.deploy.pictures import Differing
 from detkd.deploy.ties import Maps, found_by, without_ties
 from detkd.evaluation.coco_map import coco_map
 from detkd.models.detector import Detector
@@ -32,6 +33,7 @@ class Gate:
     box_px: float = 0.0
     score: float = 0.0
     failed: list[dict[str, Any]] = field(default_factory=list)
+    worst: list[Differing] = field(default_factory=list)  # of the failed, worst first
     map_checkpoint: float | None = None
     map_exported: float | None = None
 
@@ -45,7 +47,8 @@ class Gate:
 
     def document(self) -> dict[str, Any]:
         """As parity.json has it; of the frames that differ, the worst ones."""
-        tree = asdict(self)
+        tree = asdict(replace(self, worst=[]))
+        del tree["worst"]
         tree["failed"] = sorted(self.failed, key=lambda each: -each["alone"])[:WORST]
         return {
             "passed": self.passed,
@@ -85,7 +88,7 @@ def compare(
         if gap.alone:
             gap = without_ties(gap, detector, frame, ours, theirs, maps)
             gate.undecided += not gap.alone
-        _note(gate, name, gap, len(ours.scores))
+        _note(gate, Differing(name, frame, ours, theirs, gap))
         if target is None:
             gate.made += 1
         else:
@@ -116,9 +119,11 @@ def _frames(
         yield f"made frame {at} ({kind}, {frame.shape[2]}x{frame.shape[1]})", frame, None
 
 
-def _note(gate: Gate, name: str, gap: Difference, detections: int) -> None:
-    gate.detections += detections
+def _note(gate: Gate, frame: Differing) -> None:
+    gap = frame.gap
+    gate.detections += len(frame.checkpoint.scores)
     gate.ties += gap.ties
     gate.box_px, gate.score = max(gate.box_px, gap.box_px), max(gate.score, gap.score)
     if gap.alone:
-        gate.failed.append({"frame": name, "alone": gap.alone, **asdict(gap)})
+        gate.failed.append({"frame": frame.name, "alone": gap.alone, **asdict(gap)})
+        gate.worst = sorted([*gate.worst, frame], key=lambda each: -each.gap.alone)[:WORST]

@@ -1,5 +1,6 @@
 """The exported graph finds what the detector finds, on every kind of frame."""
 
+import copy
 import json
 
 import numpy as np
@@ -229,11 +230,40 @@ def test_command_writes_a_folder_that_says_all(scenes, tiny, tmp_path, capsys):
     classes = [c["name"] for c in json.loads((scenes / "all.json").read_text())["categories"]]
     assert said["classes"] == classes and said["image_size"] == 96
     assert set(said["thresholds"].values()) == {0.5}
-    before = (out / "model.onnx").read_bytes()
+    assert sorted(each.name for each in (out / "model_parts").iterdir()) == [
+        *("convolutions.onnx", "region_head.onnx")
+    ]
+    (out / "mine.txt").write_text("x")
     capsys.readouterr()
-    assert launch("export", command) == 2  # an existing folder is left as it is
-    assert capsys.readouterr().err.count("\n") == 1
-    assert (out / "model.onnx").read_bytes() == before
+    assert launch("export", command) == 2  # what would be lost is named
+    error = capsys.readouterr().err
+    assert "holds 'mine.txt'" in error and error.count("\n") == 1
+    (out / "mine.txt").unlink()
+    (out / "parity.json").write_text("{}")
+    assert launch("export", [*command, "--um-per-px", "0.5"]) == 0  # an earlier export is replaced
+    assert json.loads((out / "detkd.json").read_text())["um_per_px"] == 0.5
+    assert json.loads((out / "parity.json").read_text()) == parity
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+def test_no_parity_ends_in_pictures(scenes, tiny, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    assert launch("train", ["--config", str(tiny(train__epochs=1)), "--run", str(run)]) == 0
+    monkeypatch.setattr("detkd.deploy.onnx_model.write_onnx", other_network)
+    command = ["--checkpoint", str(run / "best.pt"), "--out", str(tmp_path / "out")]
+    assert launch("export", [*command, "--made-frames", "12"]) == 1
+    assert "no parity" in capsys.readouterr().out
+    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
+    pictures = sorted(each.name for each in (tmp_path / "out" / "worst").iterdir())
+    assert not parity["passed"] and len(pictures) == min(20, parity["frames_that_differ"]) > 0
+
+
+def other_network(detector, path):
+    """Of a checkpoint, the graph of another one."""
+    other = copy.deepcopy(detector)
+    with torch.no_grad():
+        other.roi_heads.box_predictor.cls_score.bias[1:] += 1
+    write_onnx(other, path)
 
 
 def test_refusals_are_sentences_and_leave_nothing(tmp_path, capsys):
