@@ -9,11 +9,18 @@ detkd.json (classes, sizes, thresholds) and parity.json. Ends 1 if the two diffe
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detkd.cli.parser import build_parser
 from detkd.errors import DataError
+
+if TYPE_CHECKING:
+    from detkd.data.dataset import CocoDataset
+    from detkd.deploy.variants import Measured
+    from detkd.models.detector import Detector
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +28,7 @@ def main(argv: list[str]) -> int:
 
     from rich.progress import Progress
 
-    from detkd.deploy import runner
+    from detkd.deploy import runner, variants
     from detkd.deploy.description import describe
     from detkd.deploy.folder import export_folder, refuse_other
     from detkd.deploy.gate import compare
@@ -62,9 +69,14 @@ def main(argv: list[str]) -> int:
                 made_frames=options.made_frames,
                 progress=lambda count: bar.advance(task, count),
             )
-        write_json(folder / "detkd.json", description)
         shutil.copyfile(runner.__file__, folder / "runner.py")
         document = gate.document()
+        if options.to:
+            assert dataset is not None
+            measured = _variants(options, folder, detector, dataset)
+            description["variants"] = variants.described(measured)
+            document["variants"] = variants.documented(measured)
+        write_json(folder / "detkd.json", description)
         write_json(folder / "parity.json", document)
         write_pictures(gate.worst, folder / "worst")
     print(
@@ -76,6 +88,8 @@ def main(argv: list[str]) -> int:
         print(
             f"mAP: checkpoint {gate.map_checkpoint or 0:.5f}, exported {gate.map_exported or 0:.5f}"
         )
+    for each in document.get("variants", []):
+        print(f"{each['name']}: {'kept' if each['kept'] else 'refused'}, it {each['why']}")
     if gate.passed:
         print(f"written: {options.out}/model.onnx, detkd.json, parity.json")
         return 0
@@ -88,6 +102,32 @@ def main(argv: list[str]) -> int:
         "them. Do not use this model."
     )
     return 1
+
+
+def _variants(
+    options: argparse.Namespace, folder: Path, detector: Detector, dataset: CocoDataset
+) -> list[Measured]:
+    """The forms that were asked for, made in `folder` and measured."""
+    from detkd.data.dataset import CocoDataset
+    from detkd.deploy import variants
+
+    size, calibration = detector.image_size, None
+    if options.calibrate:
+        calibration = CocoDataset(options.calibrate, image_size=size, cache="none")
+        calibration.levels = dataset.levels
+    frame = None
+    if options.frame:
+        width, height = map(int, options.frame.lower().split("x"))
+        scale = size / max(width, height)
+        frame = max(1, round(height * scale)), max(1, round(width * scale))
+    return variants.try_variants(
+        folder,
+        options.to,
+        dataset,
+        calibration=calibration,
+        frame=frame,
+        most_loss=options.max_loss,
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -106,6 +146,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--thresholds", type=Path, metavar="FILE", help="scores from which on a class counts")
     add("--um-per-px", type=float, metavar="UM", help="scale of the camera's frames")
+    add(
+        "--to",
+        nargs="+",
+        choices=("int8", "fp16", "openvino"),
+        default=[],
+        help="forms to make and measure as well; one stays if it is faster and loses little mAP",
+    )
+    add("--max-loss", type=float, default=0.005, metavar="MAP", help="mAP it may lose (0.005)")
+    add("--calibrate", type=Path, metavar="COCO", help="training images, for int8")
+    add("--frame", metavar="WxH", help="size of all camera frames, for OpenVINO alone")
     options = parser.parse_args(argv)
     if options.made_frames < 0 or not (options.made_frames or options.gt):
         raise DataError(
@@ -113,4 +163,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         )
     if options.um_per_px is not None and not 0 < options.um_per_px < float("inf"):
         raise DataError(f"--um-per-px: {options.um_per_px} is no scale; give µm a pixel, above 0.")
+    if options.to and not options.gt:
+        raise DataError("--to: a form is judged before it is kept; name ground truth with --gt.")
+    if options.frame and not re.fullmatch(r"[1-9]\d{0,4}[xX][1-9]\d{0,4}", options.frame):
+        raise DataError(f"--frame: '{options.frame}' is no size; give WIDTHxHEIGHT in px.")
     return options

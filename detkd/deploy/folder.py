@@ -12,7 +12,7 @@ from detkd.errors import DataError
 from detkd.files import new_folder
 
 FILES = {  # all that an export writes
-    *("model.onnx", "model_parts", "detkd.json", "parity.json", "README.md", "worst"),
+    *("model.onnx", "model_parts", "detkd.json", "parity.json", "README.md", "worst", "variants"),
     *("runner.py", "counting.py", "__pycache__"),
 }
 

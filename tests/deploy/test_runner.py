@@ -18,7 +18,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -273,24 +272,6 @@ def test_a_run_goes_on_from_any_torn_files(finished, tmp_path_factory, data):
     (out / "results.csv").write_bytes(whole[1][: end + more])
     go(place / "frames", out)
     assert [(out / name).read_bytes() for name in ("frames.csv", "results.csv")] == whole
-
-
-@pytest.fixture(scope="module")
-def model_folder(scenes, tmp_path_factory):
-    """An exported folder, and the checkpoint that it is of."""
-    place = tmp_path_factory.mktemp("model")
-    data = {"train": str(scenes / "all.json"), "val": str(scenes / "all.json"), "image_size": 96}
-    small = {"neck_channels": 16, "head_width": 16, "levels": ["p3", "p4"], "proposals": 30}
-    model = {"backbone": "shallow_x0.5_d1", "roi_samples": 16, "score_threshold": 0.01, **small}
-    train = {"epochs": 1, "batch_size": 4, "warmup": 2, "threads": 1, "device": "cpu"}
-    config = {"name": "small", "data": data, "model": model, "train": train}
-    (place / "small.yaml").write_text(yaml.safe_dump(config))
-    run = ["--config", str(place / "small.yaml"), "--run", str(place / "run")]
-    assert launch("train", run) == 0
-    checkpoint, exported = place / "run" / "best.pt", place / "exported"
-    made = ["--made-frames", "2", "--out", str(exported)]
-    assert launch("export", ["--checkpoint", str(checkpoint), *made]) == 0
-    return exported, checkpoint
 
 
 def command(exported, source, out, *more):
