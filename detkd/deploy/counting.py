@@ -6,8 +6,8 @@
 FOUND is the folder that a run over images has written (frames.csv, results.csv, run.json). OUT gets
 counts.csv (frame by class), samples.csv (sample by class), counts.json and summary.html.
 
-This file works alone, beside an exported model: it needs Python 3.10 and numpy, and Pillow or OpenCV
-for the pictures. Frames are streamed: of each, some 40 bytes are kept.
+This file works alone, beside an exported model: it needs Python 3.10 and numpy, and for pictures
+Pillow or OpenCV. Frames are streamed: of each, some 60 bytes are kept.
 """
 
 from __future__ import annotations
@@ -433,43 +433,49 @@ class Water:
             settled = self.concentrate_ml / self.settled_ml
         return (1.0 if self.dilution is None else self.dilution) * settled
 
-    def check(self, where: str, um_per_px: float | None, *, complete: bool = True) -> None:
+    def check(self, table: str | None, um_per_px: float | None, *, complete: bool = True) -> None:
         """Refuse what contradicts itself; if it is not `complete`, a volume may come later.
+
+        `table` is the place of a table that says it; None for the options.
 
         Raises:
             CountingError: it does.
         """
+        where = "" if table is None else f"{table}: "
+        said = {name: OPTION_OF[name] if table is None else name for name in vars(self)}
         for name, value in vars(self).items():
             if value is not None and not 0 < value < MOST:
-                raise CountingError(f"{where}: {name} {value:g} makes no sense; give more than 0.")
-        ways = [name for name in WAYS if getattr(self, name) is not None]
+                raise CountingError(
+                    f"{where}{said[name]} {value:g} makes no sense; give more than 0."
+                )
+        ways = [said[name] for name in WAYS if getattr(self, name) is not None]
         if len(ways) > 1:
             raise CountingError(
-                f"{where}: {' and '.join(ways)} both say what volume was imaged; give one of them."
+                f"{where}{' and '.join(ways)} both say what volume was imaged; give one of them."
             )
         if self.chamber_depth_um is not None and um_per_px is None:
             raise CountingError(
-                f"{where}: chamber_depth_um needs the scale, and the run has none; "
+                f"{where}{said['chamber_depth_um']} needs a scale, and run.json has none; "
                 "give --um-per-px."
             )
+        settled, concentrate = said["settled_ml"], said["concentrate_ml"]
         if (self.settled_ml is None) != (self.concentrate_ml is None):
-            raise CountingError(
-                f"{where}: settled_ml and concentrate_ml belong together; give both or none."
-            )
+            raise CountingError(f"{where}{settled} and {concentrate} belong together; give both.")
         if self.settled_ml and self.concentrate_ml and self.concentrate_ml > self.settled_ml:
             raise CountingError(
-                f"{where}: {self.settled_ml:g} mL cannot be concentrated to "
-                f"{self.concentrate_ml:g} mL; for a thinner sample give dilution."
+                f"{where}{settled} {self.settled_ml:g} cannot have become {concentrate} "
+                f"{self.concentrate_ml:g}, which is more; for a thinned sample give "
+                f"{said['dilution']}."
             )
         if self.dilution is not None and self.dilution < 1:
             raise CountingError(
-                f"{where}: dilution {self.dilution:g} would be 1 part in less than one; "
-                "give settled_ml and concentrate_ml for a thicker sample."
+                f"{where}{said['dilution']} {self.dilution:g} is below 1; for a thickened sample "
+                f"give {settled} and {concentrate}."
             )
         if complete and not ways and (self.dilution is not None or self.settled_ml is not None):
             raise CountingError(
-                f"{where}: dilution and concentration say nothing without the volume that was "
-                f"imaged; give one of {', '.join(WAYS)}."
+                f"{where}dilution and concentration say nothing without the volume that was "
+                f"imaged; give one of {', '.join(said[name] for name in WAYS)}."
             )
 
 
@@ -695,7 +701,7 @@ class Samples:
             )
         if options.sample and options.sample_pattern:
             raise CountingError("--sample and --sample-pattern exclude each other; give one.")
-        self.usual.check("the options", um_per_px, complete=not self.water_of)
+        self.usual.check(None, um_per_px, complete=not self.water_of)
 
     def __call__(self, frame: str) -> str:
         """The sample of a frame.
@@ -1874,7 +1880,7 @@ def _check(options: argparse.Namespace) -> None:
 def count(options: argparse.Namespace, shapes: Mapping[str, Body] | None = None) -> int:
     """Count what `options` name and write the folder, complete or not at all.
 
-    `shapes` are those of `--shapes` where somebody else has read them.
+    `shapes` are those of `--shapes` where somebody else has read them, and may be of more classes.
 
     Raises:
         CountingError: something that a person can mend.
@@ -1908,6 +1914,7 @@ def _settings_of(
             f"The scale is {options.um_per_px:g} µm a px, as --um-per-px says; "
             f"run.json says {run['um_per_px']:g}."
         )
+    given = shapes is not None
     if shapes is None:
         shapes = read_shapes(options.shapes) if options.shapes is not None else {}
     where = str(options.found / "run.json")
@@ -1917,7 +1924,7 @@ def _settings_of(
     }
     bodies = {label: shapes.get(label, said.get(label, Body())) for label in run["classes"]}
     strangers = [label for label in shapes if label not in bodies]
-    if strangers:
+    if strangers and not given:
         notes.append(
             f"{options.shapes} names shapes of classes that are not here: {_some(strangers)}."
         )
