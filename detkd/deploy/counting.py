@@ -23,6 +23,7 @@ import io
 import json
 import math
 import os
+import posixpath
 import random
 import re
 import shutil
@@ -35,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from statistics import NormalDist
 from typing import IO, Any, NoReturn
 
@@ -721,7 +722,7 @@ class Samples:
             return match[1]
         if self.options.sample == "all":
             return TOP
-        folder = str(PurePosixPath(frame).parent)
+        folder = posixpath.normpath(posixpath.dirname(frame))  # pathlib would keep every name
         return TOP if folder == "." else folder
 
     def names(self, keys: Iterable[str]) -> dict[str, str]:
