@@ -31,7 +31,7 @@ import sys
 import tempfile
 import warnings
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -831,7 +831,7 @@ class SampleTally:
 
     frames: Counter[str] = field(default_factory=Counter)
     areas: Counter[int] = field(default_factory=Counter)
-    classes: dict[str, ClassTally] = field(default_factory=dict)
+    classes: defaultdict[str, ClassTally] = field(default_factory=lambda: defaultdict(ClassTally))
     every: ClassTally = field(default_factory=ClassTally)
 
     def frame_counts(self, tally: ClassTally, by_area: bool) -> FrameCounts:
@@ -953,9 +953,10 @@ def _hash(frame: str) -> int:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, all of it resolved."""
+    """What was asked for, all of it resolved; `run` says who found the objects."""
 
     found: Path
+    run: dict[str, Any]
     images: Path | None
     classes: list[str]
     thresholds: dict[str, float]
@@ -1001,7 +1002,7 @@ def _list_frames(
 ) -> tuple[FrameIndex, dict[str, SampleTally]]:
     path = settings.found / "frames.csv"
     index = FrameIndex()
-    tallies: dict[str, SampleTally] = {}
+    tallies: defaultdict[str, SampleTally] = defaultdict(SampleTally)
     lines = array("Q")
     for number, (frame, width, height, status, said) in rows_of(path, FRAME_COLUMNS, notes):
         where = f"{path}, line {number}"
@@ -1015,7 +1016,7 @@ def _list_frames(
             raise CountingError(f"{where}: {width} x {height} px is no frame; run again.")
         index.add(frame, *size, 0 if failed else _whole(said, where), failed)
         lines.append(number)
-        tally = tallies.setdefault(samples(frame), SampleTally())
+        tally = tallies[samples(frame)]
         tally.frames[status] += 1
         if not failed:
             tally.areas[size[0] * size[1]] += 1
@@ -1063,17 +1064,17 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
                 writer.writerow((frame, counted.names[sample], label, found[label]))
     if unlisted:
         notes.append(
-            f"{unlisted} lines of results.csv are of frames that frames.csv does not list; "
-            "they were left out, as the run was stopped there."
+            "Lines of results.csv of frames that frames.csv does not list, left out since the run "
+            f"was stopped there: {unlisted}."
         )
     if of_failed:
-        notes.append(f"{of_failed} lines of results.csv are of failed frames and were left out.")
+        notes.append(f"Lines of results.csv of failed frames, left out: {of_failed}.")
     said = np.frombuffer(index.said, dtype=np.uintc)
     unequal = int(((said != index.rows) & (said != index.counted)).sum())
     if unequal:
         notes.append(
-            f"{unequal} frames have another number of lines in results.csv than frames.csv says; "
-            "the run may have been torn: run it again to be sure."
+            "Frames with another number of lines in results.csv than frames.csv says: "
+            f"{unequal}; the run may have been torn, so run it again to be sure."
         )
 
 
@@ -1112,10 +1113,10 @@ def _count_frame(
         counted.showcase.add(label, Cell(score, frame, (x1, y1, x2, y2), size))
         if settings.um_per_px is not None:
             volume = volume_of(x2 - x1, y2 - y1, settings, label)
-            tally.classes.setdefault(label, ClassTally()).add_cell(volume)
+            tally.classes[label].add_cell(volume)
             tally.every.add_cell(volume)
     for label, count in found.items():
-        one = tally.classes.setdefault(label, ClassTally())
+        one = tally.classes[label]
         one.count += count
         one.by_frame[count, area] += 1
     every = sum(found.values())
@@ -1212,6 +1213,7 @@ def document_of(counted: Counted, samples: Samples, options: argparse.Namespace)
     _note(counted, said, samples)
     return {
         "format": 1,
+        "run": settings.run,
         "settings": {
             "found": str(settings.found),
             "images": None if settings.images is None else str(settings.images),
@@ -1337,7 +1339,7 @@ def _note(counted: Counted, said: Mapping[str, Any], samples: Samples) -> None:
         notes.append("No scale is known, so there are no sizes; give --um-per-px.")
     failed = sum(sample["frames"]["failed"] for sample in said.values())
     if failed:
-        notes.append(f"{failed} frames could not be read; they are not part of the imaged volume.")
+        notes.append(f"Frames that could not be read, no part of the imaged volume: {failed}.")
     clumped = [
         name
         for name, sample in said.items()
@@ -1588,7 +1590,7 @@ def _range(low: float | None, high: float | None) -> str:
 def page_of(document: Mapping[str, Any], counted: Counted) -> str:
     """summary.html, which stands alone."""
     settings = document["settings"]
-    title = f"Counts of {shown(Path(settings['found']).name)}"
+    title = f"Counts of {shown(counted.settings.found.resolve().name)}"
     notes = "".join(f"<li>{_text(note)}</li>" for note in document["notes"])
     parts = [
         f"<h1>{_text(title)}</h1>",
@@ -1752,7 +1754,8 @@ def _frames_to_check(document: Mapping[str, Any]) -> str:
 
 def _settings(document: Mapping[str, Any]) -> str:
     settings = document["settings"]
-    rows = [
+    rows: list[tuple[str, object]] = list(document["run"].items())
+    rows += [
         (key, "-" if settings[key] is None else settings[key])
         for key in ("um_per_px", "depth_ratio", "interval", "level", "draws", "seed")
     ]
@@ -1932,6 +1935,7 @@ def _settings_of(
     images = options.images or (Path(run["images"]) if run.get("images") else None)
     return Settings(
         found=options.found,
+        run={name: str(run[name]) for name in ("detkd", "model") if name in run},
         images=images,
         classes=run["classes"],
         thresholds=run.get("thresholds") or {},

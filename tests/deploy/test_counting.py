@@ -173,9 +173,10 @@ def test_gamma_functions_are_scipys():
 
 
 def frame_counts(counts, exposure=None):
-    counts = np.asarray(counts)
-    shares = np.ones(len(counts)) if exposure is None else np.asarray(exposure, float)
-    return FrameCounts(counts, shares, np.ones(len(counts), np.int64))
+    if exposure is None:
+        kinds, frames = np.unique(counts, return_counts=True)
+        return FrameCounts(kinds, np.ones(len(kinds)), frames)
+    return FrameCounts(np.array(counts), np.array(exposure, float), np.ones_like(counts))
 
 
 def test_dispersion_by_hand():
@@ -248,8 +249,9 @@ def test_counts_without_a_volume(capsys, small):
     row = document["samples"]["all"]["classes"]["a"]
     assert row["count"] == 3 and row["cells_per_l"] is None and row["biovolume_um3"] is None
     assert (row["count_low"], row["count_high"]) == poisson_interval(3, 0.95)
+    assert document["run"] == {"detkd": "0.1", "model": "model.onnx"}
     assert document["samples"]["all"]["frames"] == {"found": 2, "empty": 1, "failed": 1}
-    assert "counts and no concentrations" in said and "1 frames could not be read" in said
+    assert "counts and no concentrations" in said and "no part of the imaged volume: 1." in said
     assert (out / "counts.csv").read_text() == (
         "frame,sample,class,count\n1.png,all,a,2\n2.png,all,a,1\n"
     )
@@ -461,9 +463,7 @@ def test_a_torn_last_line_of_the_frames_takes_its_detections_with_it(capsys, sma
     assert document["samples"]["all"]["all"]["count"] == 3
     assert sum(document["samples"]["all"]["frames"].values()) == 4
     assert "The last line of frames.csv is torn and was left out." in document["notes"]
-    assert any(
-        note.startswith("2 lines of results.csv are of frames that") for note in document["notes"]
-    )
+    assert any(note.endswith("since the run was stopped there: 2.") for note in document["notes"])
 
 
 def test_lines_of_failed_frames_do_not_count(capsys, small):
@@ -471,16 +471,15 @@ def test_lines_of_failed_frames_do_not_count(capsys, small):
         stream.write("4.png,a,0.9,1,1,5,5,1\n")
     document, _, _ = count(capsys, small)
     assert document["samples"]["all"]["all"]["count"] == 3
-    assert "1 lines of results.csv are of failed frames and were left out." in document["notes"]
+    assert "Lines of results.csv of failed frames, left out: 1." in document["notes"]
 
 
 def test_a_run_whose_files_disagree_is_told(capsys, small):
     results = small / "results.csv"
     lines = results.read_text().splitlines(keepends=True)
     results.write_text("".join([lines[0], *lines[2:]]))
-    assert any(
-        "1 frames have another number of lines" in n for n in count(capsys, small)[0]["notes"]
-    )
+    document, _, _ = count(capsys, small)
+    assert any("than frames.csv says: 1;" in note for note in document["notes"])
 
 
 @pytest.mark.parametrize(
