@@ -1440,7 +1440,7 @@ def read_frame(root: Path, frame: str, size: tuple[int, int]) -> np.ndarray | No
     A path that leaves `root` is not followed.
     """
     try:
-        path, page = root / frame, 0
+        path, page = root / frame, None
         match = PAGE.fullmatch(frame)
         if match and not path.is_file():
             path, page = root / match["file"], int(match["page"])
@@ -1455,7 +1455,7 @@ def read_frame(root: Path, frame: str, size: tuple[int, int]) -> np.ndarray | No
     return None
 
 
-def _by_pillow(path: Path, page: int) -> np.ndarray | None:
+def _by_pillow(path: Path, page: int | None) -> np.ndarray | None:
     try:
         from PIL import Image, ImageOps
     except ImportError:
@@ -1464,7 +1464,7 @@ def _by_pillow(path: Path, page: int) -> np.ndarray | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                image.seek(page)
+                image.seek(page or 0)
                 if image.mode[0] in "IF":
                     return _eight_bit(np.asarray(image))
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -1472,25 +1472,24 @@ def _by_pillow(path: Path, page: int) -> np.ndarray | None:
         return None
 
 
-def _by_opencv(path: Path, page: int) -> np.ndarray | None:
+def _by_opencv(path: Path, page: int | None) -> np.ndarray | None:
     try:
         import cv2
     except ImportError:
         return None
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        image = cv2.imread(str(path), flags) if page == 0 else None
+        image = None if page else cv2.imread(str(path), flags)
         if image is None:
-            done, pages = cv2.imreadmulti(str(path), page, 1, flags=flags)
+            done, pages = cv2.imreadmulti(str(path), page or 0, 1, flags=flags)
             image = pages[0] if done and pages else None
-        if image is None:
+        if image is None and page is not None:
             film = cv2.VideoCapture(str(path))
             film.set(cv2.CAP_PROP_POS_FRAMES, page)
             done, image = film.read()
             film.release()
-            if not done:
-                return None
-        return _eight_bit(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+            image = image if done else None
+        return None if image is None else _eight_bit(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
     except cv2.error:
         return None
 

@@ -639,6 +639,23 @@ def test_pages_of_a_stack(capsys, tmp_path):
     assert [int(middle(each).argmax()) for each in shown] == [0, 2]
 
 
+def test_frames_of_a_film(capsys, tmp_path):
+    import cv2
+
+    frames = [(f"film.avi#{at}", "found") for at in (0, 5)]
+    results = [(name, "a", 0.9 - at / 10) for at, (name, _) in enumerate(frames)]
+    found = write_run(tmp_path / "found", frames, results)
+    (found / "images").mkdir()
+    film = cv2.VideoWriter(
+        str(found / "images/film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (200, 100)
+    )
+    for at in range(8):
+        film.write(np.full((100, 200, 3), 30 * at, np.uint8))
+    film.release()
+    shown = pictures(count(capsys, found)[1])["a"]
+    assert [int(middle(each)[0]) for each in shown] == pytest.approx([0, 150], abs=6)
+
+
 @pytest.mark.parametrize("name", ["../secret.png", "{outside}/secret.png", "link/secret.png"])
 def test_no_picture_from_outside_the_images(capsys, tmp_path, name):
     name = name.format(outside=tmp_path)
