@@ -148,29 +148,20 @@ def read_classes(path: Path | None) -> list[str] | None:
     Raises:
         DataError: not readable, not a card, or a name twice.
     """
+    from detkd.data.card import read_card
+
     if path is None:
         return None
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = _of_card(text) if path.suffix.lower() in (".yaml", ".yml") else text.splitlines()
+        card = path.suffix.lower() in (".yaml", ".yml")
+        names = read_card(text).classes if card else text.splitlines()
     except (OSError, ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a list of classes ({why}).") from error
     names = [name.strip() for name in names if name.strip()]
     if len(set(names)) != len(names) or not names:
         raise DataError(f"{path}: must name each class once, one a line.")
-    return names
-
-
-def _of_card(text: str) -> list[str]:
-    """Names of the classes of a data-set card, which are names or mappings with a name."""
-    card = yaml.safe_load(text)
-    classes = card.get("classes") if isinstance(card, dict) else None
-    if not isinstance(classes, list):
-        raise ValueError("no list 'classes' of names in it")
-    names: list[Any] = [e.get("name") if isinstance(e, dict) else e for e in classes]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError("no list 'classes' of names in it")
     return names
 
 

@@ -3,7 +3,8 @@
     detkd export --checkpoint runs/bccd-distill/best.pt --gt datasets/bccd/val.json --out exported/
 
 writes exported/model.onnx (resized frames in; boxes, scores, labels and their count out),
-detkd.json (classes, sizes, thresholds) and parity.json. Ends 1 if the two differ.
+detkd.json (classes, sizes, thresholds), parity.json, a model card, and the programs that use it
+without torch: runner.py and counting.py. Ends 1 if the two differ.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ def main(argv: list[str]) -> int:
 
     from rich.progress import Progress
 
-    from detkd.deploy import runner, variants
+    from detkd.data.card import card_at
+    from detkd.deploy import counting, runner, variants
     from detkd.deploy.description import describe
     from detkd.deploy.folder import export_folder, refuse_other
     from detkd.deploy.gate import compare
+    from detkd.deploy.model_card import model_card
     from detkd.deploy.onnx_model import (
         OnnxDetector,
         OnnxNetwork,
@@ -41,7 +44,7 @@ def main(argv: list[str]) -> int:
     )
     from detkd.deploy.pictures import write_pictures
     from detkd.engine.predict import open_for_judging
-    from detkd.files import write_json
+    from detkd.files import write_atomic, write_json
     from detkd.models.detector import Detector
 
     needed()
@@ -51,8 +54,9 @@ def main(argv: list[str]) -> int:
         detector, dataset = open_for_judging(options.checkpoint, options.gt, options.images)
     else:
         detector = Detector.load(options.checkpoint)
+    card = card_at(options.card) if options.card else None
     description = describe(
-        detector, options.checkpoint, dataset, options.thresholds, options.um_per_px
+        detector, options.checkpoint, dataset, options.thresholds, options.um_per_px, card
     )
     frames = options.made_frames + (len(dataset) if dataset is not None else 0)
     with export_folder(options.out) as folder:
@@ -69,7 +73,8 @@ def main(argv: list[str]) -> int:
                 made_frames=options.made_frames,
                 progress=lambda count: bar.advance(task, count),
             )
-        shutil.copyfile(runner.__file__, folder / "runner.py")
+        for program in (runner, counting):
+            shutil.copy(str(program.__file__), folder)
         document = gate.document()
         if options.to:
             assert dataset is not None
@@ -79,6 +84,9 @@ def main(argv: list[str]) -> int:
         write_json(folder / "detkd.json", description)
         write_json(folder / "parity.json", document)
         write_pictures(gate.worst, folder / "worst")
+        write_atomic(
+            folder / "README.md", model_card(detector, description, document, card, options.gt)
+        )
     print(
         f"{gate.images} images and {gate.made} made frames, {gate.detections} detections: boxes "
         f"within {gate.box_px:.2g} px, scores within {gate.score:.2g}, {gate.ties} ties "
@@ -145,6 +153,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="made frames (empty, crowded, black, odd sizes) on which both are compared (1000)",
     )
     add("--thresholds", type=Path, metavar="FILE", help="scores from which on a class counts")
+    add("--card", type=Path, metavar="YAML", help="data-set card: licence, shapes of the classes")
     add("--um-per-px", type=float, metavar="UM", help="scale of the camera's frames")
     add(
         "--to",

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from detkd.deploy.ties import found_by
 from detkd.models.detector import build_detector
 
 SIZE = 96
+ROOT = Path(__file__).parents[2]
 
 
 def lively(**changes):
@@ -233,6 +237,11 @@ def test_command_writes_a_folder_that_says_all(scenes, tiny, tmp_path, capsys):
     assert sorted(each.name for each in (out / "model_parts").iterdir()) == [
         *("convolutions.onnx", "region_head.onnx")
     ]
+    card = (out / "README.md").read_text()
+    assert "no data-set card was given" in card and f"{parity['map_exported']:.4f}" in card
+    programs = [sys.executable, "-I"]
+    for program in ("runner.py", "counting.py"):
+        subprocess.run([*programs, str(out / program), "--help"], check=True, capture_output=True)
     (out / "mine.txt").write_text("x")
     capsys.readouterr()
     assert launch("export", command) == 2  # what would be lost is named
@@ -240,8 +249,14 @@ def test_command_writes_a_folder_that_says_all(scenes, tiny, tmp_path, capsys):
     assert "holds 'mine.txt'" in error and error.count("\n") == 1
     (out / "mine.txt").unlink()
     (out / "parity.json").write_text("{}")
-    assert launch("export", [*command, "--um-per-px", "0.5"]) == 0  # an earlier export is replaced
-    assert json.loads((out / "detkd.json").read_text())["um_per_px"] == 0.5
+    data = ["--um-per-px", "0.5", "--card", str(ROOT / "datasets/synthetic.yaml")]
+    assert launch("export", [*command, *data]) == 0  # an earlier export is replaced
+    said = json.loads((out / "detkd.json").read_text())
+    assert said["um_per_px"] == 0.5 and said["shapes"]["navicula"] == "elliptic_prism"
+    assert "| navicula | 0.500 | elliptic_prism |" in (out / "README.md").read_text()
+    other = ["--card", str(ROOT / "datasets/bccd.yaml")]
+    assert launch("export", [*command, *other]) == 2
+    assert "--card: does not name the class" in capsys.readouterr().err
     assert json.loads((out / "parity.json").read_text()) == parity
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 

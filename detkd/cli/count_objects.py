@@ -1,0 +1,41 @@
+"""Cells per litre from what a detector has found; what it does stands in detkd/deploy/counting.py.
+
+That file also works alone, beside an exported model. Here, `--shapes` takes data-set cards as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from detkd.data.card import read_card
+from detkd.deploy import counting
+from detkd.errors import DataError
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = counting.parse(argv, "detkd count")
+        card = options.shapes is not None and options.shapes.suffix.lower() in (".yaml", ".yml")
+        return counting.count(options, shapes_of_card(options.shapes) if card else None)
+    except counting.CountingError as error:
+        raise DataError(str(error)) from error
+
+
+def shapes_of_card(path: Path) -> dict[str, counting.Body]:
+    """Shapes of the classes of a data-set card.
+
+    Raises:
+        DataError: it cannot be read.
+        CountingError: it names a shape that there is not.
+    """
+    try:
+        shapes = read_card(path.read_text(encoding="utf-8-sig")).shapes
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as a data-set card ({why}).") from error
+    return {
+        label: counting.Body(counting.named_shape(shape, str(path)), None, path.name)
+        for label, shape in shapes.items()
+    }
