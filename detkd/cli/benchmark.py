@@ -6,6 +6,7 @@ detkd bench loading    share of an epoch that the loop waits for data
 detkd bench eval       mAP against hotcoco alone, and the command against json.load
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
 detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
+detkd bench empty      what the runner's test for empty frames passes over and loses (--gt FILE)
 detkd bench costs      parameters and operations of the compressed classifiers, as a table
 """
 
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from detkd.cli.parser import build_parser
+from detkd.errors import DataError
 
-NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap", "costs")
+NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap", "empty", "costs")
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +30,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--images", type=int, default=10_819, help="files to convert (10819)")
+    parser.add_argument("--gt", type=Path, metavar="FILE", help="annotated images, for empty")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
     if options.name == "costs":
@@ -48,6 +51,12 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         from detkd.engine.bench_convert import bench_convert
 
         return bench_convert(max(1, options.images))
+    if options.name == "empty":
+        from detkd.deploy.empty_frames import measure_empty
+
+        if options.gt is None:
+            raise DataError("bench empty: name annotated images, --gt FILE.")
+        return measure_empty(options.gt)
     if options.name in ("eval", "bootstrap"):
         from detkd.engine.judging_benchmarks import bench_bootstrap, bench_eval
 

@@ -531,19 +531,21 @@ CELLS = 32  # a side of the grid on which a frame is looked at for anything at a
 
 
 def busyness(image: np.ndarray) -> float:
-    """How far the oddest part of a frame is from the rest, in spreads of all parts.
+    """The greatest step between neighbouring parts of a frame, in spreads of its noise.
 
-    With b the mean grey of each cell of a grid of 32 by 32, median m and spread
-    s = 1.4826 · median |b − m| + 1:  max |b − m| / s. An even frame, bright or dark, is near 1;
-    so is one that is full of objects, which has a large spread. Off unless asked for.
+    With b the mean grey of each cell of a grid of 32 by 32, and d the differences of neighbouring
+    pixels:  max |b − b'| / (1.4826 · median |d| / √2 + 1), over neighbouring cells b, b'. An even
+    frame, bright, dark or noisy, is below 1, also if one side of it is brighter; one with a single
+    object is not, nor is one that is full of them. Off unless asked for.
     """
     grey = image.mean(axis=2)
-    rows, columns = (np.linspace(0, n, min(n, CELLS) + 1).astype(int)[:-1] for n in grey.shape)
-    sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
-    ones = np.ones_like(grey)
-    means = sums / np.add.reduceat(np.add.reduceat(ones, rows, axis=0), columns, axis=1)
-    off = np.abs(means - np.median(means))
-    return float(off.max() / (1.4826 * np.median(off) + 1))
+    rows, columns = (np.linspace(0, n, min(n, CELLS) + 1).astype(int) for n in grey.shape)
+    sums = np.add.reduceat(np.add.reduceat(grey, rows[:-1], axis=0), columns[:-1], axis=1)
+    means = sums / np.outer(np.diff(rows), np.diff(columns))
+    steps = [np.abs(np.diff(means, axis=axis)).max(initial=0) for axis in (0, 1)]
+    pixels = np.abs(np.diff(grey, axis=1))
+    noise = 1.4826 * np.median(pixels) / 2**0.5 if pixels.size else 0.0
+    return float(max(steps) / (noise + 1))
 
 
 # ---------------------------------------------------------------------------------------- journal

@@ -559,7 +559,12 @@ def test_even_frames_are_less_busy_than_those_with_an_object(folder, tmp_path):
     even = np.random.default_rng(0).normal(120, 4, (480, 640, 3)).clip(0, 255).astype(np.uint8)
     one = even.copy()
     one[100:130, 200:230] = 60
-    assert runner.busyness(even) < 3 < 20 < runner.busyness(one)
+    full = even.copy()
+    for x in range(10, 600, 50):
+        full[:, x : x + 25] = 60
+    slope = (even * np.linspace(0.5, 1, 640)[:, None]).astype(np.uint8)
+    assert max(map(runner.busyness, (even, slope))) < 1
+    assert min(map(runner.busyness, (one, full))) > 8
     tally, _ = go(folder, tmp_path / "out", "--skip-empty", "5")
     empty = [row["frame"] for row in rows(tmp_path / "out/frames.csv") if row["status"] == "empty"]
     assert empty == ["0.png", "4.png"] and tally.empty == 2  # those without an object

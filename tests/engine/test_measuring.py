@@ -92,4 +92,4 @@ def test_converting_is_measured_against_bare_parsing(tmp_path, monkeypatch):
     figures = json.loads(out.read_text())
     assert figures["images"] == 8
     assert figures["ratio"] == figures["convert_s"] / figures["parse_s"]
-    assert figures["peak_mb_of_check"].keys() == {"3", "6"}
+    assert figures["peak_mb"].keys() == {"3", "6"}
