@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
     for each in document.get("variants", []):
         print(f"{each['name']}: {'kept' if each['kept'] else 'refused'}, it {each['why']}")
     if gate.passed:
-        print(f"written: {options.out}/model.onnx, detkd.json, parity.json")
+        print(f"written: {options.out}/model.onnx, runner.py, README.md (its card), ...")
         return 0
     worst = document["failed"]
     where = (
