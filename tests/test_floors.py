@@ -1,6 +1,7 @@
 """Imports go down only; what is heavy comes late."""
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ MAY_IMPORT = {
     "cli": {"engine", "deploy", "distill"} | GROUND,
     "__main__": {"cli"},
 }
+ALONE = {"numpy", "PIL", "cv2", "detkd.deploy.counting"}  # beside the standard library
 HEAVY = ("torch", "torchvision", "albumentations", "matplotlib", "pycocotools", "cv2", "timm")
 
 
@@ -48,6 +50,21 @@ def test_imports_go_down_only(path):
             continue
         assert here is not None, f"{path.name} lies under every floor and imports {module}"
         assert there in MAY_IMPORT[here], f"{here} must not import {module}"
+
+
+def test_what_travels_with_an_export_imports_nothing_else_of_detkd():
+    for path in (ROOT / "deploy" / "counting").glob("*.py"):
+        for module in imports_of(path):
+            known = {module.split(".")[0], ".".join(module.split(".")[:3])}
+            assert known & (ALONE | sys.stdlib_module_names), f"{path.name} imports {module}"
+
+
+def test_every_package_is_installed():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT.parent / "setup.cfg")
+    listed = set(settings["options"]["packages"].split())
+    there = {".".join(p.parent.relative_to(ROOT.parent).parts) for p in ROOT.rglob("__init__.py")}
+    assert there <= listed
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli").glob("*.py")), ids=lambda p: p.name)

@@ -1,6 +1,6 @@
-"""Cells per litre from what a detector has found; what it does stands in detkd/deploy/counting.py.
+"""Cells per litre from what a detector has found; what it does stands in detkd/deploy/counting.
 
-That file also works alone, beside an exported model. Here, `--shapes` takes data-set cards as well.
+That also works alone, beside an exported model. Here, `--shapes` takes data-set cards as well.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from pathlib import Path
 import yaml
 
 from detkd.data.card import read_card
-from detkd.deploy import counting
+from detkd.deploy.counting.bodies import Body
+from detkd.deploy.counting.command import count
+from detkd.deploy.counting.errors import CountingError
+from detkd.deploy.counting.options import parse
+from detkd.deploy.counting.shapes import named_shape
 from detkd.errors import DataError
 
 
 def main(argv: list[str]) -> int:
     try:
-        options = counting.parse(argv, "detkd count")
+        options = parse(argv, "detkd count")
         card = options.shapes is not None and options.shapes.suffix.lower() in (".yaml", ".yml")
-        return counting.count(options, shapes_of_card(options.shapes) if card else None)
-    except counting.CountingError as error:
+        count(options, shapes_of_card(options.shapes) if card else None)
+    except CountingError as error:
         raise DataError(str(error)) from error
+    return 0
 
 
-def shapes_of_card(path: Path) -> dict[str, counting.Body]:
+def shapes_of_card(path: Path) -> dict[str, Body]:
     """Shapes of the classes of a data-set card.
 
     Raises:
@@ -36,6 +41,6 @@ def shapes_of_card(path: Path) -> dict[str, counting.Body]:
         why = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a data-set card ({why}).") from error
     return {
-        label: counting.Body(counting.named_shape(shape, str(path)), None, path.name)
+        label: Body(named_shape(shape, str(path)), None, path.name)
         for label, shape in shapes.items()
     }

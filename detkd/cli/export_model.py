@@ -4,7 +4,7 @@
 
 writes exported/model.onnx (resized frames in; boxes, scores, labels and their count out),
 detkd.json (classes, sizes, thresholds), parity.json, a model card, and the programs that use it
-without torch: runner.py and counting.py. Ends 1 if the two differ.
+without torch: runner.py and counting.pyz. Ends 1 if the two differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     from rich.progress import Progress
 
     from detkd.data.card import card_at
-    from detkd.deploy import counting, runner, variants
+    from detkd.deploy import runner, variants
+    from detkd.deploy.counting_app import write_app
     from detkd.deploy.description import describe
     from detkd.deploy.folder import export_folder, refuse_other
     from detkd.deploy.gate import compare
@@ -73,8 +74,8 @@ def main(argv: list[str]) -> int:
                 made_frames=options.made_frames,
                 progress=lambda count: bar.advance(task, count),
             )
-        for program in (runner, counting):
-            shutil.copy(str(program.__file__), folder)
+        shutil.copy(str(runner.__file__), folder)
+        write_app(folder / "counting.pyz")
         document = gate.document()
         if options.to:
             assert dataset is not None

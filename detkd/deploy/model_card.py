@@ -14,7 +14,7 @@ USE = """\
 
     pip install onnxruntime numpy opencv-python-headless pillow
     python runner.py FRAMES --out found
-    python counting.py found --out counts
+    python counting.pyz found --out counts
 
 finds the objects of an image, a folder, a TIFF stack, a video or a camera's folder (`--watch`),
 and makes counts and, with a chamber's depth or a volume, cells per litre of them. `detkd.json` says

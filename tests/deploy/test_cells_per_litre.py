@@ -11,14 +11,27 @@ import subprocess
 import sys
 import tracemalloc
 from html.parser import HTMLParser
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detkd.cli.app import launch
-from detkd.deploy import counting
-from detkd.deploy.counting import FrameCounts, interval_of, poisson_interval
+from detkd.deploy.counting import command
+from detkd.deploy.counting.distributions import gamma_tails
+from detkd.deploy.counting.errors import CountingError
+from detkd.deploy.counting.intervals import (
+    FrameCounts,
+    bootstrap_interval,
+    dispersion,
+    interval_of,
+    poisson_interval,
+)
+from detkd.deploy.counting.pictures import TALLEST
+from detkd.deploy.counting.shapes import SHAPES, biconcave_disc, equivalent_diameter, named_shape
+from detkd.deploy.counting_app import write_app
 
 FRAMES = "frame,width,height,status,detections,end"
 RESULTS = "frame,class,score,x1,y1,x2,y2,counted"
@@ -106,24 +119,24 @@ VOLUMES = {
 }
 
 
-@pytest.mark.parametrize("shape", counting.SHAPES)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_volumes(shape):
-    assert counting.SHAPES[shape](40.0, 20.0, 10.0) == pytest.approx(VOLUMES[shape], rel=1e-6)
+    assert SHAPES[shape](40.0, 20.0, 10.0) == pytest.approx(VOLUMES[shape], rel=1e-6)
 
 
 def test_a_body_as_long_as_wide_is_round():
     for shape in ("prolate_spheroid", "oblate_spheroid", "ellipsoid", "capsule", "sphere"):
-        assert counting.SHAPES[shape](6.0, 6.0, 6.0) == pytest.approx(math.pi * 36)
-    assert counting.biconcave_disc(7.82, 7.82, 0) == pytest.approx(94)
-    assert counting.equivalent_diameter(math.pi * 36) == pytest.approx(6)
+        assert SHAPES[shape](6.0, 6.0, 6.0) == pytest.approx(math.pi * 36)
+    assert biconcave_disc(7.82, 7.82, 0) == pytest.approx(94)
+    assert equivalent_diameter(math.pi * 36) == pytest.approx(6)
 
 
 def test_names_of_shapes_as_lists_have_them():
-    assert counting.named_shape("Rotational ellipsoid", "") == "prolate_spheroid"
-    assert counting.named_shape("cylinder + 2 half spheres", "") == "capsule"
-    assert counting.named_shape("prism on elliptic base", "") == "elliptic_prism"
-    with pytest.raises(counting.CountingError, match=r"x: no shape 'cilinder'; did you mean 'cyl"):
-        counting.named_shape("cilinder", "x")
+    assert named_shape("Rotational ellipsoid", "") == "prolate_spheroid"
+    assert named_shape("cylinder + 2 half spheres", "") == "capsule"
+    assert named_shape("prism on elliptic base", "") == "elliptic_prism"
+    with pytest.raises(CountingError, match=r"x: no shape 'cilinder'; did you mean 'cyl"):
+        named_shape("cilinder", "x")
 
 
 @pytest.mark.parametrize("card", ["bccd", "microalgae", "pmid2019", "synthetic"])
@@ -135,7 +148,7 @@ def test_cards_name_a_body_of_every_class(card):
     path = shipped("datasets", f"{card}.yaml")
     bodies = shapes_of_card(path)
     assert sorted(bodies) == sorted(read_classes(path))
-    assert {body.shape for body in bodies.values()} <= set(counting.SHAPES)
+    assert {body.shape for body in bodies.values()} <= set(SHAPES)
 
 
 # Intervals
@@ -155,12 +168,13 @@ def test_poisson_limits_are_those_of_the_tables(number, low, high):
 
 
 def test_poisson_limits_are_scipys():
-    stats = pytest.importorskip("scipy.stats")
+    """χ²(p; 2n)/2 is the quantile of the gamma distribution of shape n."""
+    special = pytest.importorskip("scipy.special")
     for level in (0.5, 0.9, 0.95, 0.99, 0.9999):
         tail = (1 - level) / 2
         for number in (0, 1, 2, 3, 7, 20, 99, 1000, 12345, 100_000):
-            low = stats.chi2.ppf(tail, 2 * number) / 2 if number else 0.0
-            high = stats.chi2.ppf(1 - tail, 2 * number + 2) / 2
+            low = special.gammaincinv(number, tail) if number else 0.0
+            high = special.gammainccinv(number + 1, tail)
             assert poisson_interval(number, level) == pytest.approx((low, high), rel=1e-9)
 
 
@@ -169,7 +183,7 @@ def test_gamma_functions_are_scipys():
     for shape in (0.5, 1, 3.5, 40, 5000):
         for x in (0.01, 0.5, 3, 41, 4900, 5100):
             expected = special.gammainc(shape, x), special.gammaincc(shape, x)
-            assert counting.gamma_tails(shape, x) == pytest.approx(expected, rel=1e-9, abs=1e-13)
+            assert gamma_tails(shape, x) == pytest.approx(expected, rel=1e-9, abs=1e-13)
 
 
 def frame_counts(counts, exposure=None):
@@ -181,13 +195,13 @@ def frame_counts(counts, exposure=None):
 
 def test_dispersion_by_hand():
     # mean 3, variance 12, X² = 36/3 = 12 with 3 degrees of freedom
-    index, p = counting.dispersion(frame_counts([0, 0, 6, 6]))
+    index, p = dispersion(frame_counts([0, 0, 6, 6]))
     assert index == pytest.approx(4) and p == pytest.approx(0.0073832, abs=1e-7)
     # a frame of twice the area is expected to have twice as many: no dispersion at all
-    index, p = counting.dispersion(frame_counts([2, 4, 2], [1, 2, 1]))
+    index, p = dispersion(frame_counts([2, 4, 2], [1, 2, 1]))
     assert index == pytest.approx(0) and p == pytest.approx(1)
-    assert counting.dispersion(frame_counts([0, 0])) is None
-    assert counting.dispersion(frame_counts([5])) is None
+    assert dispersion(frame_counts([0, 0])) is None
+    assert dispersion(frame_counts([5])) is None
 
 
 def test_auto_takes_the_bootstrap_where_counts_are_clumped():
@@ -208,7 +222,7 @@ def test_auto_takes_the_bootstrap_where_counts_are_clumped():
 def test_bootstrap_of_exposures_brings_draws_to_all_of_the_water():
     # as many a mL in every frame: every draw gives the same
     counts = frame_counts([1, 2, 3, 4], [1, 2, 3, 4])
-    assert counting.bootstrap_interval(counts, 0.95, 500, (1,)) == pytest.approx((10, 10))
+    assert bootstrap_interval(counts, 0.95, 500, (1,)) == pytest.approx((10, 10))
 
 
 # Variance over mean, frames, mean count of a frame.
@@ -225,10 +239,9 @@ def test_coverage_of_the_intervals():
                 drawn = generator.poisson(mean, frames)
             else:
                 drawn = generator.negative_binomial(mean / (variance - 1), 1 / variance, frames)
+            counts = frame_counts(drawn)
             for method in ("poisson", "bootstrap", "auto"):
-                found = interval_of(
-                    frame_counts(drawn), method=method, level=0.95, draws=500, seed=(at,)
-                )
+                found = interval_of(counts, method=method, level=0.95, draws=500, seed=(at,))
                 inside = found.low <= frames * mean <= found.high
                 held.setdefault((variance, frames, mean), {}).setdefault(method, []).append(inside)
     share = {case: {m: np.mean(v) for m, v in by.items()} for case, by in held.items()}
@@ -612,7 +625,7 @@ def test_pictures_show_the_cells(capsys, small):
     assert list(shown) == ["a"] and len(shown["a"]) == 3
     for picture, colour in zip(shown["a"], [(200, 30, 30)] * 2 + [(30, 30, 200)], strict=True):
         assert np.abs(middle(picture) - colour).max() < 25
-        assert (picture[0, 0] > 230).all() and max(picture.shape) == counting.TALLEST
+        assert (picture[0, 0] > 230).all() and max(picture.shape) == TALLEST
     assert "no pictures" not in (out / "summary.html").read_text()
 
 
@@ -708,16 +721,40 @@ def many(folder, frames):
 
 
 def test_memory_does_not_grow_with_the_frames(capsys, small):
+    options = ["--um-per-px", 1, "--frame-volume-ml", 0.1]
+    count(capsys, small, *options)  # what is loaded once is no part of a peak
     peaks = {}
-    for frames in (2_000, 20_000):
+    for frames in (500, 2_000):
         many(small, frames)
         tracemalloc.start()
-        document, _, _ = count(capsys, small, "--um-per-px", 1, "--frame-volume-ml", 0.1)
+        document, _, _ = count(capsys, small, *options)
         peaks[frames] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert sum(counts_of(document).values()) == pytest.approx(frames, abs=1)
-    assert peaks[20_000] - peaks[2_000] < 18_000 * 100  # bytes a frame
-    assert peaks[20_000] < 8e6
+    assert peaks[2_000] - peaks[500] < 1_500 * 100  # bytes a frame
+    assert peaks[2_000] < 2e6
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """counting.pyz in a folder of its own."""
+    path = tmp_path_factory.mktemp("device") / "counting.pyz"
+    write_app(path)
+    return path
+
+
+def test_the_app_holds_the_modules_of_counting_and_is_the_same_each_time(app, tmp_path):
+    write_app(tmp_path / "again.pyz")
+    assert (tmp_path / "again.pyz").read_bytes() == app.read_bytes()
+    modules = {path.name: path.read_bytes() for path in Path(command.__file__).parent.glob("*.py")}
+    with ZipFile(app) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        names = archive.namelist()
+        inside = {name.rpartition("/")[2]: archive.read(name) for name in names if "ing/" in name}
+        above = [name for name in names if "ing/" not in name]
+        assert archive.read("detkd/__init__.py") == archive.read("detkd/deploy/__init__.py") == b""
+    assert inside == modules and names == sorted(names)
+    assert above == ["__main__.py", "detkd/__init__.py", "detkd/deploy/__init__.py"]
 
 
 ALONE = """
@@ -727,49 +764,58 @@ class Blocker:
         if name.partition(".")[0] in {blocked}:
             raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
 sys.meta_path.insert(0, Blocker())
-sys.argv = ["counting.py", *sys.argv[1:]]
-runpy.run_path("counting.py", run_name="__main__")
+sys.argv[0] = "counting.pyz"
+try:
+    runpy.run_path("counting.pyz", run_name="__main__")
+finally:
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "detkd"]
+    print({{module.__file__.partition("detkd")[0] for module in ours}}, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("libraries", [(), ("PIL",), ("cv2",), ("PIL", "cv2")])
-def test_the_file_works_alone(capsys, small, tmp_path, libraries):
+@pytest.mark.parametrize("lacking", [("PIL",), ("cv2",), ("PIL", "cv2")])
+def test_the_app_works_alone(capsys, small, app, lacking):
+    """It uses nothing of detkd but what lies inside, and no library but numpy and these."""
     draw(small / "images", "1.png", [((10, 10, 30, 20), (200, 30, 30))])
     draw(small / "images", "2.png", [])
-    place = tmp_path / "device"
-    place.mkdir()
-    shutil.copy(counting.__file__, place / "counting.py")
-    code = ALONE.format(blocked={"torch", "detkd", "scipy", "yaml", *libraries})
+    code = ALONE.format(blocked={"torch", "scipy", "yaml", *lacking})
     options = ["--frame-volume-ml", "0.001", "--um-per-px", "0.5"]
+    alone = app.parent / "_".join(lacking)
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(small), "--out", "counts", *options],
-        cwd=place,
+        [sys.executable, "-I", "-c", code, str(small), "--out", alone.name, *options],
+        cwd=app.parent,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "{'counting.pyz/'}\n")
     document, out, said = count(capsys, small, *options)
-    assert json.loads((place / "counts/counts.json").read_text()) == document
+    assert json.loads((alone / "counts.json").read_text()) == document
     for name in ("counts.csv", "samples.csv"):
-        assert (place / "counts" / name).read_bytes() == (out / name).read_bytes()
+        assert (alone / name).read_bytes() == (out / name).read_bytes()
     assert done.stdout.splitlines()[:-1] == said.splitlines()[:-1]
-    page = (place / "counts/summary.html").read_text()
-    if len(libraries) == 2:
+    page = (alone / "summary.html").read_text()
+    if len(lacking) == 2:
         assert "Neither Pillow nor OpenCV is installed" in page and "<img" not in page
     else:
-        shown = pictures(place / "counts")["a"]
+        shown = pictures(alone)["a"]
         assert len(shown) == 3 and np.abs(middle(shown[0]) - (200, 30, 30)).max() < 25
 
 
-def test_the_file_alone_refuses_in_a_sentence(small):
-    command = [sys.executable, "-I", counting.__file__, str(small / "nowhere"), "--out", "counts"]
-    done = subprocess.run(command, cwd=small, capture_output=True, text=True)
+def test_the_app_refuses_in_a_sentence(small, app):
+    line = [sys.executable, "-I", str(app), str(small), "--out", "counts", "--level", "7"]
+    done = subprocess.run(line, cwd=small, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    command[3] = str(small)
-    done = subprocess.run([*command, "--level", "7"], cwd=small, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: --level: 7 is not from")
+    assert done.stderr == "error: --level: 7 is not from 0.5 to below 1.\n"
     assert not (small / "counts").exists()
+
+
+def test_the_app_says_how_it_is_run(monkeypatch, capsys, small):
+    monkeypatch.setattr(sys, "argv", ["../somewhere/counting.pyz"])
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert "\n  python counting.pyz FOUND --out counts\n" in capsys.readouterr().out
+    assert command.main([str(small / "nowhere"), "--out", str(small / "counts")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {small}/nowhere: no such folder;")
 
 
 def test_a_card_gives_shapes_to_the_command_alone(capsys, small, tmp_path):
@@ -779,5 +825,5 @@ def test_a_card_gives_shapes_to_the_command_alone(capsys, small, tmp_path):
     card.write_text("classes: [a, b]\nshapes: {a: box}\n")
     document, _, _ = count(capsys, small, "--shapes", card)
     assert document["settings"]["classes"]["a"]["shape"] == "box"
-    assert counting.main([str(small), "--out", str(tmp_path / "x"), "--shapes", str(card)]) == 2
+    assert command.main([str(small), "--out", str(tmp_path / "x"), "--shapes", str(card)]) == 2
     assert "has no column 'class'" in capsys.readouterr().err

@@ -240,8 +240,9 @@ def test_command_writes_a_folder_that_says_all(scenes, tiny, tmp_path, capsys):
     card = (out / "README.md").read_text()
     assert "no data-set card was given" in card and f"{parity['map_exported']:.4f}" in card
     programs = [sys.executable, "-I"]
-    for program in ("runner.py", "counting.py"):
+    for program in ("runner.py", "counting.pyz"):
         subprocess.run([*programs, str(out / program), "--help"], check=True, capture_output=True)
+    assert "python counting.pyz found" in card
     (out / "mine.txt").write_text("x")
     capsys.readouterr()
     assert launch("export", command) == 2  # what would be lost is named
