@@ -7,6 +7,7 @@ detkd bench eval       mAP against hotcoco alone, and the command against json.l
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
 detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
 detkd bench costs      parameters and operations of the compressed classifiers, as a table
+detkd bench cost       where a detector's time goes, part by part (its own options: bench cost --help)
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap", "costs")
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["cost"]:
+        from detkd.cli import bench_cost
+
+        return bench_cost.main(argv[1:])
     parser = build_parser("bench", __doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
