@@ -6,9 +6,8 @@ detkd bench cost --config configs/bccd/student.yaml --classes 3 --out cost.json 
     --vary model.proposals=50 --vary model.levels=[p3,p4] model.neck_channels=64
 detkd bench cost --study configs/microalgae/pareto.yaml --classes 6
 
-All take turns on the same frames. A config has random weights, norms that fit the frames, and, where
-its anchors are to be measured on data, anchors four strides wide. With random weights every proposal
-is a detection of every class, until suppression: that part is at its most, see docs/cost.md.
+All take turns on the same frames. A config has random weights, norms that fit the frames, and,
+where its anchors are to be measured on data, anchors four strides wide; see docs/cost.md.
 """
 
 from __future__ import annotations
@@ -165,7 +164,9 @@ def _show(table: Table) -> None:
         shown.add_column(title, justify="right" if at else "left", no_wrap=at > 0)
     for line in table[1:]:
         shown.add_row(*line)
-    Console().print(shown)
+    console = Console()
+    console.width = max(console.width, 110)  # a narrow window would cut the names off
+    console.print(shown)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

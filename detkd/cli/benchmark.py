@@ -7,7 +7,7 @@ detkd bench eval       mAP against hotcoco alone, and the command against json.l
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
 detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
 detkd bench costs      parameters and operations of the compressed classifiers, as a table
-detkd bench cost       where a detector's time goes, part by part (its own options: bench cost --help)
+detkd bench cost       where a detector's time goes, part by part; see detkd bench cost --help
 """
 
 from __future__ import annotations

@@ -34,5 +34,5 @@ def plot_costs(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.set_title(RUNTIMES[runtime])
     axes[0][0].invert_yaxis()
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS), fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     save(figure, path)

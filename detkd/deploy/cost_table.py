@@ -42,8 +42,7 @@ def measure(
     """The costs of each candidate, as a JSON document has them, in ms.
 
     All candidates take turns, in torch and in ONNX Runtime, frame by frame, so that a machine that
-    slows down slows all of them. Of the repeats the half in the middle, by the whole time, is
-    averaged part by part: as robust as a median, and the parts still add up.
+    slows down slows all of them; what `undisturbed` makes of the rounds is kept.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -76,7 +75,7 @@ def measure(
             "flops": flops_by_part(each.detector, each.frames[0]),
             **_counts(each.detector, each.frames),
             **{
-                f"{runtime}_ms": middle_half(runs[WARM_UP:])
+                f"{runtime}_ms": undisturbed(runs[WARM_UP:])
                 for runtime, runs in (("torch", ours), ("onnx", theirs))
                 if runs
             },
@@ -85,19 +84,23 @@ def measure(
     ]
 
 
-def middle_half(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean ms by part over the half of the runs whose whole time is neither short nor long.
+def undisturbed(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean ms by part over the quarter of the runs (seconds) with the shortest whole time.
 
-    `whole` is the sum of the parts, `spread` how far apart the ends of that half are, as a share
-    of it.
+    Other work on the machine only ever makes a run longer, so that the shortest ones say what a
+    run takes, and their parts add up. `whole` is the sum of the parts, `spread` how much longer
+    the longest of the quarter is than the shortest, `median` that of the whole over all runs.
     """
     ordered = sorted(runs, key=lambda run: sum(run.values()))
-    cut = len(ordered) // 4
-    middle = ordered[cut : len(ordered) - cut]
-    parts = {part: 1000 * statistics.mean(run[part] for run in middle) for part in PARTS}
-    whole = sum(parts.values())
-    ends = [1000 * sum(run.values()) for run in (middle[0], middle[-1])]
-    return {**parts, "whole": whole, "spread": (ends[1] - ends[0]) / whole}
+    sums = [1000 * sum(run.values()) for run in ordered]
+    count = max(1, len(ordered) // 4)
+    parts = {part: 1000 * statistics.mean(run[part] for run in ordered[:count]) for part in PARTS}
+    return {
+        **parts,
+        "whole": sum(parts.values()),
+        "spread": sums[count - 1] / sums[0] - 1,
+        "median": statistics.median(sums),
+    }
 
 
 def document(
@@ -113,8 +116,8 @@ def document(
     return {
         "measured": (
             f"On {frames}, {threads} {'thread' if threads == 1 else 'threads'}, {repeats} rounds "
-            f"that take turns; mean of the middle half, whose ends are {min(spreads):.0%} to "
-            f"{max(spreads):.0%} apart. Proposals in torch: "
+            f"that take turns; mean of the fastest quarter, whose slowest run takes up to "
+            f"{max(spreads):.0%} more than its fastest. Proposals in torch: "
             + (f"those of the config, but for {'; '.join(short)}." if short else "the config's.")
         ),
         "threads": threads,
@@ -184,7 +187,7 @@ def by_itself(row: Mapping[str, Any]) -> Table:
             sum(row[key].values()) if part == "whole" else row[key][part]
             for key in ("parameters", "flops")
         )
-        cells = [title, f"{weights:,}" if weights else "–", f"{flops / 1e6:.1f}" if flops else "–"]
+        cells = [title, f"{weights:,}" if weights else "-", f"{flops / 1e6:.1f}" if flops else "-"]
         for name in runtimes:
             ms = row[f"{name}_ms"]
             cells += [f"{ms[part]:.2f}", f"{ms[part] / ms['whole']:.0%}"]

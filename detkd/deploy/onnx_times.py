@@ -74,14 +74,15 @@ class OnnxTimes:
 
 def times_of_runs(events: Iterable[dict[str, Any]], part_of: dict[str, str]) -> list[dict]:
     """Seconds by part of each run in a profile of ONNX Runtime, which counts in µs."""
-    ordered = sorted(events, key=lambda event: event.get("ts", 0))
+    # A run begins before its nodes, if not by a whole µs, and is written down after them.
+    ordered = sorted(events, key=lambda event: (event["ts"], event["name"] != "model_run"))
     runs: list[dict[str, float]] = []
     end = -1
     for event in ordered:
-        if event.get("name") == "model_run":
+        if event["name"] == "model_run":
             runs.append({**dict.fromkeys(PARTS, 0.0), "rest": event["dur"] / 1e6})
             end = event["ts"] + event["dur"]
-        elif event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+        elif event["cat"] == "Node" and event["name"].endswith("_kernel_time"):
             assert event["ts"] <= end, "a node runs outside of a run"
             seconds, name = event["dur"] / 1e6, event["name"].removesuffix("_kernel_time")
             part = part_of.get(name, "rest")
@@ -135,7 +136,7 @@ def parts_of_nodes(written: Any, optimised: Any) -> dict[str, str]:
 
 def _modules_of_tensors(written: Any) -> dict[str, str]:
     """The part of each tensor that a module with weights gives, by the exporter's notes."""
-    found = {}
+    found: dict[str, str] = {}
     for node in written.graph.node:
         notes = {note.key: note.value for note in node.metadata_props}
         scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
