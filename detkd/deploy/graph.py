@@ -19,7 +19,9 @@ from torchvision.ops import clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from detkd.deploy.nms import LEFT_OUT, nms_mask
+from detkd.deploy.position_sensitive import position_sensitive_roi_align
 from detkd.models.detector import Detector
+from detkd.models.roi_features import PositionSensitiveRoIAlign
 
 
 class DetectionGraph(nn.Module):
@@ -103,9 +105,11 @@ class DetectionGraph(nn.Module):
         first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
         mapper = LevelMapper(first, last, pool.canonical_scale, pool.canonical_level)
         wanted = mapper([boxes])
+        sensitive = isinstance(pool, PositionSensitiveRoIAlign)
+        align = position_sensitive_roi_align if sensitive else roi_align
         pooled = None
-        for at, (level, stride) in enumerate(zip(levels, strides, strict=True)):
-            here = roi_align(level, rois, pool.output_size, 1 / stride, pool.sampling_ratio)
+        for at, (level, stride) in enumerate(zip(pool.reduced(levels), strides, strict=True)):
+            here = align(level, rois, pool.output_size, 1 / stride, pool.sampling_ratio)
             mine = (wanted == at).view(-1, 1, 1, 1)
             pooled = here if pooled is None else torch.where(mine, here, pooled)
         assert pooled is not None

@@ -15,19 +15,19 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
 
 from detkd.config import ModelConfig
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.backbones import Backbone, Feature, build_backbone
-from detkd.models.neck import FeaturePyramid, SingleLevel, build_neck
+from detkd.models.neck import Neck, build_neck
+from detkd.models.roi_features import build_roi_features
 from detkd.models.weights import read_checkpoint
 
 
 class Trunk(nn.Module):
     """Backbone, then neck: what torchvision's FasterRCNN calls the backbone."""
 
-    def __init__(self, body: Backbone, neck: FeaturePyramid | SingleLevel) -> None:
+    def __init__(self, body: Backbone, neck: Neck) -> None:
         super().__init__()
         self.body, self.neck = body, neck
         self.out_channels = next(iter(neck.features.values())).channels
@@ -79,7 +79,8 @@ class Detector(FasterRCNN):
                 "model.anchor_sizes: every level needs the same number of sizes, since one RPN "
                 "serves them all."
             )
-        channels, cells = trunk.out_channels, model.roi_size
+        channels = trunk.out_channels
+        roi_features, values = build_roi_features(model, trunk.neck.features)
         super().__init__(
             trunk,
             num_classes=None,
@@ -97,10 +98,8 @@ class Detector(FasterRCNN):
             rpn_post_nms_top_n_train=model.proposals,
             rpn_post_nms_top_n_test=model.proposals,
             rpn_batch_size_per_image=model.rpn_samples,
-            box_roi_pool=MultiScaleRoIAlign(
-                levels, cells, sampling_ratio=2, canonical_scale=round(model.roi_scale)
-            ),
-            box_head=TwoMLPHead(channels * cells**2, model.head_width),
+            box_roi_pool=roi_features,
+            box_head=TwoMLPHead(values, model.head_width),
             box_predictor=BoxPredictor(model.head_width, len(classes)),
             box_score_thresh=model.score_threshold,
             box_nms_thresh=model.nms,
