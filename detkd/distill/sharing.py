@@ -175,8 +175,8 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
     if "neck" in shared and kinds[0] is not kinds[1]:
         raise ConfigError(
             f"cannot share the neck: the teacher's is {teacher.config.neck}, the student's "
-            f"{student.config.neck}: the weights of one mean nothing in the other. Give both the same "
-            "model.neck, or set distill.heads.neck: none."
+            f"{student.config.neck}: the weights of one mean nothing in the other. Give both the "
+            "same model.neck, or set distill.heads.neck: none."
         )
     if "roi_heads" not in shared:
         return

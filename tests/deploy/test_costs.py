@@ -81,10 +81,11 @@ class Clock:
         ("rpn.anchor_generator", "proposals", 1),
         ("roi_heads.box_head.fc6", "roi_head", 1),
         ("roi_heads.box_predictor.cls_score", "roi_head", 1),
+        ("roi_heads.box_roi_pool.reduce", "roi_head", 2),
     ],
 )
 def test_time_is_counted_where_it_passes(path, part, calls):
-    detector, clock = small(), Clock()
+    detector, clock = small(roi_features="thin"), Clock()
     clock.slow(detector, path, 2.0)
     found = torch_times(detector, noise_frame(SIZE), clock)
     assert found == {**dict.fromkeys(PARTS, 0.0), part: 2.0 * calls}
@@ -153,7 +154,7 @@ def test_runs_that_were_disturbed_do_not_count():
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     pytest.importorskip("onnxruntime")
-    detector = small()
+    detector = small(roi_features="psroi")
     return detector, OnnxTimes(detector, tmp_path_factory.mktemp("times"))
 
 
@@ -172,6 +173,7 @@ def test_every_node_of_the_optimised_graph_finds_its_part(exported):
     assert found["backbone", "Conv"] == convolutions("backbone.body")
     assert found["neck", "Conv"] == convolutions("backbone.neck")
     assert found["rpn_head", "Conv"] == 2 * convolutions("rpn.head")
+    assert found["roi_head", "Conv"] == 2  # the reduction of each level
     assert found["proposals", "NonMaxSuppression"] == 2
     assert found["detections", "NonMaxSuppression"] == 1
     aligning = Counter(part for (part, op), n in found.items() if op == "RoiAlign")
