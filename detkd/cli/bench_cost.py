@@ -157,13 +157,14 @@ def _experiment(arguments: list[str]) -> Experiment:
 def _show(table: Table) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as Shown
 
     shown = Shown(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for at, title in enumerate(table[0]):
-        shown.add_column(title, justify="right" if at else "left", no_wrap=at > 0)
+        shown.add_column(escape(title), justify="right" if at else "left", no_wrap=at > 0)
     for line in table[1:]:
-        shown.add_row(*line)
+        shown.add_row(*map(escape, line))
     console = Console()
     console.width = max(console.width, 110)  # a narrow window would cut the names off
     console.print(shown)

@@ -209,7 +209,8 @@ def test_the_command_writes_figures_tables_and_a_picture(tiny, tmp_path, capsys)
     text = out.with_suffix(".md").read_text()
     assert "| proposals=10 |" in text and found["measured"] in text
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert found["measured"] in " ".join(capsys.readouterr().out.split("\n"))
+    said = capsys.readouterr().out
+    assert found["measured"] in said and "levels=[p3]" in said
     assert sorted(path.name for path in out.parent.iterdir()) == [
         "cost.json",
         "cost.md",
