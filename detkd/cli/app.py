@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("train_det", "a teacher, a plain student or a distilled student"),
     "eval": ("eval_map", "COCO and VOC mAP of result files or of a checkpoint"),
     "export": ("export_model", "a detector as ONNX, proven to find the same as its checkpoint"),
+    "predict": ("predict", "what a detector finds on frames, a stack, a video or a camera"),
     "crop": ("crop_dataset", "the objects of a COCO data set as images with one label each"),
     "train-cls": ("train_cls", "a classifier: teacher, plain, distilled, or its own teacher"),
     "eval-cls": ("eval_cls", "accuracy by class, calibration, intervals and what is unknown"),

@@ -9,6 +9,7 @@ detkd.json (classes, sizes, thresholds) and parity.json. Ends 1 if the two diffe
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from detkd.cli.parser import build_parser
@@ -20,16 +21,24 @@ def main(argv: list[str]) -> int:
 
     from rich.progress import Progress
 
+    from detkd.deploy import runner
     from detkd.deploy.description import describe
+    from detkd.deploy.folder import export_folder, refuse_other
     from detkd.deploy.gate import compare
-    from detkd.deploy.onnx_model import OnnxDetector, needed, write_onnx
+    from detkd.deploy.onnx_model import (
+        OnnxDetector,
+        OnnxNetwork,
+        needed,
+        write_onnx,
+        write_parts,
+    )
+    from detkd.deploy.pictures import write_pictures
     from detkd.engine.predict import open_for_judging
-    from detkd.files import new_folder, write_json
+    from detkd.files import write_json
     from detkd.models.detector import Detector
 
     needed()
-    if options.out.exists():
-        raise DataError(f"{options.out}: is there already; name a new folder with --out.")
+    refuse_other(options.out)
     dataset = None
     if options.gt:
         detector, dataset = open_for_judging(options.checkpoint, options.gt, options.images)
@@ -39,25 +48,29 @@ def main(argv: list[str]) -> int:
         detector, options.checkpoint, dataset, options.thresholds, options.um_per_px
     )
     frames = options.made_frames + (len(dataset) if dataset is not None else 0)
-    with new_folder(options.out) as folder:
+    with export_folder(options.out) as folder:
         print("writing the graph ...", flush=True)
         write_onnx(detector, folder / "model.onnx")
+        write_parts(detector, folder / "model_parts")
         with Progress(transient=True) as bar:
             task = bar.add_task("comparing", total=frames)
             gate = compare(
                 detector,
                 OnnxDetector(folder / "model.onnx"),
+                OnnxNetwork(folder / "model_parts" / "convolutions.onnx"),
                 dataset=dataset,
                 made_frames=options.made_frames,
                 progress=lambda count: bar.advance(task, count),
             )
         write_json(folder / "detkd.json", description)
+        shutil.copyfile(runner.__file__, folder / "runner.py")
         document = gate.document()
         write_json(folder / "parity.json", document)
+        write_pictures(gate.worst, folder / "worst")
     print(
         f"{gate.images} images and {gate.made} made frames, {gate.detections} detections: boxes "
         f"within {gate.box_px:.2g} px, scores within {gate.score:.2g}, {gate.ties} ties "
-        f"({gate.undecided} frames with equally good anchors)"
+        f"({gate.undecided} frames where rounding decides)"
     )
     if dataset is not None:
         print(
@@ -70,7 +83,10 @@ def main(argv: list[str]) -> int:
     where = (
         f"{len(gate.failed)} frames differ, first {worst[0]['frame']}" if worst else "mAP differs"
     )
-    print(f"no parity: {where}; {options.out}/parity.json names them. Do not use this model.")
+    print(
+        f"no parity: {where}; {options.out}/parity.json names them, {options.out}/worst shows "
+        "them. Do not use this model."
+    )
     return 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from detkd.data.records import (
     DROPPED_BOX,
@@ -18,7 +18,11 @@ from detkd.data.records import (
 TINY = 2.0  # px: a narrower box is kept, and told
 SLACK = 0.1  # px that rounded fractions may reach over the edge unsaid
 NEAR = 0.9  # IoU from which two boxes are told as one object twice
+WHOLE = 0.99  # share of both sides from which a box is told as one of the whole image
 PART = 0.5  # share of the boxes that a whole tree's fault has to be seen in
+
+
+Place = tuple[str, float, float, float, float]
 
 
 def examine_boxes(
@@ -29,13 +33,20 @@ def examine_boxes(
     With `whole_frames` a box of the whole image is what the format means.
     """
     problems: list[Problem] = []
-    kept: dict[tuple[str, tuple[float, ...]], tuple[int, BoxRecord]] = {}
+    kept: dict[Place, Numbered] = {}
+    width, height = image.width, image.height
     for at, box in enumerate(image.boxes):
-        sound, found = _examine_box(box, at, image, whole_frames)
-        problems += found
-        if sound is None:
-            continue
-        if (sound.label, sound.xyxy) in kept:
+        place = box[:5]  # its class and its sides
+        if _is_usual(place, width, height):
+            sound = box
+        else:
+            mended, found = _examine_box(box, at, image, whole_frames)
+            problems += found
+            if mended is None:
+                continue
+            sound = mended
+            place = sound[:5]
+        if place in kept:
             message = "stands there twice"
             problems.append(
                 Problem(
@@ -43,7 +54,7 @@ def examine_boxes(
                 )
             )
         else:
-            kept[sound.label, sound.xyxy] = at, sound
+            kept[place] = at, sound
     for (first, one), (second, other) in _near_pairs(list(kept.values())):
         if one.label == other.label:
             kind = "near-double box"
@@ -54,11 +65,25 @@ def examine_boxes(
         problems.append(
             Problem(kind, image.file, where_of(second, other), message, KEPT, box=other.xyxy)
         )
-    return tuple(box for _, box in kept.values()), problems
+    return tuple([box for _, box in kept.values()]), problems
 
 
 def where_of(at: int, box: BoxRecord) -> str:
     return f"box {at + 1} ({box.label})"
+
+
+def _is_usual(place: Place, width: int, height: int) -> bool:
+    """Whether there is nothing to say of a box, as of nearly all; `_examine_box` says the rest."""
+    _, xmin, ymin, xmax, ymax = place
+    return (
+        xmin >= 0
+        and ymin >= 0
+        and xmax <= width
+        and ymax <= height
+        and xmax - xmin >= TINY
+        and ymax - ymin >= TINY
+        and (xmax - xmin < WHOLE * width or ymax - ymin < WHOLE * height)
+    )
 
 
 def _examine_box(
@@ -77,8 +102,7 @@ def _examine_box(
         return drop(kind, f"{_said(box)} has no area")
     clipped = box
     if min(box.xmin, box.ymin) < 0 or box.xmax > image.width or box.ymax > image.height:
-        clipped = replace(
-            box,
+        clipped = box._replace(
             xmin=min(max(box.xmin, 0.0), float(image.width)),
             ymin=min(max(box.ymin, 0.0), float(image.height)),
             xmax=min(max(box.xmax, 0.0), float(image.width)),
@@ -99,14 +123,14 @@ def _examine_box(
     if over and "area" in clipped.extra and "segmentation" not in clipped.extra:
         # The stated area was that of the box before it was clipped.
         extra = {key: value for key, value in clipped.extra.items() if key != "area"}
-        clipped = replace(clipped, extra=extra)
+        clipped = clipped._replace(extra=extra)
     width, height = clipped.xmax - clipped.xmin, clipped.ymax - clipped.ymin
     if min(width, height) < TINY:
         message = f"is {width:.3g} x {height:.3g} px"
         tell("tiny box", message, KEPT)
     if whole_frames:
         return clipped, problems
-    if width >= 0.99 * image.width and height >= 0.99 * image.height:
+    if width >= WHOLE * image.width and height >= WHOLE * image.height:
         tell("box of the whole image", "covers it all", KEPT)
     return clipped, problems
 
@@ -120,12 +144,13 @@ Numbered = tuple[int, BoxRecord]
 
 def _near_pairs(boxes: list[Numbered]) -> Iterator[tuple[Numbered, Numbered]]:
     """Pairs of boxes that overlap nearly whole, each later box once, with an earlier one."""
-    boxes = sorted(boxes, key=lambda each: each[1].xmin)
+    boxes = sorted(boxes, key=lambda each: each[1][1])  # xmin
     told: set[int] = set()
     for at, (first, one) in enumerate(boxes):
-        reach = one.xmin + (1 - NEAR) * (one.xmax - one.xmin)  # farther off, IoU cannot be reached
-        for second, other in boxes[at + 1 :]:
-            if other.xmin > reach:
+        reach = one[1] + (1 - NEAR) * (one[3] - one[1])  # farther off, IoU cannot be reached
+        for next_ in range(at + 1, len(boxes)):
+            second, other = boxes[next_]
+            if other[1] > reach:
                 break
             if not one.crowd and not other.crowd and _iou(one, other) >= NEAR:
                 pair = sorted(((first, one), (second, other)), key=lambda each: each[0])
@@ -156,9 +181,11 @@ class RuleWatch:
 
     def look(self, image: ImageRecord, fractions: bool) -> None:
         w, h = image.width, image.height
+        self.boxes += len(image.boxes)
         for box in image.boxes:
-            x1, y1, x2, y2 = box.xyxy
-            self.boxes += 1
+            _, x1, y1, x2, y2 = box[:5]
+            if x1 > 0 and y1 > 0 and 1 < x2 <= w and 1 < y2 <= h:
+                continue  # a box of px inside the image, as nearly all, betrays nothing
             self.as_pixels += fractions and (x2 > 2 * w or y2 > 2 * h)
             self.as_fractions += not fractions and max(x2, y2) <= 1 and min(x1, y1) >= 0
             over = x2 > w + 1 or y2 > h + 1

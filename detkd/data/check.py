@@ -6,10 +6,11 @@ docs/checking.md states; `check` and `convert` both come through here, so they a
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from detkd.data.images import (
     measure,
     remembering_files,
 )
+from detkd.data.keys import Keys
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
@@ -137,14 +139,15 @@ def _examine(
         found.take(record)
     found.kept.sort()
     whole = [*_skipped_links(root, source), *data.problems]
-    problems = [*whole, *found.problems, *found.of_classes(), *_double_names(found.files)]
+    problems = [*whole, *found.problems, *found.twice(), *found.of_classes()]
+    problems += found.double_names()
     problems += found.watch.problems(data.rule.name)
+    side_of: dict[str, str] = {}
     if subset is None:
-        side_of = sides_of(root, data.source_format, found.files, problems)
-        problems += _equal_files(root, found.kept, found.files, side_of)
-        problems += leaks_between(root, side_of) if similar else []
-    else:
-        problems += _equal_files(root, found.kept, found.files, {})
+        side_of = sides_of(root, data.source_format, found.kept, found.folders, problems)
+    problems += _equal_files(found.equal(), side_of)
+    if subset is None and similar:
+        problems += leaks_between(root, side_of)
     problems += found.notes()
     return Examined(
         replace(data, images=found.kept, classes=found.final_classes(), problems=[]),
@@ -202,7 +205,10 @@ class _Examination:
         self.kept = Spool()
         self.problems: list[Problem] = []
         self.unlabelled: list[str] = []
-        self.files: dict[str, None] = {}  # images that stay, in the order that they came
+        self.folders: set[str] = set()  # of the images that stay
+        # Of each image that stays, in the order they came: its name without suffix, and its file.
+        self.stems, self.contents = Keys(), Keys()
+        self.content: tuple[int, int] = 0, 0  # of the last image: size of its file, and its ends
         self.used: Counter[str] = Counter()
         self.fields: Counter[str] = Counter()
         self.watch = RuleWatch()
@@ -216,10 +222,9 @@ class _Examination:
         for problem in record.problems:
             self.image_of.setdefault(problem.file or "", record.file)
         if mended is not None:
-            if mended.file in self.files:
-                message = "is listed twice, with other boxes each time"
-                self.problems.append(Problem("image listed twice", mended.file, "", message, KEPT))
-            self.files[mended.file] = None
+            self.folders.add(mended.file.rpartition("/")[0])
+            self.stems.add(_without_suffix(mended.file))
+            self.contents.add(self.content)
             self.kept.add(mended)
         elif not record.labelled and all(problem.note for problem in record.problems):
             self.unlabelled.append(record.file)
@@ -232,22 +237,25 @@ class _Examination:
             problems.append(Problem(kind, record.file, "", message, DROPPED_IMAGE))
             return None, problems
 
-        path = self.root / record.file
-        file = page_of(path)[0] if PAGE_MARK in record.file else path
+        path = file = f"{self.root}/{record.file}"
+        if PAGE_MARK in record.file:
+            file = str(page_of(Path(path))[0])
         try:
-            state = file.lstat()
+            state = os.lstat(file)
             linked = stat.S_ISLNK(state.st_mode)
-            there = file.is_file() if linked else stat.S_ISREG(state.st_mode)
+            state = Path(file).stat() if linked else state
+            there = stat.S_ISREG(state.st_mode)
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
             return leave("missing image", "is not there")
-        if linked and not file.resolve().is_relative_to(self.root.resolve()):
+        if linked and not Path(file).resolve().is_relative_to(self.root.resolve()):
             return leave("path outside", "is a link out of the image root")
         try:
             size = measure(path, decode=self.decode)
         except ImageError as error:
             return leave("broken image", str(error))
+        self.content = state.st_size, size.ends
         self.deep += size.deep
         problems += _image_problems(record.file, size)
         if not record.labelled:
@@ -281,11 +289,12 @@ class _Examination:
         return _with_boxes(sized, boxes), problems
 
     def _count(self, record: ImageRecord, boxes: Iterable[BoxRecord]) -> None:
-        self.fields.update(key for key in record.extra if key not in USUAL and key != "voc")
+        if record.extra:
+            self.fields.update(key for key in record.extra if key not in USUAL and key != "voc")
         for box in boxes:
             self.used[box.label] += 1
             for fields in (box.attributes, box.extra):
-                if fields:
+                if fields and not fields.keys() <= USUAL:
                     self.fields.update(key for key in fields if key not in USUAL)
 
     def final_classes(self) -> list[str]:
@@ -316,6 +325,34 @@ class _Examination:
                     problems.append(Problem("unused class", None, "classes", message, KEPT))
         return problems
 
+    def twice(self) -> list[Problem]:
+        """Images that came more than once."""
+        message = "is listed twice, with other boxes each time"
+        found = []
+        for numbers in self.stems.shared():
+            for name, times in Counter(self.kept.added(at).file for at in numbers).items():
+                found += [Problem("image listed twice", name, "", message, KEPT)] * (times - 1)
+        return found
+
+    def double_names(self) -> list[Problem]:
+        """Two images of one stem in one folder (a.jpg and a.png)."""
+        alike = {self.kept.added(at).file for numbers in self.stems.shared() for at in numbers}
+        stems: dict[str, str] = {}
+        problems = []
+        for file in sorted(alike):
+            first = stems.setdefault(_without_suffix(file), file)
+            if first != file:
+                message = f"shares its stem with {first}; both may have got one annotation"
+                problems.append(Problem("two images of one stem", file, "", message, KEPT))
+        return problems
+
+    def equal(self) -> Iterator[list[ImageRecord]]:
+        """Groups of the images whose files are equal byte by byte."""
+        for alike in self.contents.shared():  # of one size, and with equal ends
+            files = {self.kept.added(number).file: number for number in alike}
+            for names in same_content(self.root, files):
+                yield [self.kept.added(files[name]) for name in names]
+
     def notes(self) -> list[Problem]:
         """Fields that detkd does not know, and keeps."""
         if not self.fields:
@@ -325,6 +362,7 @@ class _Examination:
 
 
 SEPARATORS = re.compile(r"[\s_.-]+")
+PLAIN_NAME = re.compile(r"[\w./-]+\.[a-z]+", re.ASCII)  # none of the notes on names is about it
 
 
 def _with_boxes(record: ImageRecord, boxes: tuple[BoxRecord, ...]) -> ImageRecord:
@@ -365,6 +403,8 @@ def _sized(record: ImageRecord, size: Measured) -> tuple[ImageRecord, list[Probl
 
 def _name_notes(file: str) -> list[Problem]:
     """What other tools may stumble over in the name of an image."""
+    if PLAIN_NAME.fullmatch(file):
+        return []  # as nearly always
     found = []
     if len(file.split(None, 1)) > 1:
         found.append(noted("blank in file name", file, "", "has a blank in its name"))
@@ -378,11 +418,11 @@ def _name_notes(file: str) -> list[Problem]:
 
 def _suffix(file: str) -> str:
     """What the name of a file ends in, of a page that of its stack."""
-    name = file.rsplit("/", 1)[-1]
+    name = file.rpartition("/")[2]
     if PAGE_MARK in name:
         name = page_of(Path(name))[0].name
-    stem, dot, suffix = name.rpartition(".")
-    return f".{suffix}" if dot and stem else ""
+    stem, _, suffix = name.rpartition(".")
+    return f".{suffix}" if stem else ""
 
 
 def _image_problems(file: str, size: Measured) -> list[Problem]:
@@ -402,7 +442,7 @@ def _turn(record: ImageRecord, size: Measured) -> ImageRecord:
     """A record of the frame that is stored, in the frame that is displayed."""
     stored, orientation = size.stored, size.orientation
     boxes = []
-    for box in replace(record, width=stored[0], height=stored[1]).in_pixels().boxes:
+    for box in record._replace(width=stored[0], height=stored[1]).in_pixels().boxes:
         xmin, ymin, xmax, ymax = around(
             displayed([(box.xmin, box.ymin), (box.xmax, box.ymax)], stored, orientation)
         )
@@ -411,9 +451,9 @@ def _turn(record: ImageRecord, size: Measured) -> ImageRecord:
         if isinstance(rings, list):  # run lengths cannot be turned, and are left out
             pairs = [list(zip(each[::2], each[1::2], strict=False)) for each in rings]
             extra["segmentation"] = [ring(displayed(pair, stored, orientation)) for pair in pairs]
-        boxes.append(replace(box, xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, extra=extra))
-    return replace(
-        record, width=size.width, height=size.height, boxes=tuple(boxes), fractions=False
+        boxes.append(box._replace(xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, extra=extra))
+    return record._replace(
+        width=size.width, height=size.height, boxes=tuple(boxes), fractions=False
     )
 
 
@@ -434,34 +474,19 @@ def _skipped_links(root: Path, source: Path) -> list[Problem]:
     ]
 
 
-def _double_names(files: Iterable[str]) -> list[Problem]:
-    """Two images of one stem in one folder (a.jpg and a.png)."""
-    stems: dict[str, str] = {}
-    problems = []
-    for file in sorted(files):
-        stem = file if PAGE_MARK in file else file.removesuffix(_suffix(file))
-        if stem in stems:
-            message = f"shares its stem with {stems[stem]}; both may have got one annotation"
-            problems.append(Problem("two images of one stem", file, "", message, KEPT))
-        stems.setdefault(stem, file)
-    return problems
+def _without_suffix(file: str) -> str:
+    return file if PAGE_MARK in file else file.removesuffix(_suffix(file))
 
 
-def _equal_files(
-    root: Path, kept: Iterable[ImageRecord], files: Iterable[str], side_of: Mapping[str, str]
-) -> list[Problem]:
+def _equal_files(groups: Iterable[list[ImageRecord]], side_of: Mapping[str, str]) -> list[Problem]:
     """Images of the same bytes under two names: a fault where they contradict or leak."""
-    groups = same_content(root, files)
-    if not groups:
-        return []
-    wanted = {name for members in groups for name in members}
-    boxes = {
-        image.file: sorted((b.label, *(round(side, 1) for side in b.xyxy)) for b in image.boxes)
-        for image in kept
-        if image.file in wanted
-    }
     problems = []
-    for first, *others in groups:
+    for members in groups:
+        boxes = {
+            image.file: sorted((b.label, *(round(side, 1) for side in b.xyxy)) for b in image.boxes)
+            for image in members
+        }
+        first, *others = boxes
         for name in others:
             message = f"has the same content as {first}"
             differ = boxes[name] != boxes[first]

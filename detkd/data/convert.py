@@ -83,7 +83,7 @@ def _build(examined: Examined, folder: Path, target: str) -> list[str]:
         copy.parent.mkdir(parents=True, exist_ok=True)
         _copy(examined.root / image.file, copy)
     renamed = replace(
-        data, images=(replace(image, file=rename(image.file)) for image in examined.images)
+        data, images=(image._replace(file=rename(image.file)) for image in examined.images)
     )
     if target == "voc":
         lost = voc.write(renamed, folder)

@@ -61,6 +61,7 @@ class WithFrames(Dataset[tuple[Tensor, Target]]):
 
     def __init__(self, labelled: CocoDataset, frames: CocoDataset) -> None:
         self.labelled, self.frames = labelled, frames
+        self.levels = labelled.levels
         frames.levels = frames.levels or labelled.levels  # 16 bits are mapped alike
 
     def __len__(self) -> int:

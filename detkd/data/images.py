@@ -21,9 +21,9 @@ from detkd.data.headers import (
     cut_off,
     measure_plain,
 )
-from detkd.pixels import HIGH, LOW, PAGE, RULE, SHADES, page_of, read_pixels
+from detkd.pixels import HIGH, LOW, PAGE, PAGE_MARK, RULE, SHADES, page_of, read_pixels
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ORIENTATION = 0x0112
 
 
@@ -42,7 +42,11 @@ class ImageError(Exception):
     """An image that cannot be measured; the message says why."""
 
 
-_REMEMBERED: ContextVar[dict[Path, list[Path]] | None] = ContextVar("listings", default=None)
+# Of each root, its folders (as `names_below` begins a name) with blocks of names joined by "/",
+# for a list of strings would take six times the memory; and with the links that are passed over.
+Listing = list[tuple[str, list[str], list[str]]]
+_REMEMBERED: ContextVar[dict[Path, Listing] | None] = ContextVar("listings", default=None)
+BLOCK = 1000  # names
 
 
 @contextmanager
@@ -55,67 +59,84 @@ def remembering_files() -> Iterator[None]:
         _REMEMBERED.reset(token)
 
 
-def files_below(root: Path) -> Iterator[Path]:
-    """Files below `root` in the order of their names; links to folders are not followed."""
+def files_below(root: Path, *suffixes: str) -> Iterator[Path]:
+    """Files below `root` in the order of their names; links to folders are not followed.
+
+    With `suffixes` (in lower case) only the files that end in one of them.
+    """
+    return (root / name for name in names_below(root, *suffixes))
+
+
+def names_below(root: Path, *suffixes: str) -> Iterator[str]:
+    """The same files as names (POSIX, relative to the root): these cost little, paths do not."""
+    for folder, blocks, _ in _listing(root):
+        for block in blocks:
+            for name in block.split("/"):
+                if not suffixes or name.lower().endswith(suffixes):
+                    yield folder + name
+
+
+def _listing(root: Path) -> Listing:
     known = _REMEMBERED.get()
-    if known is None:
-        yield from _walk(root)
-        return
-    if root not in known:
-        known[root] = list(_walk(root))
-    yield from known[root]
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, files, _ in _entries(root):
-        for name in files:
-            yield folder / name
+    if known is not None and root in known:
+        return known[root]
+    listing = list(_walk(root))
+    if known is not None:
+        known[root] = listing
+    return listing
 
 
 def links_out(root: Path) -> Iterator[Path]:
     """Links that `files_below` passes over: to folders, out of the root, or to nothing."""
-    for folder, _, links in _entries(root):
+    for folder, _, links in _listing(root):
         for name in links:
-            yield folder / name
+            yield root / folder / name
 
 
-def _entries(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Each folder with its files and the links that are not followed, in the order of names."""
-    waiting = [root]
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder with its files and the links that are not followed, in the order of names.
+
+    A folder is told as the names in it begin: nothing for the root, `a/b/` for one below.
+    """
+    waiting = [""]
     while waiting:
         folder = waiting.pop()
-        try:
-            with os.scandir(folder) as found:
-                entries = sorted(
-                    (entry for entry in found if not entry.name.startswith(".")),
-                    key=lambda entry: entry.name,
-                )
-        except OSError:  # a folder that cannot be opened holds nothing for us
-            continue
-        folders: list[Path] = []
+        folders: list[str] = []
         files: list[str] = []
         links: list[str] = []
-        for entry in entries:
-            if entry.is_symlink():
-                (files if _inside(folder / entry.name, root) else links).append(entry.name)
-            elif entry.is_dir():
-                folders.append(folder / entry.name)
-            elif entry.is_file():
-                files.append(entry.name)
-        yield folder, files, links
-        waiting += reversed(folders)
+        try:
+            entries = os.scandir(root / folder)
+        except OSError:  # a folder that cannot be opened holds nothing for us
+            continue
+        with entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink():
+                    (files if _inside(Path(entry.path), root) else links).append(entry.name)
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                elif entry.is_file():
+                    files.append(entry.name)
+        files.sort()
+        blocks = ["/".join(files[at : at + BLOCK]) for at in range(0, len(files), BLOCK)]
+        yield folder, blocks, sorted(links)
+        waiting += [f"{folder}{name}/" for name in sorted(folders, reverse=True)]
 
 
 def images_below(root: Path) -> list[Path]:
     """The images of a tree; the pages of a TIFF of several are images `stack.tif#page=1`, ..."""
-    found: list[Path] = []
-    for path in files_below(root):
-        suffix = path.suffix.lower()
-        if suffix in (".tif", ".tiff") and (pages := count_pages(path)) > 1:
-            found += [path.with_name(f"{path.name}#page={page}") for page in range(1, pages + 1)]
-        elif suffix in SUFFIXES:
-            found.append(path)
-    return found
+    return [root / name for name in image_names(root)]
+
+
+def image_names(root: Path) -> Iterator[str]:
+    """The names of the same images, as `names_below` has them."""
+    for name in names_below(root, *SUFFIXES):
+        stack = name.lower().endswith((".tif", ".tiff"))
+        if stack and (pages := count_pages(root / name)) > 1:
+            yield from (f"{name}#page={page}" for page in range(1, pages + 1))
+        else:
+            yield name
 
 
 def count_pages(path: Path) -> int:
@@ -127,13 +148,17 @@ def count_pages(path: Path) -> int:
         return 1
 
 
-def stem_of(path: Path) -> str:
+def stem_of(path: Path | str) -> str:
     """What an annotation of this image is called: a.jpg: a; stack.tif#page=2: stack#page=2."""
-    match = PAGE.fullmatch(path.name)
-    return path.stem if match is None else f"{path.stem}#page={match['page']}"
+    name = path.rpartition("/")[2] if isinstance(path, str) else path.name
+    stem, dot, end = name.rpartition(".")
+    if not (stem and dot and end):  # as pathlib has it: .jpg and a. have no suffix
+        return name
+    match = PAGE.fullmatch(name) if PAGE_MARK in name else None
+    return stem if match is None else f"{stem}#page={match['page']}"
 
 
-def measure(path: Path, *, decode: bool = False) -> Measured:
+def measure(path: Path | str, *, decode: bool = False) -> Measured:
     """The size of the displayed image and what else its header says.
 
     With `decode` all its pixels are read as well.
@@ -141,9 +166,11 @@ def measure(path: Path, *, decode: bool = False) -> Measured:
     Raises:
         ImageError: not an image, one that would fill the memory, or one that breaks off.
     """
-    file, page = page_of(path)
-    if not (page or decode) and (plain := measure_plain(file)) is not None:
+    name = str(path)
+    plain = None if decode or PAGE_MARK in name else measure_plain(name)
+    if plain is not None:
         return plain
+    file, page = page_of(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from detkd.errors import DataError
 
@@ -21,6 +21,8 @@ KEPT, MENDED, DROPPED_BOX, DROPPED_IMAGE, REFUSED = (
     "dropped image",
     "refused",
 )
+
+NOTHING: Mapping[str, Any] = {}  # what most boxes say besides; nobody writes into it
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,8 @@ class Problem:
         return {**said, "note": True} if self.note else said
 
 
-@dataclass(frozen=True)
-class BoxRecord:
-    """One annotated object.
+class BoxRecord(NamedTuple):
+    """One annotated object: a tuple, for there are many and they are made, kept and read often.
 
     `difficult` and `truncated` are None where the source says nothing of them. `attributes` hold
     what it said besides (pose, occluded); `extra` holds fields of COCO that have no other home
@@ -69,16 +70,15 @@ class BoxRecord:
     difficult: bool | None = None
     crowd: bool = False
     truncated: bool | None = None
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = NOTHING
+    extra: Mapping[str, Any] = NOTHING
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
         return self.xmin, self.ymin, self.xmax, self.ymax
 
 
-@dataclass(frozen=True)
-class ImageRecord:
+class ImageRecord(NamedTuple):
     """One image and its boxes; `file` is POSIX and relative to the root.
 
     `problems` were met while reading; `labelled` is False where there is no annotation that could
@@ -94,7 +94,7 @@ class ImageRecord:
     labelled: bool = True
     fractions: bool = False
     said_size: tuple[int, int] | None = None  # (width, height) in the annotation, if it says one
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = NOTHING
     problems: tuple[Problem, ...] = ()
 
     def in_pixels(self) -> ImageRecord:
@@ -112,9 +112,9 @@ class ImageRecord:
                 ]
             x1, y1, x2, y2 = box.xyxy
             boxes.append(
-                replace(box, xmin=x1 * w, ymin=y1 * h, xmax=x2 * w, ymax=y2 * h, extra=extra)
+                box._replace(xmin=x1 * w, ymin=y1 * h, xmax=x2 * w, ymax=y2 * h, extra=extra)
             )
-        return replace(self, boxes=tuple(boxes), fractions=False)
+        return self._replace(boxes=tuple(boxes), fractions=False)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ def noted(kind: str, file: str | None, where: str, message: str) -> Problem:
 
 def clean(text: str) -> str:
     """A name as every format can hold it: one line, no blanks around it."""
-    return UNWRITABLE.sub(" ", text).strip()
+    # What is printable has none of them, and is told faster.
+    return (text if text.isprintable() else UNWRITABLE.sub(" ", text)).strip()
 
 
 def renamed(said: str, file: str | None, where: str) -> list[Problem]:
@@ -196,4 +197,4 @@ def named(said: str, file: str, where: str) -> tuple[str, str, list[Problem]]:
     if not label:
         return "", where, []
     where = f"{where} ({label})"
-    return label, where, renamed(said, file, where)
+    return label, where, [] if label == said else renamed(said, file, where)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from detkd.data.formats import voc, yolo
 from detkd.data.images import stem_of
 from detkd.data.pairing import Images
-from detkd.data.records import DROPPED_IMAGE, KEPT, Problem, relative
+from detkd.data.records import DROPPED_IMAGE, KEPT, ImageRecord, Problem, relative
 from detkd.data.similar import MOST, find_similar
 
 OF_ONE_CLASS = re.compile(r".+_(train|val|trainval|test)")  # VOC's lists of one class
@@ -26,13 +26,19 @@ SIDES = {
 
 
 def sides_of(
-    root: Path, source_format: str, names: Iterable[str], problems: list[Problem]
+    root: Path,
+    source_format: str,
+    images: Iterable[ImageRecord],
+    folders: Iterable[str],
+    problems: list[Problem],
 ) -> dict[str, str]:
-    """The side of each image that a list or a folder puts on one; faults of the lists are told."""
+    """The side of each image that a list or a folder puts on one; faults of the lists are told.
+
+    `folders` are those that the images lie in.
+    """
     listed: dict[str, list[str]] = {}
-    names = list(names)
     if source_format == "voc":
-        listed = _of_voc(root, names, problems)
+        listed = _of_voc(root, images, problems)
     elif source_format == "yolo":
         listed = _of_yolo(root, problems)
     for name, sides in listed.items():
@@ -40,22 +46,29 @@ def sides_of(
             message = f"is in the lists of {' and '.join(sorted(set(sides)))}"
             problems.append(Problem("image in two lists", name, "", message, KEPT))
     found = {name: sides[0] for name, sides in listed.items()}
-    for name in names:
-        if name not in found:
-            folders = (part.lower() for part in PurePosixPath(name).parts[:-1])
-            side = next((SIDES[part] for part in folders if part in SIDES), None)
-            if side is not None:
-                found[name] = side
+    of_folder = {folder: side for folder in folders if (side := _of_folder(folder)) is not None}
+    for image in images if of_folder else ():
+        side = of_folder.get(image.file.rpartition("/")[0])
+        if side is not None:
+            found.setdefault(image.file, side)
     return found
 
 
-def _of_voc(root: Path, names: list[str], problems: list[Problem]) -> dict[str, list[str]]:
+def _of_folder(folder: str) -> str | None:
+    parts = (part.lower() for part in folder.split("/"))
+    return next((SIDES[part] for part in parts if part in SIDES), None)
+
+
+def _of_voc(
+    root: Path, images: Iterable[ImageRecord], problems: list[Problem]
+) -> dict[str, list[str]]:
+    lists = voc.list_files(root)
     by_stem: dict[str, str] = {}
-    for name in names:
-        by_stem.setdefault(stem_of(Path(name)), name)
+    for image in images if lists else ():
+        by_stem.setdefault(stem_of(image.file), image.file)
     listed: dict[str, list[str]] = {}
     missing: set[str] = set()
-    for path in voc.list_files(root):
+    for path in lists:
         if OF_ONE_CLASS.fullmatch(path.stem):
             continue
         file, side = relative(path, root), SIDES.get(path.stem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +98,15 @@ def find_similar(root: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     return [(known[first][0], known[second][0]) for first, second in pairs]
 
 
-def same_content(root: Path, names: Iterable[str]) -> list[list[str]]:
-    """Groups of the named images whose files are equal byte by byte; pages are left out.
-
-    Only files of equal size are read.
-    """
-    of_size: dict[int, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(names):
-        try:
-            of_size[(root / name).stat().st_size].append(name)
-        except (OSError, ValueError):  # a page of a stack, or no file at all
-            continue
+def same_content(root: Path, names: Collection[str]) -> list[list[str]]:
+    """Groups of the named images whose files are equal byte by byte; pages are left out."""
     of_content: dict[bytes, list[str]] = defaultdict(list)
-    for members in of_size.values():
-        if len(members) > 1:
-            for name in members:
-                content = (root / name).read_bytes()
-                of_content[hashlib.blake2b(content, digest_size=16).digest()].append(name)
+    for name in names if len(names) > 1 else ():
+        try:
+            content = (root / name).read_bytes()
+        except OSError:  # a page of a stack
+            continue
+        of_content[hashlib.blake2b(content, digest_size=16).digest()].append(name)
     return [members for members in of_content.values() if len(members) > 1]
 
 

@@ -1,16 +1,21 @@
-"""Records that are gone through several times, in memory while they are few, then on disk."""
+"""Records that are gone through several times: on disk, so that many need no memory."""
 
 from __future__ import annotations
 
-import json
+import marshal
 import tempfile
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from itertools import starmap
 from typing import IO, Any, overload
 
 from detkd.data.records import BoxRecord, ImageRecord, Problem
+from detkd.errors import DataError
 
-IN_MEMORY = 12_000  # records; beyond, only their names and places are kept in memory
+IN_MEMORY = 500  # records; beyond, only their places are kept in memory
+AT_ONCE = 64  # records that are read from the disk together
+BOXES, PROBLEMS = (ImageRecord._fields.index(name) for name in ("boxes", "problems"))
+PLAIN = 2  # the version of marshal that looks for no repetitions, which takes as long as the rest
 
 
 class Spool(Sequence[ImageRecord]):
@@ -23,9 +28,13 @@ class Spool(Sequence[ImageRecord]):
         self._in_memory = in_memory
         self._few: list[ImageRecord] = []
         self._stream: IO[bytes] | None = None
-        self._places: list[tuple[str, int]] = []  # name and offset of each
+        self._places = array("Q", [0])  # where each begins, in the order they came, and the end
+        self._order: Sequence[int] = ()  # their numbers, in the order of their files
+        self._came_sorted, self._last = True, ""
 
     def add(self, record: ImageRecord) -> None:
+        self._came_sorted = self._came_sorted and self._last <= record.file
+        self._last = record.file
         if self._stream is None and len(self._few) < self._in_memory:
             self._few.append(record)
             return
@@ -37,22 +46,29 @@ class Spool(Sequence[ImageRecord]):
         self._write(record, self._stream)
 
     def _write(self, record: ImageRecord, stream: IO[bytes]) -> None:
-        self._places.append((record.file, stream.tell()))
-        stream.write(json.dumps(_values(record)).encode() + b"\n")
+        self._places.append(self._places[-1] + stream.write(_packed(record)))
 
     def sort(self) -> None:
-        self._few.sort(key=lambda record: record.file)
-        self._places.sort()
+        self._order = range(len(self))
+        if not self._came_sorted:  # as they nearly always come: names need no memory then
+            names = [record.file for record in self]
+            self._order = array("Q", sorted(self._order, key=names.__getitem__))
+
+    def added(self, number: int) -> ImageRecord:
+        """The record that came as this one, counted from 0, whatever the order is now."""
+        if self._stream is None:
+            return self._few[number]
+        return next(self._read(number, number + 1))
 
     def __len__(self) -> int:
-        return len(self._places) or len(self._few)
+        return len(self._few) or len(self._places) - 1
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        if self._stream is None:
-            yield from self._few
+        if self._stream is None or not isinstance(self._order, range):
+            yield from map(self.added, self._order)
             return
-        for _, place in self._places:
-            yield self._read(place)
+        for begin in range(0, len(self), AT_ONCE):
+            yield from self._read(begin, min(begin + AT_ONCE, len(self)))
 
     @overload
     def __getitem__(self, at: int) -> ImageRecord: ...
@@ -61,32 +77,35 @@ class Spool(Sequence[ImageRecord]):
     def __getitem__(self, at: int | slice) -> ImageRecord | list[ImageRecord]:
         if isinstance(at, slice):
             return [self[each] for each in range(*at.indices(len(self)))]
-        return self._few[at] if self._stream is None else self._read(self._places[at][1])
+        return self.added(self._order[at])
 
-    def _read(self, place: int) -> ImageRecord:
+    def _read(self, begin: int, end: int) -> Iterator[ImageRecord]:
+        """The records that came as those from `begin` to before `end`."""
         assert self._stream is not None
-        self._stream.seek(place)
-        return _record(json.loads(self._stream.readline()))
+        first = self._places[begin]
+        self._stream.seek(first)
+        data = memoryview(self._stream.read(self._places[end] - first))
+        for at in range(begin, end):
+            yield _unpacked(data[self._places[at] - first : self._places[at + 1] - first])
 
 
-def _values(record: ImageRecord | BoxRecord | Problem) -> dict[str, Any]:
-    """The fields of a record by name, and those of the records in it."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    for name in ("boxes", "problems"):
-        if name in values:
-            values[name] = [_values(each) for each in values[name]]
-    return values
+# marshal, for nobody else writes the file; it knows tuples, and none of our own kinds.
 
 
-def _record(values: dict[str, Any]) -> ImageRecord:
-    boxes = tuple(BoxRecord(**box) for box in values.pop("boxes"))
-    problems = tuple(
-        Problem(**{**problem, "box": _tuple(problem["box"])}) for problem in values.pop("problems")
-    )
-    size = _tuple(values.pop("said_size"))
-    return ImageRecord(**values, boxes=boxes, problems=problems, said_size=size)
+def _packed(record: ImageRecord) -> bytes:
+    values: list[Any] = list(record)
+    values[BOXES] = [tuple(box) for box in record.boxes]
+    values[PROBLEMS] = [tuple(vars(problem).values()) for problem in record.problems]
+    try:
+        return marshal.dumps(values, PLAIN)
+    except ValueError as error:
+        raise DataError(
+            f"{record.file}: what its annotation says besides is nested too deep; leave it out."
+        ) from error
 
 
-def _tuple(values: list[Any] | None) -> Any:
-    """JSON knows no tuples."""
-    return None if values is None else tuple(values)
+def _unpacked(data: memoryview) -> ImageRecord:
+    values = marshal.loads(data)
+    values[BOXES] = tuple(starmap(BoxRecord, values[BOXES]))
+    values[PROBLEMS] = tuple(starmap(Problem, values[PROBLEMS]))
+    return ImageRecord(*values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,12 +11,13 @@ import torch
 
 from detkd.data.dataset import CocoDataset, coco_results
 from detkd.deploy.made_frames import made_frame
-from detkd.deploy.parity import BOX_PX, SCORE, Difference, Found, difference
+from detkd.deploy.parity import BOX_PX, SCORE, Found, difference
+from detkd.deploy.pictures import Differing
+from detkd.deploy.ties import Maps, found_by, without_ties
 from detkd.evaluation.coco_map import coco_map
 from detkd.models.detector import Detector
 
 MAP = 1e-4  # how far the two mAP may be apart
-SAME_LOGIT = 1e-5  # objectness logits that rounding may exchange
 WORST = 20  # frames that are named
 
 
@@ -33,6 +33,7 @@ class Gate:
     box_px: float = 0.0
     score: float = 0.0
     failed: list[dict[str, Any]] = field(default_factory=list)
+    worst: list[Differing] = field(default_factory=list)  # of the failed, worst first
     map_checkpoint: float | None = None
     map_exported: float | None = None
 
@@ -46,7 +47,8 @@ class Gate:
 
     def document(self) -> dict[str, Any]:
         """As parity.json has it; of the frames that differ, the worst ones."""
-        tree = asdict(self)
+        tree = asdict(replace(self, worst=[]))
+        del tree["worst"]
         tree["failed"] = sorted(self.failed, key=lambda each: -each["alone"])[:WORST]
         return {
             "passed": self.passed,
@@ -59,6 +61,7 @@ class Gate:
 def compare(
     detector: Detector,
     exported: Callable[[np.ndarray], list[Found]],
+    maps: Maps,
     *,
     dataset: CocoDataset | None,
     made_frames: int,
@@ -66,25 +69,26 @@ def compare(
 ) -> Gate:
     """Both on each image of the data set, if there is one, and on the first made frames.
 
-    With a data set, also the mAP of both on it. Where two of the best anchors of a level are
-    equally good (of a frame of one colour, all are), rounding decides which is proposed first:
-    if something is found on one side only there, the frame is counted as undecided, and it as ties.
+    `maps` are the exported model's convolutions alone (see `Convolutions`); they tell a tie from a
+    fault: a detection on one side only is a tie where the checkpoint shows it, too, when its
+    numbers are moved by no more than rounding (see `detkd.deploy.ties`). Such frames are counted
+    as undecided. With a data set, also the mAP of both on it.
     """
     gate = Gate()
-    checkpoint = _Checkpoint(detector)
+    detector = detector.cpu().eval()
     results: tuple[list[dict[str, Any]], ...] = ([], [])
     for name, frame, target in _frames(dataset, made_frames, detector.image_size):
-        ours, theirs = checkpoint(frame), exported(frame[None])[0]
+        ours, theirs = found_by(detector, frame), exported(frame[None])[0]
         gap = difference(
             ours,
             theirs,
             score_threshold=detector.config.score_threshold,
             limit=detector.config.detections,
         )
-        if gap.alone and checkpoint.undecided():
-            gap = replace(gap, alone=0, ties=gap.ties + gap.alone)
-            gate.undecided += 1
-        _note(gate, name, gap, len(ours.scores))
+        if gap.alone:
+            gap = without_ties(gap, detector, frame, ours, theirs, maps)
+            gate.undecided += not gap.alone
+        _note(gate, Differing(name, frame, ours, theirs, gap))
         if target is None:
             gate.made += 1
         else:
@@ -115,48 +119,11 @@ def _frames(
         yield f"made frame {at} ({kind}, {frame.shape[2]}x{frame.shape[1]})", frame, None
 
 
-class _Checkpoint:
-    """The detector of the checkpoint, and what its RPN said of the last frame."""
-
-    def __init__(self, detector: Detector) -> None:
-        self.detector = detector.cpu().eval()
-        self.objectness: list[torch.Tensor] = []
-        self.size: tuple[int, ...] = ()
-
-    @torch.no_grad()
-    def __call__(self, frame: np.ndarray) -> Found:
-        self.size = frame.shape[1:]
-        hook = self.detector.rpn.head.register_forward_hook(self._keep)
-        try:
-            [found] = self.detector([torch.from_numpy(frame)])
-        finally:
-            hook.remove()
-        return Found(*(found[key].numpy() for key in ("boxes", "scores", "labels")))
-
-    def _keep(self, _: Any, __: Any, output: tuple[list[torch.Tensor], list[torch.Tensor]]) -> None:
-        self.objectness = output[0]
-
-    def undecided(self) -> bool:
-        """Whether two of a level's best logits, with the first left out, are as good as equal.
-
-        Cells in the padding do not count: they all look alike, and their boxes are dropped.
-        """
-        best = self.detector.rpn.pre_nms_top_n() + 1
-        multiple = self.detector.transform.size_divisible
-        for level in self.objectness:
-            rows, columns = (
-                math.ceil(side * cells / (math.ceil(side / multiple) * multiple))
-                for side, cells in zip(self.size, level.shape[-2:], strict=True)
-            )
-            logits = level[..., :rows, :columns].flatten().sort(descending=True).values[:best]
-            if bool((logits[:-1] - logits[1:] <= SAME_LOGIT).any()):
-                return True
-        return False
-
-
-def _note(gate: Gate, name: str, gap: Difference, detections: int) -> None:
-    gate.detections += detections
+def _note(gate: Gate, frame: Differing) -> None:
+    gap = frame.gap
+    gate.detections += len(frame.checkpoint.scores)
     gate.ties += gap.ties
     gate.box_px, gate.score = max(gate.box_px, gap.box_px), max(gate.score, gap.score)
-    if not gap.equal:
-        gate.failed.append({"frame": name, **asdict(gap)})
+    if gap.alone:
+        gate.failed.append({"frame": frame.name, "alone": gap.alone, **asdict(gap)})
+        gate.worst = sorted([*gate.worst, frame], key=lambda each: -each.gap.alone)[:WORST]

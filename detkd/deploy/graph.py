@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.rpn import permute_and_flatten
-from torchvision.ops import clip_boxes_to_image, roi_align
-from torchvision.ops.poolers import LevelMapper
+from torchvision.ops import clip_boxes_to_image
 
-from detkd.deploy.nms import LEFT_OUT, nms_mask
-from detkd.deploy.position_sensitive import position_sensitive_roi_align
+from detkd.deploy.operators import LEFT_OUT, best, nms_mask, pooled
+from detkd.deploy.parts import Convolutions, RegionHead
+from detkd.deploy.position_sensitive import position_sensitive
 from detkd.models.detector import Detector
 from detkd.models.roi_features import PositionSensitiveRoIAlign
 
@@ -35,34 +34,32 @@ class DetectionGraph(nn.Module):
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
+        self.convolutions, self.region_head = Convolutions(detector), RegionHead(detector)
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = frames.shape[-2:]
-        transform = self.detector.transform
-        multiple = transform.size_divisible
-        padded = F.pad(transform.normalize(frames), (0, -width % multiple, 0, -height % multiple))
-        levels = list(self.detector.backbone(padded).values())
-        objectness, deltas = self.detector.rpn.head(levels)
-        anchors = self._anchors(levels, padded)
+        maps = self.convolutions(frames)
+        n = len(self.detector.backbone.neck.features)
+        levels, objectness, deltas = maps[:n], maps[n : 2 * n], maps[2 * n : 3 * n]
+        anchors = self._anchors(levels, height, width)
         proposals, real = self._proposals(objectness, deltas, anchors, height, width)
-        pooled = self._pooled(levels, proposals)
-        heads = self.detector.roi_heads
-        logits, box_deltas = heads.box_predictor(heads.box_head(pooled))
+        logits, box_deltas = self.region_head(self._pooled(maps[3 * n :] or levels, proposals))
         return self._detections(logits, box_deltas, proposals, real, height, width)
 
-    def _anchors(self, levels: list[Tensor], padded: Tensor) -> list[Tensor]:
+    def _anchors(self, levels: tuple[Tensor, ...], height: int, width: int) -> list[Tensor]:
         """Anchors [h * w * A, 4] of each level, in the order of the flattened maps."""
         generator = self.detector.rpn.anchor_generator
-        generator.set_cell_anchors(padded.dtype, padded.device)
+        generator.set_cell_anchors(levels[0].dtype, levels[0].device)
+        multiple = self.detector.transform.size_divisible
+        rows, columns = (side + -side % multiple for side in (height, width))
         sizes = [level.shape[-2:] for level in levels]
-        rows, columns = padded.shape[-2:]
         return generator.grid_anchors(sizes, [[rows // h, columns // w] for h, w in sizes])
 
     def _proposals(
         self,
-        objectness: list[Tensor],
-        deltas: list[Tensor],
+        objectness: tuple[Tensor, ...],
+        deltas: tuple[Tensor, ...],
         anchors: list[Tensor],
         height: int,
         width: int,
@@ -76,44 +73,35 @@ class DetectionGraph(nn.Module):
             flat = _flattened(logits, 1).squeeze(2)
             # A level may have fewer anchors than are taken: boxes of no size fill it up.
             flat = torch.cat([flat, flat.new_full((batch, before), -math.inf)], dim=1)
-            best, at = flat.topk(before, dim=1)
+            highest, at = best(flat, before)
             filled = torch.cat([_flattened(delta, 4), delta.new_zeros(batch, before, 4)], dim=1)
             corners = torch.cat([anchor, anchor.new_zeros(before, 4)])
             chosen = filled.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
             boxes = _decode(rpn.box_coder, chosen, corners[at])
             boxes = clip_boxes_to_image(boxes, (height, width))
-            scores = best.sigmoid()
+            scores = highest.sigmoid()
             fits = _larger(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
             scores = torch.where(fits, scores, LEFT_OUT)
             keep = nms_mask(boxes, scores, float(rpn.nms_thresh))
             kept_boxes.append(boxes)
             kept_scores.append(torch.where(keep, scores, LEFT_OUT))
-        scores, at = _best(torch.cat(kept_scores, dim=1), after)
+        scores, at = best(torch.cat(kept_scores, dim=1), after)
         boxes = torch.cat(kept_boxes, dim=1).gather(1, at.unsqueeze(2).expand(-1, -1, 4))
         real = scores > LEFT_OUT
         return torch.where(real.unsqueeze(2), boxes, 0.0), real
 
-    def _pooled(self, levels: list[Tensor], proposals: Tensor) -> Tensor:
-        """RoI features [N * P, C, s, s], each from the level of its size."""
+    def _pooled(self, maps: tuple[Tensor, ...], proposals: Tensor) -> Tensor:
+        """RoI features [N * P, c, s, s], each from the map of the level of its size."""
         pool = self.detector.roi_heads.box_roi_pool
         batch, count = proposals.shape[:2]
         boxes = proposals.reshape(-1, 4)
         frame = torch.arange(batch, dtype=boxes.dtype).view(-1, 1).expand(-1, count)
         rois = torch.cat([frame.reshape(-1, 1), boxes], dim=1)
-        names = self.detector.backbone.neck.features
-        strides = [names[name].stride for name in pool.featmap_names]
-        first, last = (int(math.log2(stride)) for stride in (strides[0], strides[-1]))
-        mapper = LevelMapper(first, last, pool.canonical_scale, pool.canonical_level)
-        wanted = mapper([boxes])
-        sensitive = isinstance(pool, PositionSensitiveRoIAlign)
-        align = position_sensitive_roi_align if sensitive else roi_align
-        pooled = None
-        for at, (level, stride) in enumerate(zip(pool.reduced(levels), strides, strict=True)):
-            here = align(level, rois, pool.output_size, 1 / stride, pool.sampling_ratio)
-            mine = (wanted == at).view(-1, 1, 1, 1)
-            pooled = here if pooled is None else torch.where(mine, here, pooled)
-        assert pooled is not None
-        return pooled
+        cells, points = pool.output_size[0], pool.sampling_ratio
+        what = (list(maps), rois, pool.map_levels([boxes]), pool.scales, cells, points)
+        if isinstance(pool, PositionSensitiveRoIAlign):
+            return position_sensitive(*what)
+        return pooled(*what, False)
 
     def _detections(
         self,
@@ -146,7 +134,7 @@ class DetectionGraph(nn.Module):
             missing = limit - classes * count
             scores = torch.cat([scores, scores.new_full((batch, missing), LEFT_OUT)], dim=1)
             boxes = torch.cat([boxes, boxes.new_zeros(batch, missing, 4)], dim=1)
-        scores, at = _best(scores, limit)
+        scores, at = best(scores, limit)
         found = scores > LEFT_OUT
         boxes = boxes.gather(1, at.unsqueeze(2).expand(-1, -1, 4))
         return (
@@ -155,12 +143,6 @@ class DetectionGraph(nn.Module):
             torch.where(found, at % classes + 1, 0),
             found.sum(dim=1),
         )
-
-
-def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest scores [N, count] of each row, and their places; of equal ones the first."""
-    ordered, places = scores.sort(dim=1, descending=True, stable=True)
-    return ordered[:, :count], places[:, :count]
 
 
 def _flattened(level: Tensor, values: int) -> Tensor:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from detkd.deploy.graph import DetectionGraph
-from detkd.deploy.nms import onnx_translations
+from detkd.deploy.operators import onnx_translations
 from detkd.deploy.parity import Found
+from detkd.deploy.parts import Convolutions, RegionHead
 from detkd.errors import UserError
 from detkd.models.detector import Detector
 
@@ -39,20 +42,47 @@ def needed() -> Any:
 
 def write_onnx(detector: Detector, path: Path) -> None:
     """Write the detector's graph (see `DetectionGraph`) for frames of any size and number."""
-    needed()
-    side = detector.image_size
-    dim = torch.export.Dim
+    _write(DetectionGraph(detector), *_any_frames(detector), path, INPUT, OUTPUTS)
+
+
+def write_parts(detector: Detector, folder: Path) -> None:
+    """Write convolutions.onnx and region_head.onnx (see `detkd.deploy.parts`) into the folder."""
+    folder.mkdir(exist_ok=True)
+    convolutions, head = Convolutions(detector), RegionHead(detector)
+    path = folder / "convolutions.onnx"
+    _write(convolutions, *_any_frames(detector), path, INPUT, convolutions.names)
+    pool = detector.roi_heads.box_roi_pool
+    features = torch.rand(3, pool.channels, *pool.output_size)
+    many = {0: torch.export.Dim("rois", min=1, max=2**20)}
+    _write(head, features, many, folder / "region_head.onnx", "features", head.names)
+
+
+def _any_frames(detector: Detector) -> tuple[torch.Tensor, dict[int, Any]]:
+    """An example of which no size is special (two frames, sides that 32 does not divide)."""
+    side, dim = detector.image_size, torch.export.Dim
+    example = torch.rand(2, 3, max(2, side - side // 4 - 1), side)
     sides = {2: dim("height", min=2, max=65536), 3: dim("width", min=2, max=65536)}
+    return example, {0: dim("batch", min=1, max=65536), **sides}
+
+
+def _write(
+    module: nn.Module,
+    example: torch.Tensor,
+    dynamic: dict[int, Any],
+    path: Path,
+    input_name: str,
+    outputs: Sequence[str],
+) -> None:
+    needed()
     with torch.no_grad():
         program = torch.onnx.export(
-            DetectionGraph(detector),
-            # An example of which no size is special: two frames, sides that 32 does not divide.
-            (torch.rand(2, 3, max(2, side - side // 4 - 1), side),),
+            module,
+            (example,),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_shapes=({0: dim("batch", min=1, max=65536), **sides},),
+            input_names=[input_name],
+            output_names=list(outputs),
+            dynamic_shapes=(dynamic,),
             custom_translation_table=onnx_translations(),
             verbose=False,
         )
@@ -60,8 +90,8 @@ def write_onnx(detector: Detector, path: Path) -> None:
     program.save(str(path), external_data=False)
 
 
-class OnnxDetector:
-    """An exported model in ONNX Runtime, on the CPU."""
+class OnnxNetwork:
+    """An ONNX file of one input in ONNX Runtime, on the CPU; 0 threads are all."""
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
         runtime = needed()
@@ -70,11 +100,22 @@ class OnnxDetector:
         self.session = runtime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, array: np.ndarray) -> list[np.ndarray]:
+        """All outputs, in their order."""
+        return self.session.run(None, {self.input: array})
+
+
+class OnnxDetector:
+    """An exported model in ONNX Runtime, on the CPU."""
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        self.network = OnnxNetwork(path, threads=threads)
 
     def __call__(self, frames: np.ndarray) -> list[Found]:
         """Detections of each of the frames [N, 3, H, W] float32, RGB from 0 to 1."""
-        boxes, scores, labels, counts = self.session.run(list(OUTPUTS), {INPUT: frames})
         return [
             Found(box[:count], score[:count], label[:count])
-            for box, score, label, count in zip(boxes, scores, labels, counts, strict=True)
+            for box, score, label, count in zip(*self.network(frames), strict=True)
         ]

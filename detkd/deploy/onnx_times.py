@@ -28,7 +28,7 @@ MODULE = {
     for part, names in {
         "backbone": r"backbone\.body",
         "neck": r"backbone\.neck",
-        "rpn_head": r"rpn\.head",
+        "rpn_head": r"rpn[._]head",
         "roi_head": r"box_roi_pool\.reduce|box_head|box_predictor",
     }.items()
 }

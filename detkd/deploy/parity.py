@@ -22,18 +22,20 @@ class Found:
 class Difference:
     """What two detectors' detections of one frame differ by.
 
-    `box_px` and `score` are the greatest distances of those that belong together; `alone` counts
-    those of either side that have no partner, `ties` those that could lack one.
+    `box_px` and `score` are the greatest distances of those that belong together; `missing` are
+    the places of those of the first that have no partner in the second, `extra` of those of the
+    second that have none in the first, `ties` counts those that could lack one.
     """
 
     box_px: float
     score: float
-    alone: int
+    missing: tuple[int, ...]
+    extra: tuple[int, ...]
     ties: int
 
     @property
-    def equal(self) -> bool:
-        return not self.alone
+    def alone(self) -> int:
+        return len(self.missing) + len(self.extra)
 
 
 def difference(ours: Found, theirs: Found, *, score_threshold: float, limit: int) -> Difference:
@@ -42,31 +44,50 @@ def difference(ours: Found, theirs: Found, *, score_threshold: float, limit: int
     Two belong together if their boxes are within 0.05 px and their scores within 1e-4, in any
     order. One without a partner is a tie, and no difference, where rounding decides whether it
     is shown at all: its score is within 1e-4 of the detector's threshold, or, on a side that
-    shows as many as it may, of the last one shown. Nothing else is forgiven.
+    shows as many as it may, of the last one shown. Nothing else is forgiven here.
+    """
+    edges = [score_threshold]
+    edges += [float(side.scores.min()) for side in (ours, theirs) if len(side.scores) >= limit > 0]
+    pairs = together(ours, theirs)
+    missing, extra = (
+        [at for at in range(len(side.scores)) if at not in taken]
+        for side, taken in zip((ours, theirs), map(set, pairs.T.tolist()), strict=True)
+    )
+    edge = [
+        [bool((np.abs(edges - side.scores[at]) <= SCORE).any()) for at in lone]
+        for side, lone in ((ours, missing), (theirs, extra))
+    ]
+    first, second = pairs.T
+    return Difference(
+        float(np.abs(ours.boxes[first] - theirs.boxes[second]).max(initial=0)),
+        float(np.abs(ours.scores[first] - theirs.scores[second]).max(initial=0)),
+        tuple(at for at, tie in zip(missing, edge[0], strict=True) if not tie),
+        tuple(at for at, tie in zip(extra, edge[1], strict=True) if not tie),
+        sum(edge[0]) + sum(edge[1]),
+    )
+
+
+def together(ours: Found, theirs: Found, *, slack: float = 1.0) -> np.ndarray:
+    """Places [n, 2] of what belongs together, within the tolerances times `slack`.
+
+    Each belongs to one pair at most; the best of ours choose first, the nearest by score.
     """
     if not len(ours.scores) or not len(theirs.scores):
-        both = np.concatenate([ours.scores, theirs.scores])
-        ties = int((np.abs(both - score_threshold) <= SCORE).sum())
-        return Difference(0.0, 0.0, len(both) - ties, ties)
+        return np.empty((0, 2), dtype=int)
     boxes = np.abs(ours.boxes[:, None] - theirs.boxes[None]).max(axis=2)
     scores = np.abs(ours.scores[:, None] - theirs.scores[None])
-    fits = (boxes <= BOX_PX) & (scores <= SCORE)
+    fits = (boxes <= BOX_PX * slack) & (scores <= SCORE * slack)
     fits &= ours.labels[:, None] == theirs.labels[None]
-    partner = np.full(len(ours.scores), -1)
-    free = np.ones(len(theirs.scores), dtype=bool)
-    for at in range(len(partner)):
-        chosen = np.where(fits[at] & free)[0]
+    pairs = []
+    for at in np.where(fits.any(axis=1))[0]:
+        chosen = np.where(fits[at])[0]
         if len(chosen):
-            partner[at] = chosen[scores[at, chosen].argmin()]
-            free[partner[at]] = False
-    paired = np.where(partner >= 0)[0]
-    lone = np.concatenate([ours.scores[partner < 0], theirs.scores[free]])
-    edges = [score_threshold]
-    edges += [float(side.scores.min()) for side in (ours, theirs) if len(side.scores) >= limit]
-    tied = (np.abs(lone[:, None] - np.array(edges)) <= SCORE).any(axis=1)
-    return Difference(
-        float(boxes[paired, partner[paired]].max(initial=0)),
-        float(scores[paired, partner[paired]].max(initial=0)),
-        int((~tied).sum()),
-        int(tied.sum()),
-    )
+            nearest = chosen[scores[at, chosen].argmin()]
+            pairs.append((at, nearest))
+            fits[:, nearest] = False
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def lone(ours: Found, theirs: Found, *, slack: float = 1.0) -> np.ndarray:
+    """Places of those of ours that have no partner in theirs."""
+    return np.setdiff1d(np.arange(len(ours.scores)), together(ours, theirs, slack=slack)[:, 0])

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 ROUNDS = 3
-MEMORY = (1_000, 10_000)  # images of the two trees whose memory is compared
+MEMORY = (1_000, 10_000, 100_000)  # images of the trees whose memory is compared
 FRAME = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
 # The peak of the kernel's own counting: getrusage would count the memory of the parent as well.
-CHECK = (
+CONVERT = (
     "import sys; from pathlib import Path; from detkd.data.check import examine; "
-    "len(examine(Path(sys.argv[1])).images); status = Path('/proc/self/status').read_text(); "
+    "from detkd.data.convert import write_dataset; source, target = map(Path, sys.argv[1:]); "
+    "write_dataset(examine(source), target, 'coco'); "
+    "status = Path('/proc/self/status').read_text(); "
     "print(status.split('VmHWM:')[1].split()[0])"
 )
 
@@ -57,7 +59,7 @@ def bench_convert(images: int) -> dict[str, Any]:
         "parse_s": parse_s,
         "convert_s": convert_s,
         "ratio": convert_s / parse_s,
-        "peak_mb_of_check": memory,
+        "peak_mb": memory,
     }
 
 
@@ -100,9 +102,9 @@ def _seconds(run: Callable[[], None]) -> float:
 
 
 def _peak(root: Path) -> float | None:
-    """Megabytes that a process takes at most to check a tree; None where no /proc tells it."""
+    """Megabytes a process takes at most to check and convert a tree; None where no /proc is."""
     if not Path("/proc/self/status").is_file():
         return None
-    command = [sys.executable, "-c", CHECK, str(root)]
+    command = [sys.executable, "-c", CONVERT, str(root), f"{root}.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1]) / 1024

@@ -1,8 +1,9 @@
 """Checkpoints: one file that holds everything needed to go on, or to deploy.
 
 Every checkpoint has `version`, `network` (detector or classifier), `config`, `classes`, `weights`
-(of the network to use: averaged where averaging is on, without teacher and adapters) and `score`
-(best.pt: on the validation data, mAP or balanced accuracy); last.pt has `training`, too.
+(of the network to use: averaged where averaging is on, without teacher and adapters), `score`
+(best.pt: on the validation data, mAP or balanced accuracy) and `sixteen_bit` (the levels of 16-bit
+images that a detector learned from, or None); last.pt has `training`, too.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def save_checkpoint(
         "classes": list(classes),
         "weights": kept.state_dict(),
         "score": None if resumable else state.progress.best,
+        "sixteen_bit": getattr(kept, "levels", None),
     }
     if resumable:
         checkpoint["training"] = {

@@ -150,6 +150,7 @@ def build_trainable(
     """
     torch.manual_seed(experiment.train.seed)
     student = build_detector(experiment.model, classes, experiment.data.image_size)
+    student.levels = loader.dataset.levels  # type: ignore[attr-defined]
     if not experiment.distill:
         return student
     teacher = Detector.load(experiment.distill.teacher)

@@ -25,6 +25,7 @@ def open_for_judging(
     """
     detector = Detector.load(checkpoint)
     dataset = CocoDataset(truth, images=images, image_size=detector.image_size, cache="none")
+    dataset.levels = detector.levels or dataset.levels  # 16 bits are mapped as in training
     if detector.classes != dataset.classes:
         ours, theirs = len(detector.classes), len(dataset.classes)
         differing = sorted(set(detector.classes) ^ set(dataset.classes))

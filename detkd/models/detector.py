@@ -22,6 +22,7 @@ from detkd.models.backbones import Backbone, Feature, build_backbone
 from detkd.models.neck import Neck, build_neck
 from detkd.models.roi_features import build_roi_features
 from detkd.models.weights import read_checkpoint
+from detkd.pixels import Levels
 
 
 class Trunk(nn.Module):
@@ -57,7 +58,8 @@ class FitInside(GeneralizedRCNNTransform):
 class Detector(FasterRCNN):
     """A Faster R-CNN that knows its class names, its features and the config it was built from.
 
-    `features` names what can be read inside: c2..c5 of the backbone, p2..p6 of the neck.
+    `features` names what can be read inside: c2..c5 of the backbone, p2..p6 of the neck. `levels`
+    are those between which the 16-bit images that it learned from were mapped, if there were any.
     """
 
     kind: ClassVar[str] = "detector"
@@ -110,6 +112,7 @@ class Detector(FasterRCNN):
         self.classes = tuple(classes)
         self.image_size = image_size
         self.config = model
+        self.levels: Levels | None = None
 
     @property
     def features(self) -> dict[str, Feature]:
@@ -221,4 +224,11 @@ def detector_from(checkpoint: dict[str, Any], path: str | Path) -> Detector:
             f"{path}: its weights are not those of the '{model.backbone}' detector that its "
             "config describes; take an intact checkpoint."
         ) from error
+    detector.levels = levels_in(checkpoint)
     return detector.eval()
+
+
+def levels_in(checkpoint: dict[str, Any]) -> Levels | None:
+    """The 16-bit levels of the images that it was trained on."""
+    said = checkpoint.get("sixteen_bit")
+    return (float(said[0]), float(said[1])) if said else None

@@ -23,12 +23,14 @@ SAMPLES = 2  # points a side of a cell
 
 
 class RoIAlign(MultiScaleRoIAlign):
-    """RoIAlign that knows the strides of its levels, for features [R, C, cells, cells].
+    """RoIAlign that knows the strides of its levels, for features [R, channels, cells, cells].
 
     torchvision guesses them from the first batch that it sees, and keeps the guess. A first frame
-    that is much flatter than a multiple of the greatest stride makes it wrong for good. A box of
-    `roi_scale` px a side is read from level p4.
+    that is much flatter than a multiple of the greatest stride makes it wrong for good: of one of
+    12 by 256 px, stride 4 is read as 2. `roi_scale` is the side in px of a box of level 4.
     """
+
+    reduces = False  # whether RoIs are cut out of something else than the levels themselves
 
     def __init__(self, levels: dict[str, Feature], cells: int, roi_scale: int) -> None:
         super().__init__(list(levels), cells, SAMPLES, canonical_scale=roi_scale)
@@ -36,18 +38,22 @@ class RoIAlign(MultiScaleRoIAlign):
         self.scales = [1 / stride for stride in strides]
         first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
         self.map_levels = LevelMapper(first, last, roi_scale, self.canonical_level)
+        self.channels = next(iter(levels.values())).channels
 
     def reduced(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """The levels [N, C, h, w] as RoIs are cut out of them."""
+        """The maps [N, c, h, w] of the levels [N, C, h, w] out of which RoIs are cut."""
         return list(levels)
 
 
 class ThinRoIAlign(RoIAlign):
     """RoIAlign of levels that one 1x1 convolution for all has reduced to `thin` channels."""
 
+    reduces = True
+
     def __init__(self, levels: dict[str, Feature], thin: int, cells: int, roi_scale: int) -> None:
         super().__init__(levels, cells, roi_scale)
-        self.reduce = nn.Conv2d(next(iter(levels.values())).channels, thin, 1)
+        self.reduce = nn.Conv2d(self.channels, thin, 1)
+        self.channels = thin
 
     def reduced(self, levels: Sequence[Tensor]) -> list[Tensor]:
         return [self.reduce(level) for level in levels]
@@ -94,7 +100,8 @@ def build_roi_features(model: ModelConfig, levels: dict[str, Feature]) -> tuple[
     """What `model.roi_features` names, for these levels; and the values that it gives a RoI."""
     cells, scale = model.roi_size, round(model.roi_scale)
     if model.roi_features == "plain":
-        channels = next(iter(levels.values())).channels
-        return RoIAlign(levels, cells, scale), channels * cells**2
-    kind = PositionSensitiveRoIAlign if model.roi_features == "psroi" else ThinRoIAlign
-    return kind(levels, model.roi_channels, cells, scale), model.roi_channels * cells**2
+        pool = RoIAlign(levels, cells, scale)
+    else:
+        kind = PositionSensitiveRoIAlign if model.roi_features == "psroi" else ThinRoIAlign
+        pool = kind(levels, model.roi_channels, cells, scale)
+    return pool, pool.channels * cells**2

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from detkd.cli.app import launch
+from detkd.data.check import examine
 
 SIZE = (100, 80)
 HEAD = "<filename>{stem}.jpg</filename><size><width>100</width><height>80</height></size>"
@@ -319,8 +320,8 @@ DEFECTS = {
     "malformed": (bytes_of_second(b"<annotation><object>"), "malformed annotation", XML,
                   LEAVE, 1, 1),
     "empty document": (bytes_of_second(b""), "malformed annotation", XML, LEAVE, 1, 1),
-    "entities": (bytes_of_second(ENTITIES), "malformed annotation", XML, LEAVE, 1, 1),
-    "external entity": (bytes_of_second(EXTERNAL), "malformed annotation", XML, LEAVE, 1, 1),
+    "entities": (bytes_of_second(ENTITIES), "hostile annotation", XML, LEAVE, 1, 1),
+    "external entity": (bytes_of_second(EXTERNAL), "hostile annotation", XML, LEAVE, 1, 1),
     "undeclared Latin-1": (
         bytes_of_second("<annotation><x>é</x></annotation>".encode("latin-1")),
         *("malformed annotation", XML, LEAVE, 1, 1),
@@ -450,11 +451,34 @@ def test_the_tree_without_defect_has_none(make, tmp_path, capsys):
     assert "note" not in out
 
 
-def test_a_tag_of_yaml_is_refused_and_runs_nothing(tmp_path, capsys):
+def test_a_tag_of_yaml_is_told_and_runs_nothing(tmp_path, capsys):
     root = yolo(tmp_path)
     (root / "classes.txt").unlink()
     target = tmp_path / "ran"
     (root / "data.yaml").write_text(f"names: !!python/object/apply:os.mkdir ['{target}']\n")
-    assert launch("check", [str(root)]) == 2
-    assert "has no readable list 'names'" in capsys.readouterr().err
+    report = tmp_path / "report.json"
+    assert launch("check", [str(root), "--report", str(report)]) == 1
+    capsys.readouterr()
+    told = json.loads(report.read_text())["problems"]
+    (tag,) = (problem for problem in told if problem["kind"] == "tag in class list")
+    assert (tag["file"], tag["action"]) == ("data.yaml", "mended")
+    assert "!!python/object/apply:os.mkdir" in tag["message"]
     assert not target.exists()
+
+
+@pytest.mark.parametrize("tag", ["!!python/tuple", "!mine", "!!python/name:os.system", "!<x:y>"])
+def test_what_stands_behind_a_tag_is_read_as_plain(tag, tmp_path):
+    root = yolo(tmp_path)
+    names = (root / "classes.txt").read_text().split()
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text(f"names: {tag} {json.dumps(names)}\n")
+    found = examine(root)
+    assert [problem.kind for problem in found.problems] == ["tag in class list"]
+    assert {box.label for image in found.images for box in image.boxes} <= set(names)
+
+
+def test_tags_that_yaml_knows_itself_are_no_problem(tmp_path):
+    root = yolo(tmp_path)
+    names = (root / "classes.txt").read_text().split()
+    (root / "data.yaml").write_text(f"names: !!seq {json.dumps(names)}\n")
+    assert not examine(root).problems

@@ -178,6 +178,13 @@ def test_a_turned_box_becomes_the_box_around_it(tmp_path):
     assert kinds(found) == [("rotated box", "mended")]
 
 
+def test_cvat_that_declares_entities_is_hostile(tmp_path):
+    image(tmp_path, "a.png")
+    bomb = "<!DOCTYPE a [<!ENTITY x 'y'>]><annotations><version>&x;</version></annotations>"
+    (tmp_path / "annotations.xml").write_text(bomb)
+    assert ("hostile annotation", "dropped image") in kinds(examine(tmp_path))
+
+
 def test_cvat_that_ends_midway_keeps_what_was_whole(tmp_path):
     for name in ("a.png", "b.png"):
         image(tmp_path, name)

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detkd.data import json_stream
+from detkd.data.keys import Keys
 from detkd.data.records import BoxRecord, ImageRecord, Problem
 from detkd.data.spool import Spool
+from detkd.errors import DataError
 
 
 def record(name, boxes=2):
@@ -67,3 +69,20 @@ def test_what_is_no_array_says_so_after_what_was_whole(tmp_path, text):
     with pytest.raises(ValueError):
         while True:
             next(found)
+
+
+@given(st.lists(st.sampled_from(["a", "b", ("c", 1), 2])))
+def test_equal_values_share_a_key(values):
+    keys = Keys()
+    for value in values:
+        keys.add(value)
+    places = {value: [at for at, other in enumerate(values) if other == value] for value in values}
+    assert keys.shared() == sorted(each for each in places.values() if len(each) > 1)
+
+
+def test_what_is_nested_too_deep_is_refused_in_a_sentence():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(DataError, match="nested too deep"):
+        Spool(0).add(ImageRecord("a.jpg", 1, 1, extra={"x": deep}))

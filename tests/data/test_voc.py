@@ -1,8 +1,11 @@
 """VOC beyond coordinates: what a tree may look like, what an annotation may say besides."""
 
 import os
+import xml.etree.ElementTree as ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from detkd.data.check import examine
@@ -177,3 +180,43 @@ def test_a_line_that_several_lists_repeat_is_told_once(tmp_path):
     assert [(p.kind, p.file, p.where) for p in found.problems] == [
         ("listed but missing", "ImageSets/Main/train.txt", "line 2")
     ]
+
+
+TEXTS = st.sampled_from(
+    ["", "0", "1", " 1", "7", "12.5", "-3", "nan", "1e400", "true", "a", " a", "x"]
+)
+PARTS = st.sampled_from(
+    ["name", "pose", "truncated", "difficult", "Difficult", "occluded", "other"]
+)
+
+
+@given(
+    st.lists(st.tuples(PARTS, TEXTS), max_size=5),
+    st.lists(st.tuples(st.sampled_from([*voc.SIDES, "depth"]), TEXTS), max_size=5),
+    st.tuples(TEXTS, TEXTS, TEXTS, TEXTS),
+    st.booleans(),
+    st.integers(0, 1),
+)
+def test_the_short_way_reads_what_the_long_one_reads(parts, more, corners, nested, first):
+    element = ElementTree.Element("object")
+    for tag, text in [("name", "a"), *parts]:
+        ElementTree.SubElement(element, tag).text = text
+    frame = ElementTree.SubElement(element, "bndbox")
+    for tag, text in [*zip(voc.SIDES, corners, strict=True), *more]:
+        ElementTree.SubElement(frame, tag).text = text
+    if nested:
+        ElementTree.SubElement(element[0], "pose").text = "b"
+    short = voc._usual_object(element, first)
+    if short is not None:
+        assert voc._read_object(element, 0, "a.xml", first == 0) == (short, [])
+
+
+def test_the_short_way_takes_the_usual_object():
+    text = (
+        "<object><name>a</name><pose>Left</pose><truncated>0</truncated><difficult>1</difficult>"
+        "<bndbox><xmin>10</xmin><ymin>20</ymin><xmax>19</xmax><ymax>29</ymax></bndbox></object>"
+    )
+    box = voc._usual_object(ElementTree.fromstring(text), 1)
+    assert box is not None
+    assert box.xyxy == (9, 19, 19, 29)
+    assert (box.difficult, box.truncated, dict(box.attributes)) == (True, False, {"pose": "Left"})

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from detkd.cli.app import launch
+from detkd.engine.predict import open_for_judging
 from detkd.engine.run import RunFolder, read_log
 from detkd.models.detector import Detector
 from detkd.models.weights import read_checkpoint
@@ -297,3 +298,15 @@ def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
     start = torch.cat([v.flatten() for k, v in a.items() if "rpn.head" in k])
     other = torch.cat([v.flatten() for k, v in b.items() if "rpn.head" in k])
     assert torch.allclose(start, other, atol=5e-3)
+
+
+def test_the_levels_of_deep_images_go_with_the_checkpoint(scenes, tiny, tmp_path):
+    """What is judged, predicted or exported later maps 16 bits as the training did."""
+    document = json.loads((scenes / "all.json").read_text())
+    document["info"]["detkd"]["sixteen_bit"] = {"low": 300, "high": 20000}
+    (scenes / "deep.json").write_text(json.dumps(document))
+    config = tiny(train__epochs=1, data__train=str(scenes / "deep.json"))
+    assert train(config, tmp_path / "run") == 0
+    assert Detector.load(tmp_path / "run/best.pt").levels == (300.0, 20000.0)
+    _, dataset = open_for_judging(tmp_path / "run/best.pt", scenes / "all.json")
+    assert dataset.levels == (300.0, 20000.0)

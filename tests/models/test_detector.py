@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -96,3 +98,17 @@ def test_the_light_proposal_head_has_fewer_parameters():
         return sum(p.numel() for p in head.parameters())
 
     assert size("light") < size("full") / 3
+
+
+@pytest.mark.parametrize("size", [(12, 128), (128, 9)])
+def test_first_frame_does_not_decide_the_scales_of_roi_align(size):
+    """torchvision guesses the strides from the first frame, and of a flat one guesses wrong."""
+    torch.manual_seed(0)
+    detector = build_detector(model(), ["a", "b"], 128).eval()
+    fresh = copy.deepcopy(detector)
+    frame = torch.rand(3, 128, 128)
+    with torch.no_grad():
+        fresh([torch.rand(3, *size)])
+        expected, found = detector([frame])[0], fresh([frame])[0]
+    assert fresh.roi_heads.box_roi_pool.scales == [1 / 8, 1 / 16, 1 / 32]
+    assert torch.equal(found["scores"], expected["scores"])

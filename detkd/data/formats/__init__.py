@@ -47,7 +47,7 @@ def guess(path: Path) -> str:
     best = max(counts, key=lambda name: counts[name])
     if counts[best]:
         return best
-    lists = [file for file in files_below(path) if file.suffix.lower() == ".json"]
+    lists = list(files_below(path, ".json"))
     hint = f"for COCO, name the file, such as {lists[0]}" if lists else "name it with --from"
     raise DataError(
         f"{path}: holds no annotations of a known format ({', '.join(FORMATS)}); {hint}."

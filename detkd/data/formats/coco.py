@@ -222,24 +222,28 @@ def write(data: DataSet, path: Path, root: Path, record: Mapping[str, Any]) -> N
         stream.write(b"{\n")
         for key, value in {**data.extra, "info": info}.items():
             stream.write(f"{json.dumps(key)}: {_dump(value)},\n".encode())
-        _write_list(stream, "images", _image_entries(data.images))
+        _write_list(stream, "images", ([entry] for entry in _image_entries(data.images)))
         stream.write(b",\n")
         _write_list(stream, "annotations", _box_entries(data.images, category_of))
         stream.write(b",\n")
-        _write_list(stream, "categories", categories)
+        _write_list(stream, "categories", ([entry] for entry in categories))
         stream.write(b"\n}\n")
 
     write_with(path, fill)
 
 
-_dump = json.JSONEncoder(allow_nan=False).encode
+# What was read from a file, or made here, holds no circles: looking for them takes its time.
+_dump = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 
 
-def _write_list(stream: IO[bytes], name: str, entries: Iterable[Any]) -> None:
-    """A list of JSON, an entry a line."""
+def _write_list(stream: IO[bytes], name: str, groups: Iterable[list[Any]]) -> None:
+    """A list of JSON; entries that are given together stand in one line, for that is fast."""
     stream.write(f'"{name}": ['.encode())
-    for at, entry in enumerate(entries):
-        stream.write(f"{',' if at else ''}\n{_dump(entry)}".encode())
+    before = "\n"
+    for group in groups:
+        if group:
+            stream.write(f"{before}{_dump(group)[1:-1]}".encode())
+            before = ",\n"
     stream.write(b"\n]")
 
 
@@ -259,28 +263,33 @@ def _image_entries(images: Iterable[ImageRecord]) -> Iterator[dict[str, Any]]:
 
 def _box_entries(
     images: Iterable[ImageRecord], category_of: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
+    """The annotations of one image after the other."""
     number = 0
     for at, image in enumerate(images, start=1):
+        entries = []
         for box in image.boxes:
             number += 1
-            width, height = box.xmax - box.xmin, box.ymax - box.ymin
+            label, xmin, ymin, xmax, ymax, difficult, crowd, truncated, said, extra = box
+            width, height = xmax - xmin, ymax - ymin
             annotation: dict[str, Any] = {
                 "area": width * height,
-                **box.extra,
+                **extra,
                 "id": number,
                 "image_id": at,
-                "category_id": category_of[box.label],
-                "bbox": [box.xmin, box.ymin, width, height],
-                "iscrowd": int(box.crowd),
+                "category_id": category_of[label],
+                "bbox": [xmin, ymin, width, height],
+                "iscrowd": int(crowd),
             }
-            attributes = dict(box.attributes)
-            for flag in FLAGS:
-                if (value := getattr(box, flag)) is not None:
-                    attributes[flag] = int(value)
+            attributes = dict(said)
+            if difficult is not None:
+                attributes["difficult"] = int(difficult)
+            if truncated is not None:
+                attributes["truncated"] = int(truncated)
             if attributes:
                 annotation["attributes"] = attributes
-            yield annotation
+            entries.append(annotation)
+        yield entries
 
 
 def _read_document(path: Path) -> tuple[dict[str, Any], list[Problem]]:

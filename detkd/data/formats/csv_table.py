@@ -63,6 +63,7 @@ FORMS = {
 VIA = ("filename", "region_shape_attributes", "region_attributes")
 OF_VIA = {"file_size", "file_attributes", "region_count", "region_id", *VIA}
 HEAD = 65536
+TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def read(path: Path, *, columns: Mapping[str, str] | None = None) -> DataSet:
 
 
 def _tables(path: Path, columns: Mapping[str, str]) -> dict[Path, Table]:
-    files = [path] if path.is_file() else files_below(path)
-    named = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
+    files = [path] if path.is_file() else files_below(path, *TABLES)
+    named = [file for file in files if file.suffix.lower() in TABLES]
     tables = {file: _understand(file, columns) for file in named}
     return {file: table for file, table in tables.items() if table is not None}
 
@@ -202,7 +203,7 @@ def _records(
             problems.append(
                 Problem("missing image", name, f"line {number}", message, DROPPED_IMAGE)
             )
-    seen = [relative(image, root) for image in rows_of]
+    seen = {relative(image, root) for image in rows_of}
     for image in sorted(rows_of):
         rows = [(relative(p, root), tables[p], n, row) for p, n, row in rows_of.pop(image)]
         yield _record(relative(image, root), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 import xml.etree.ElementTree as ElementTree  # for its error alone; reading goes through defusedxml
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import defusedxml
 import defusedxml.ElementTree
 
 from detkd.data.geometry import Point, around, finite, ring, turned
-from detkd.data.images import files_below
+from detkd.data.images import names_below
 from detkd.data.pairing import Images, path_notes
 from detkd.data.records import (
     DROPPED_BOX,
@@ -51,9 +52,9 @@ def documents(path: Path) -> list[Path]:
     """The CVAT documents of a tree, or the one document that `path` is."""
     if path.is_file():
         return [path] if path.suffix.lower() == ".xml" and _is_cvat(path) else []
-    files = [file for file in files_below(path) if file.suffix.lower() == ".xml"]
-    files.sort(key=lambda file: (len(file.parts), file))
-    return [file for file in files[:SNIFFED] if _is_cvat(file)]
+    parts = (name.split("/") for name in names_below(path, ".xml"))
+    first = heapq.nsmallest(SNIFFED, parts, key=lambda each: (len(each), each))
+    return [file for each in first if _is_cvat(file := path.joinpath(*each))]
 
 
 def _is_cvat(path: Path) -> bool:
@@ -107,8 +108,8 @@ def _read_document(
     number = 0
     root: Any = None
 
-    def tell(message: str) -> None:
-        problems.append(Problem("malformed annotation", name, "", message, DROPPED_IMAGE))
+    def tell(message: str, kind: str = "malformed annotation") -> None:
+        problems.append(Problem(kind, name, "", message, DROPPED_IMAGE))
 
     try:
         for event, element in defusedxml.ElementTree.iterparse(path, events=("start", "end")):
@@ -129,7 +130,7 @@ def _read_document(
     except OSError as error:
         tell(f"cannot be read ({error.strerror})")
     except defusedxml.DefusedXmlException:
-        tell("declares entities, which is refused as hostile")
+        tell("declares entities, which is refused as hostile", "hostile annotation")
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         tell(f"is not well-formed XML, and was read up to there ({error})")
     if frames:

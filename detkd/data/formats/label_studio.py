@@ -46,7 +46,7 @@ def recognise(path: Path) -> int:
 
 def documents(path: Path) -> list[Path]:
     """The exports of a tree, or the one that `path` is."""
-    files = [path] if path.is_file() else files_below(path)
+    files = [path] if path.is_file() else files_below(path, ".json")
     return [file for file in files if file.suffix.lower() == ".json" and _is_export(file)]
 
 

@@ -62,7 +62,7 @@ def _documents(root: Path) -> list[Path]:
     """LabelMe's JSON files, and broken JSON files that bear an image's name."""
     if not root.is_dir():
         return []
-    files = [path for path in files_below(root) if path.suffix.lower() == ".json"]
+    files = list(files_below(root, ".json"))
     sure = [path for path in files if _looks_like_shapes(path)]
     if not sure:
         return []
@@ -87,11 +87,11 @@ def _records(root: Path, documents: list[Path], problems: list[Problem]) -> Iter
         document, found = _parse(path, name)
         said = document.get("imagePath") if document else None
         said = said if isinstance(said, str) else None
-        image = images.of_document(path, said)
-        if image is None:
+        known = images.of_document(name, said)
+        if known is None:
             problems += found or [_orphan(document, name)]
             continue
-        file = relative(image, root)
+        file = known[1]
         if file in owner:
             message = f"{file} has its boxes from {owner[file]} already"
             problems.append(Problem("second annotation", name, "", message, DROPPED_IMAGE))
@@ -100,7 +100,7 @@ def _records(root: Path, documents: list[Path], problems: list[Problem]) -> Iter
         if document is None:
             yield ImageRecord(file, 0, 0, labelled=False, problems=tuple(found))
         else:
-            yield _read_document(document, file, image, name, found)
+            yield _read_document(document, file, root / file, name, found)
     yield from images.unlabelled(owner)
 
 

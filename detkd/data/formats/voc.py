@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from array import array
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from itertools import islice, repeat
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -19,13 +21,15 @@ import defusedxml.ElementTree
 
 from detkd.data.encoding import MARKS, decode
 from detkd.data.formats import cvat
-from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
+from detkd.data.geometry import finite
+from detkd.data.images import SUFFIXES, files_below, image_names, names_below, stem_of
 from detkd.data.pairing import Images, path_notes
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
     KEPT,
     MENDED,
+    NOTHING,
     UNWRITABLE,
     BoxRecord,
     DataSet,
@@ -46,6 +50,9 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 OF_OBJECT = {"name", "bndbox", "difficult", "truncated"}  # tags with a home in BoxRecord
 OF_IMAGE = {"filename", "size", "object", "path", "folder"}  # ... in ImageRecord, or of no use
 FLAG = {"0": 0, "1": 1}
+FLAGS = {"0": False, "1": True, "": None}  # of difficult and truncated, left out in the last case
+USUAL_TAGS = {"object", "name", "pose", "truncated", "difficult", "bndbox", *SIDES}
+HOSTILE = "declares entities, which is refused as hostile"
 ENCODING = re.compile(rb"<\?xml[^>]*?encoding\s*=\s*[\"']([\w.-]+)")
 ASCII_ALIKE = re.compile(rb"(?i)utf-?8|us-ascii|ascii|iso-8859-\d+|latin-?\d|windows-125\d")
 TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
@@ -53,7 +60,7 @@ TAG = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 def recognise(root: Path) -> int:
     """How many files of the tree look like VOC annotations."""
-    return len(_documents(root))
+    return sum(1 for _ in _documents(root))
 
 
 def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> DataSet:
@@ -66,56 +73,56 @@ def read(root: Path, *, zero_based: bool = False, subset: str | None = None) -> 
         DataError: `root` holds no annotation, or no list of the asked subset. A broken file
             raises nothing: its record carries the problem.
     """
-    documents = _documents(root)
-    if not documents:
+    if next(_documents(root), None) is None:
         raise DataError(f"{root}: holds no VOC annotation (*.xml); name another folder or --from.")
-    images = images_below(root)
     problems: list[Problem] = []
+    wanted: set[str] | None = None
     if subset is not None:
         lines = _subset(root, subset)
-        stems = {path.stem for path in documents} | {stem_of(path) for path in images}
+        annotated = {stem_of(name) for name in _documents(root)}
+        stems = annotated | {stem_of(name) for name in image_names(root)}
         wanted = {listed(line, stems) for line in lines}
-        documents = [path for path in documents if path.stem in wanted]
-        images = [path for path in images if stem_of(path) in wanted]
-        for stem in sorted(wanted - {path.stem for path in documents}):
+        for stem in sorted(wanted - annotated):
             message = f"'{subset}' lists '{stem}', which has no annotation"
             problems.append(Problem("listed but missing", None, stem, message, DROPPED_IMAGE))
     rule = ZERO_BASED if zero_based else ONE_BASED
-    records = _records(root, documents, images, zero_based, problems)
+    records = _records(root, wanted, zero_based, problems)
     return DataSet("voc", rule, [], records, problems)
 
 
-def _documents(root: Path) -> list[Path]:
+def _documents(root: Path, wanted: Collection[str] | None = None) -> Iterator[str]:
+    """The names of the annotations, of all or of the wanted stems."""
     if not root.is_dir():
-        return []
-    others = set(cvat.documents(root))
-    found = (path for path in files_below(root) if path.suffix.lower() == ".xml")
-    return [path for path in found if path not in others]
+        return
+    others = {relative(path, root) for path in cvat.documents(root)}
+    for name in names_below(root, ".xml"):
+        if name not in others and (wanted is None or stem_of(name) in wanted):
+            yield name
 
 
 def _records(
-    root: Path,
-    documents: list[Path],
-    images: list[Path],
-    zero_based: bool,
-    problems: list[Problem],
+    root: Path, wanted: Collection[str] | None, zero_based: bool, problems: list[Problem]
 ) -> Iterator[ImageRecord]:
-    known = Images(root, images)
-    owner: dict[str, Path] = {}
-    for document in documents:
-        record = _read_document(document, root, known, zero_based, problems)
+    images = Images(root)
+    if wanted is not None:
+        images = Images(root, [name for name in images.names if stem_of(name) in wanted])
+    owner = array("Q")  # of each image, by its number, which annotation it has: 1 is the first
+    for at, document in enumerate(_documents(root, wanted), start=1):
+        known, record = _read_document(document, images, zero_based, problems)
         if record is None:
             continue
-        if record.file in owner:
-            message = (
-                f"{record.file} has its boxes from {relative(owner[record.file], root)} already"
-            )
-            name = relative(document, root)
-            problems.append(Problem("second annotation", name, "", message, DROPPED_IMAGE))
+        if known >= len(owner):
+            owner.extend(repeat(0, known + 1 - len(owner)))
+        if owner[known]:
+            first = next(islice(_documents(root, wanted), owner[known] - 1, None))
+            message = f"{record.file} has its boxes from {first} already"
+            problems.append(Problem("second annotation", document, "", message, DROPPED_IMAGE))
             continue
-        owner[record.file] = document
+        owner[known] = at
         yield record
-    yield from known.unlabelled(owner)
+    for known, file in enumerate(images.names):
+        if known >= len(owner) or not owner[known]:
+            yield ImageRecord(file, 0, 0, labelled=False)
 
 
 def _subset(root: Path, subset: str) -> list[str]:
@@ -135,7 +142,7 @@ def list_files(root: Path) -> list[Path]:
     """The lists below ImageSets, wherever that lies; those of Main alone, if there are any."""
     lists = [
         path
-        for path in files_below(root)
+        for path in files_below(root, ".txt")
         if path.suffix == ".txt" and "ImageSets" in path.relative_to(root).parts
     ]
     return [path for path in lists if path.parent.name == "Main"] or lists
@@ -150,53 +157,53 @@ def listed(line: str, stems: Collection[str]) -> str:
 
 
 def _read_document(
-    path: Path,
-    root: Path,
-    images: Images,
-    zero_based: bool,
-    problems: list[Problem],
-) -> ImageRecord | None:
-    name = relative(path, root)
+    name: str, images: Images, zero_based: bool, problems: list[Problem]
+) -> tuple[int, ImageRecord | None]:
+    """The number of an annotation's image, and its record; -1 and None if it has no image."""
 
     def problem(kind: str, where: str, message: str, action: str) -> Problem:
         return Problem(kind, name, where, message, action)
 
-    tree, broken = _parse(path)
+    tree, broken = _parse(f"{images.root}/{name}")
     parts = _by_tag(tree) if tree is not None else {}
     said = _text_of(parts, "filename")
-    image = images.of_document(path, said)
+    image = images.of_document(name, said)
+    malformed = "hostile annotation" if broken == HOSTILE else "malformed annotation"
     if image is None:
-        kind = "orphan annotation" if tree is not None else "malformed annotation"
+        kind = "orphan annotation" if tree is not None else malformed
         why = "has no image of its name" if tree is not None else broken
         problems.append(problem(kind, "", why, DROPPED_IMAGE))
-        return None
-    file = relative(image, root)
+        return -1, None
+    number, file = image
     if tree is None:
-        wrong = problem("malformed annotation", "", broken, DROPPED_IMAGE)
-        return ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
+        wrong = problem(malformed, "", broken, DROPPED_IMAGE)
+        return number, ImageRecord(file, 0, 0, labelled=False, problems=(wrong,))
     found: list[Problem] = [noted("encoding", name, "", broken)] if broken else []
-    if said and said != image.name:
+    if said and said != file.rpartition("/")[2]:
         inside = PureWindowsPath(said)
         found += path_notes(said, name, "filename")
-        if inside.name and image.stem not in (inside.stem, inside.name):
+        if inside.name and PurePosixPath(file).stem not in (inside.stem, inside.name):
             message = f"says '{said}'; read as {file}"
             found.append(problem("wrong file name", "filename", message, MENDED))
     boxes = []
-    objects = [child for child in tree if _tag(child) == "object"]
+    objects = [child for child in tree if _plain(child.tag) == "object"]
+    first = 0 if zero_based else 1
     for at, element in enumerate(objects):
-        box, trouble = _read_object(element, at, name, zero_based)
-        found += trouble
+        box = _usual_object(element, first)
+        if box is None:
+            box, trouble = _read_object(element, at, name, zero_based)
+            found += trouble
         if box is not None:
             boxes.append(box)
     if "size" not in parts:
         found.append(noted("no size", name, "", "says no size of its image"))
-    besides = _values(tree, OF_IMAGE)
+    besides = {} if parts.keys() <= OF_IMAGE else _values(tree, OF_IMAGE)
     source = besides.get("source")
     sample = source.pop("sample", None) if isinstance(source, dict) else None
     if source == {}:
         del besides["source"]
     dropped = any(p.action == DROPPED_BOX for p in found)
-    return ImageRecord(
+    return number, ImageRecord(
         file,
         0,
         0,
@@ -209,41 +216,80 @@ def _read_document(
     )
 
 
-def _parse(path: Path) -> tuple[Any, str]:
+def _parse(path: str) -> tuple[Any, str]:
     """The root element and what is unusual about it, or None and what is wrong."""
     try:
-        data = path.read_bytes().lstrip()
+        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 (a Path costs as much again)
+            data = stream.read().lstrip()
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
     if not data:
         return None, "is empty"
     try:
-        if _declares_nothing(data):
+        declared = ENCODING.match(data)
+        if _declares_nothing(data, declared):
             tree = ElementTree.fromstring(data)
         else:
             tree = defusedxml.ElementTree.fromstring(data)
     except defusedxml.DefusedXmlException:
-        return None, "declares entities, which is refused as hostile"
+        return None, HOSTILE
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         return None, f"is not well-formed XML ({error})"
     if _tag(tree) != "annotation":
         return None, f"is no VOC annotation: its outermost tag is '{_tag(tree)}'"
-    declared = ENCODING.match(data)
     if declared and declared[1].lower() not in (b"utf-8", b"utf8", b"us-ascii"):
         return tree, f"is encoded as {declared[1].decode()}"
-    mark = next((said for mark, (_, said) in MARKS.items() if data.startswith(mark)), "")
-    return tree, mark
+    if data[:1] == b"<":
+        return tree, ""
+    return tree, next((said for mark, (_, said) in MARKS.items() if data.startswith(mark)), "")
 
 
-def _declares_nothing(data: bytes) -> bool:
+def _declares_nothing(data: bytes, declared: re.Match[bytes] | None) -> bool:
     """Whether a document is sure to declare no entity, so that the fast parser is safe.
 
     A declaration begins with `<!`. In UTF-8 and the encodings that extend ASCII it is spelled by
     these two bytes; in UTF-16 each is followed or preceded by a zero.
     """
-    declared = ENCODING.match(data)
     usual = declared is None or ASCII_ALIKE.fullmatch(declared[1]) is not None
     return usual and b"<!" not in data and b"\0" not in data
+
+
+def _usual_object(element: Any, first: int) -> BoxRecord | None:
+    """A box as nearly all tools write it, with nothing to be told; `_read_object` reads the rest.
+
+    It is half of the work of a conversion that is not parsing, so it takes no detour.
+    """
+    parts = {part.tag: part.text for part in element.iter()}  # the object, its parts, its sides
+    frame = element.find("bndbox")
+    if not (
+        parts.keys() <= USUAL_TAGS
+        and frame is not None
+        and len(frame) == sum(map(len, element)) == 4  # nothing else is nested
+        and len(parts) == 1 + len(element) + 4
+    ):
+        return None
+    label, pose = parts.get("name"), parts.get("pose")
+    difficult, truncated = parts.get("difficult", ""), parts.get("truncated", "")
+    if not (label and clean(label) == label and difficult in FLAGS and truncated in FLAGS):
+        return None
+    try:
+        xmin, ymin = float(parts["xmin"]), float(parts["ymin"])
+        xmax, ymax = float(parts["xmax"]), float(parts["ymax"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not (0 < xmin <= xmax < math.inf and 0 < ymin <= ymax < math.inf):
+        return None
+    return BoxRecord(
+        label,
+        xmin - first,
+        ymin - first,
+        xmax + 1 - first,
+        ymax + 1 - first,
+        FLAGS[difficult],
+        False,
+        FLAGS[truncated],
+        {"pose": pose} if pose and (pose := clean(pose)) else NOTHING,
+    )
 
 
 def _read_object(
@@ -260,19 +306,10 @@ def _read_object(
         return drop("object without name", "has no name")
     if "bndbox" not in parts:
         return drop("missing coordinate", "has no bndbox")
-    frame = _by_tag(parts["bndbox"])
-    values = []
-    for side in SIDES:
-        text = _text_of(frame, side)
-        if text is None:
-            return drop("missing coordinate", f"has no {side}")
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            return drop("not finite", f"{side} is '{text[:40]}', which is no finite number")
-        values.append(value)
+    sides = _by_tag(parts["bndbox"])
+    values = _corners(sides)
+    if values is None:
+        return drop(*_no_corner(sides))
     xmin, ymin, xmax, ymax = values
     if xmax < xmin or ymax < ymin:
         said = ", ".join(f"{value:.6g}" for value in values)
@@ -282,9 +319,9 @@ def _read_object(
         message = "has a coordinate 0, though VOC counts from 1; see --voc-zero-based"
         problems.append(Problem("zero coordinate", file, where, message, KEPT))
     first = 0 if zero_based else 1
-    attributes = _values(element, OF_OBJECT) if not parts.keys() <= OF_OBJECT else {}
+    attributes = NOTHING if parts.keys() <= OF_OBJECT else _values(element, OF_OBJECT)
     if attributes.get("occluded") in FLAG:
-        attributes["occluded"] = FLAG[attributes["occluded"]]
+        attributes = {**attributes, "occluded": FLAG[attributes["occluded"]]}
     box = BoxRecord(
         label,
         xmin - first,
@@ -298,6 +335,26 @@ def _read_object(
     return box, problems
 
 
+def _corners(sides: dict[str, Any]) -> list[float] | None:
+    """The four numbers of a bndbox, if they are there and finite."""
+    try:
+        values = [float(sides[side].text) for side in SIDES]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return values if all(map(math.isfinite, values)) else None
+
+
+def _no_corner(sides: dict[str, Any]) -> tuple[str, str]:
+    """What is wrong with the first bad side of a bndbox: the kind of problem, and the message."""
+    for side in SIDES:
+        text = _text_of(sides, side)
+        if text is None:
+            return "missing coordinate", f"has no {side}"
+        if finite([text]) is None:
+            return "not finite", f"{side} is '{text[:40]}', which is no finite number"
+    raise AssertionError("all sides are there and finite")
+
+
 def _tag(element: Any) -> str:
     """Name of an element in lower case, without a namespace: PMID2019 writes `Difficult`."""
     return _plain(element.tag)
@@ -308,12 +365,14 @@ def _plain(tag: Any) -> str:
     return tag.rsplit("}", 1)[-1].lower() if isinstance(tag, str) else ""
 
 
+@lru_cache(maxsize=4096)
+def _is_name(tag: str) -> bool:
+    return TAG.fullmatch(tag) is not None
+
+
 def _by_tag(element: Any) -> dict[str, Any]:
     """The first child of each name."""
-    found: dict[str, Any] = {}
-    for child in element:
-        found.setdefault(_plain(child.tag), child)
-    return found
+    return {_plain(child.tag): child for child in reversed(element)}
 
 
 def _text_of(parts: dict[str, Any], tag: str) -> str | None:
@@ -325,8 +384,8 @@ def _values(element: Any, without: Collection[str] = (), depth: int = 8) -> dict
     """What an element holds: text, or a dictionary where tags are nested, or a list of either."""
     found: dict[str, Any] = {}
     for child in element:
-        tag = _tag(child)
-        if tag in without or not TAG.fullmatch(tag) or not depth:
+        tag = _plain(child.tag)
+        if tag in without or not _is_name(tag) or not depth:
             continue
         value: Any = _values(child, (), depth - 1) if len(child) else clean(child.text or "")
         if not value:
@@ -339,6 +398,8 @@ def _values(element: Any, without: Collection[str] = (), depth: int = 8) -> dict
 
 
 def _flag(text: str | None) -> bool | None:
+    if text == "0":
+        return False  # as nearly always
     return None if text is None else text.strip().lower() in ("1", "true", "yes")
 
 

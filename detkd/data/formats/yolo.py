@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
 from detkd.data.encoding import decode
-from detkd.data.images import SUFFIXES, files_below, images_below, stem_of
+from detkd.data.images import SUFFIXES, files_below, image_names, images_below, stem_of
 from detkd.data.pairing import Images
 from detkd.data.records import (
     DROPPED_BOX,
@@ -41,21 +42,33 @@ MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
 
 
 class _Text(yaml.SafeLoader):
-    """Safe YAML whose scalars stay as written: a class may be called `no`, which means false."""
+    """Safe YAML whose scalars stay as written: a class may be called `no`, which means false.
+
+    A tag, which could ask for an object of Python, is not obeyed: what it stands before is read
+    as if it were not there.
+    """
+
+    def plain(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self.construct_mapping(node, deep=True)
+        if isinstance(node, yaml.SequenceNode):
+            return self.construct_sequence(node, deep=True)
+        assert isinstance(node, yaml.ScalarNode)
+        return self.construct_scalar(node)
 
 
 _Text.yaml_implicit_resolvers = {}
+_Text.add_constructor(None, _Text.plain)
 
 
 def recognise(root: Path) -> int:
     """How many files of the tree look like YOLO labels."""
     if not root.is_dir():
         return 0
-    stems = {stem_of(path) for path in images_below(root)}
-    return sum(
-        path.suffix.lower() == ".txt" and path.stem in stems and path.name not in CLASS_FILES
-        for path in files_below(root)
-    )
+    texts = Counter(path.stem for path in files_below(root, ".txt") if path.name not in CLASS_FILES)
+    if not texts:
+        return 0
+    return sum(texts.pop(stem_of(name), 0) for name in image_names(root))
 
 
 def read(root: Path, *, subset: str | None = None, names: list[str] | None = None) -> DataSet:
@@ -72,7 +85,7 @@ def read(root: Path, *, subset: str | None = None, names: list[str] | None = Non
     if not images:
         raise DataError(f"{root}: holds no images; name the folder that has images/ and labels/.")
     problems: list[Problem] = []
-    texts = {path for path in files_below(root) if path.suffix.lower() == ".txt"}
+    texts = set(files_below(root, ".txt"))
     used = {label_file(image, root, texts) for image in images}
     problems += [
         Problem("orphan annotation", relative(path, root), "", "has no image", DROPPED_IMAGE)
@@ -125,7 +138,7 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
     """
     chosen: list[str] = []
     broken: list[str] = []
-    for path in files_below(root):
+    for path in files_below(root, ".txt", ".yaml", ".yml", NAMES_SUFFIX):
         if path.name not in (*CLASS_FILES, *DATA_FILES) and path.suffix != NAMES_SUFFIX:
             continue
         file = relative(path, root)
@@ -137,6 +150,9 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
             problems.append(Problem("malformed class list", file, "", message, REFUSED))
             broken.append(f"{path}: has no readable list 'names' ({type(error).__name__})")
             continue
+        if path.name in DATA_FILES and (tag := _foreign_tag(text)):
+            message = f"has the tag {tag}, which is not obeyed; read as if it were not there"
+            problems.append(Problem("tag in class list", file, "", message, MENDED))
         while said and not said[-1].strip():
             said.pop()
         names = [clean(name) for name in said]
@@ -173,6 +189,16 @@ def _yaml_names(text: str) -> list[str]:
     return list(names)
 
 
+def _foreign_tag(text: str) -> str:
+    """The first tag of a YAML text that is none of YAML's own; nothing if there is none."""
+    for token in yaml.scan(text, Loader=_Text):
+        if isinstance(token, yaml.TagToken):
+            handle, suffix = token.value
+            if handle != "!!" or f"tag:yaml.org,2002:{suffix}" not in _Text.yaml_constructors:
+                return clean(f"{handle or ''}{suffix}")[:80]
+    return ""
+
+
 def _images_of_subset(root: Path, images: list[Path], subset: str) -> list[Path]:
     """Images that data.yaml's entry names, or those below a folder of that name.
 
@@ -200,7 +226,7 @@ def listed_subsets(root: Path) -> dict[str, tuple[list[Path], Any]]:
     With each: folders that its paths may start from, and what it says.
     """
     entries: dict[str, tuple[list[Path], Any]] = {}
-    for path in files_below(root):
+    for path in files_below(root, ".yaml", ".yml", LISTS_SUFFIX):
         document: Any = None
         if path.name in DATA_FILES:
             try:
@@ -249,8 +275,8 @@ def _entry_images(
 ) -> list[Path]:
     """Images in the folders, or in the list files, that an entry of data.yaml names."""
     inside = {image.resolve(): image for image in images}
-    known = Images(root, images)
-    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    known = Images(root, [relative(image, root) for image in images])
+    texts = {path.resolve() for path in files_below(root, ".txt")}
     chosen: set[Path] = set()
     for entry in entries:
         if not isinstance(entry, str) or not entry.strip("./ ") or "\0" in entry:
@@ -270,7 +296,7 @@ def _entry_images(
 
 def list_files(root: Path, bases: list[Path], value: Any) -> list[Path]:
     """The list files, not folders, that an entry names inside the tree."""
-    texts = {path.resolve() for path in files_below(root) if path.suffix.lower() == ".txt"}
+    texts = {path.resolve() for path in files_below(root, ".txt")}
     entries = value if isinstance(value, list) else [value]
     said = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
     places = [(base / entry).resolve() for entry in said for base in bases]

@@ -1,0 +1,144 @@
+"""Where rounding decides, and two right programs may decide differently.
+
+A detector decides: which candidate comes last into a list, which score is above a threshold, which
+overlap. Where the two sides of a decision are as near as rounding, neither outcome is wrong. So a
+difference is forgiven only if the checkpoint itself shows it, when its numbers are moved by no
+more than rounding may move them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkd.deploy.parity import Difference, Found, lone
+from detkd.models.detector import Detector
+
+SHIFT = 1e-4  # of logits and deltas: it moves a score and a side by less than the gate's limits
+DRAWS = 8  # of noise on the RoI head's outputs, and as many on the RPN's, too
+GONE = 10  # times the limits: a detection with nothing so near has gone, and not just moved
+
+Maps = Callable[[np.ndarray], list[np.ndarray]]  # a frame [1, 3, H, W] to `Convolutions`' outputs
+
+
+def found_by(detector: Detector, frame: np.ndarray) -> Found:
+    """The detections of one frame [3, H, W]."""
+    with torch.no_grad():
+        [found] = detector([torch.from_numpy(frame)])
+    return Found(*(found[key].numpy() for key in ("boxes", "scores", "labels")))
+
+
+def without_ties(
+    gap: Difference,
+    detector: Detector,
+    frame: np.ndarray,
+    ours: Found,
+    theirs: Found,
+    maps: Maps,
+) -> Difference:
+    """The difference with those taken out, and counted as ties, that a moved checkpoint shows.
+
+    One of ours is a tie if a moved checkpoint has lost it; one of theirs if a moved one has it.
+    """
+    missing, extra = set(gap.missing), set(gap.extra)
+    for moved in moved_answers(detector, frame, maps):
+        missing -= set(lone(ours, moved, slack=GONE).tolist())
+        extra &= set(lone(theirs, moved).tolist())
+        if not missing and not extra:
+            break
+    forgiven = gap.alone - len(missing) - len(extra)
+    return replace(
+        gap,
+        missing=tuple(sorted(missing)),
+        extra=tuple(sorted(extra)),
+        ties=gap.ties + forgiven,
+    )
+
+
+def moved_answers(detector: Detector, frame: np.ndarray, maps: Maps) -> Iterator[Found]:
+    """What the checkpoint finds when its numbers are moved by no more than SHIFT.
+
+    First with the exported model's own features, objectness and deltas in place of torch's, and of
+    equally good candidates the first ones taken, as it does. Then with seeded noise on top: on
+    what the RoI head says, then on what the RPN says, too. Nothing, if the exported model's maps
+    are further from torch's than rounding goes: then nothing is a tie.
+    """
+    pixels = torch.from_numpy(frame)
+    ours = _maps(detector, pixels)
+    theirs = [torch.from_numpy(array) for array in maps(frame[None])]
+    for our, their in zip(ours, theirs, strict=True):
+        if not bool((our - their).abs().max() <= SHIFT * max(1.0, float(our.abs().max()))):
+            return
+    yield _answer(detector, frame, theirs, None, rpn=False)
+    for rpn in (False, True):
+        for seed in range(DRAWS):
+            yield _answer(detector, frame, theirs, torch.Generator().manual_seed(seed), rpn=rpn)
+
+
+@torch.no_grad()
+def _maps(detector: Detector, pixels: Tensor) -> list[Tensor]:
+    levels = detector.backbone(detector.transform([pixels])[0].tensors)
+    logits, deltas = detector.rpn.head(list(levels.values()))
+    pool = detector.roi_heads.box_roi_pool
+    reduced = pool.reduced(list(levels.values())) if pool.reduces else []
+    return [*levels.values(), *logits, *deltas, *reduced]
+
+
+def _answer(
+    detector: Detector,
+    frame: np.ndarray,
+    maps: list[Tensor],
+    noise: torch.Generator | None,
+    *,
+    rpn: bool,
+) -> Found:
+    names = list(detector.backbone.neck.features)
+    n = len(names)
+    levels = dict(zip(names, maps[:n], strict=True))
+    said = (maps[n : 2 * n], maps[2 * n : 3 * n])
+    if rpn and noise is not None:
+        said = tuple([_shaken(each, noise) for each in part] for part in said)  # type: ignore[assignment]
+
+    def moved(_module: Any, _input: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return output if noise is None else tuple(_shaken(each, noise) for each in output)
+
+    hooks = {
+        detector.backbone: lambda *_: levels,
+        detector.rpn.head: lambda *_: said,
+        detector.roi_heads.box_predictor: moved,
+    }
+    with ExitStack() as stack:
+        for module, hook in hooks.items():
+            stack.callback(module.register_forward_hook(hook).remove)
+        stack.enter_context(_first_of_equals(detector))
+        return found_by(detector, frame)
+
+
+def _shaken(values: Tensor, noise: torch.Generator) -> Tensor:
+    return values + SHIFT * (2 * torch.rand(values.shape, generator=noise) - 1)
+
+
+@contextmanager
+def _first_of_equals(detector: Detector) -> Iterator[None]:
+    """Of equally good candidates the RPN takes the first ones; torch's topk takes any."""
+
+    def first(objectness: Tensor, anchors: list[int]) -> Tensor:
+        places, offset = [], 0
+        for level in objectness.split(anchors, 1):
+            order = level.sort(dim=1, descending=True, stable=True)[1]
+            places.append(order[:, : detector.rpn.pre_nms_top_n()] + offset)
+            offset += level.shape[1]
+        return torch.cat(places, dim=1)
+
+    usual = detector.rpn._get_top_n_idx
+    detector.rpn._get_top_n_idx = first
+    try:
+        yield
+    finally:
+        detector.rpn._get_top_n_idx = usual

@@ -1,0 +1,585 @@
+"""The runner: frames in, tables out, each frame once, whatever happens meanwhile."""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import venv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from detkd.cli.app import launch
+from detkd.data.dataset import load_image
+from detkd.deploy import parity, runner
+from detkd.deploy.parity import together
+from detkd.deploy.runner import Detections, Tile, merge, tiles_of
+from detkd.pixels import eight_bit, read_pixels
+
+
+class Bright:
+    """A model that finds bright rectangles: all it is asked for, without a network."""
+
+    classes = ("small", "large")
+    image_size = 64
+    thresholds = np.array([0.5, 0.9])
+    um_per_px = None
+    shapes: dict[str, str] = {}  # noqa: RUF012
+    levels = None
+    digest = "bright"
+
+    def detect(self, frame):
+        mask = (frame.mean(axis=0) > 0.5).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+        rows = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist()]
+        boxes = np.array(rows, np.float32).reshape(-1, 4)
+        large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) > 12
+        scores = np.where(large, 0.8, 0.7).astype(np.float32)
+        return Detections(boxes, scores, large.astype(np.int64) + 1)
+
+
+def options(source, out, *more):
+    parser = argparse.ArgumentParser()
+    runner.add_arguments(parser)
+    return parser.parse_args([str(source), "--out", str(out), *more])
+
+
+def go(source, out, *more, model=None):
+    said = []
+    tally = runner.run(model or Bright(), options(source, out, *more), said.append)
+    return tally, said
+
+
+def rows(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def scene(at, size=64):
+    image = np.full((size, size, 3), 20, np.uint8)
+    random_ = np.random.default_rng(at)
+    for _ in range(at % 4):
+        x, y = random_.integers(2, size - 12, 2)
+        image[y : y + 8, x : x + 8] = 230
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path):
+    frames = tmp_path / "frames"
+    (frames / "b").mkdir(parents=True)
+    for at in range(8):
+        cv2.imwrite(str(frames / ("b" if at > 4 else ".") / f"{at}.png"), scene(at))
+    return frames
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def files_of_every_kind(folder):
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    deep = rgb.astype(np.uint16) * 257
+    Image.fromarray(rgb).save(folder / "plain.png")
+    Image.fromarray(rgb[..., 0]).save(folder / "grey.png")
+    Image.fromarray(np.dstack([rgb, rgb[..., :1]])).save(folder / "alpha.png")
+    Image.fromarray(rgb).save(folder / "plain.bmp")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(folder / "turned.jpg", exif=exif, quality=95)
+    cv2.imwrite(str(folder / "deep.png"), deep)
+    Image.fromarray(deep[..., 0]).save(folder / "deep.tif")
+    Image.fromarray(rgb[..., 0] / np.float32(255)).save(folder / "float.tif")
+    cv2.imwrite(str(folder / "colour16.tif"), deep)
+    pages = [Image.fromarray(np.roll(rgb, at, axis=0)) for at in range(3)]
+    pages[0].save(folder / "stack.tif", save_all=True, append_images=pages[1:])
+
+
+def test_frames_are_read_as_training_reads_them(tmp_path):
+    files_of_every_kind(tmp_path)
+    frames = [f for path in runner.files_below(tmp_path) for f in runner.frames_of(path, path.name)]
+    names = {frame.name for frame in frames}
+    assert len(names) == len(frames) == 12 and "stack.tif#page=3" in names
+    for levels in (None, (500.0, 40000.0)):
+        for path in runner.files_below(tmp_path):
+            for frame in runner.frames_of(path, path.name):
+                ours = runner.resized(runner.eight_bit(frame.load(), levels), 32)
+                assert (ours == load_image(tmp_path / frame.name, 32, levels)[0]).all(), frame.name
+
+
+def test_pillow_alone_reads_nearly_the_same(tmp_path, monkeypatch):
+    files_of_every_kind(tmp_path)
+    (tmp_path / "colour16.tif").unlink()  # needs OpenCV, and says so
+    expected = {p.name: eight_bit(read_pixels(p), None) for p in sorted(tmp_path.glob("*.*"))}
+    monkeypatch.setattr(runner, "cv2", None)
+    for name, image in expected.items():
+        frames = runner.frames_of(tmp_path / name, name)
+        pixels = runner.eight_bit(next(frames).load(), None)
+        assert np.abs(pixels.astype(int) - image).max() <= 4, name
+    smooth = cv2.GaussianBlur(expected["plain.png"], (0, 0), 3)
+    small, shrunk = runner.resized(smooth, 32), cv2.resize(smooth, (32, 21), interpolation=3)
+    assert np.abs(small.astype(int) - shrunk).mean() < 1
+
+
+def test_video_frames_have_numbers(tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
+    for at in range(6):
+        writer.write(scene(at))
+    writer.release()
+    tally, _ = go(tmp_path / "a.avi", tmp_path / "out", "--every", "2")
+    assert tally.found == 3
+    names = [row["frame"] for row in rows(tmp_path / "out/frames.csv")]
+    assert names == ["a.avi#frame=1", "a.avi#frame=3", "a.avi#frame=5"]
+
+
+# ------------------------------------------------------------------------------ tables
+
+
+def test_tables_say_what_was_found(folder, tmp_path):
+    out = tmp_path / "out"
+    tally, _ = go(folder, out, "--coco", "--draw")
+    frames = rows(out / "frames.csv")
+    names = ["0.png", "1.png", "2.png", "3.png", "4.png", "b/5.png", "b/6.png", "b/7.png"]
+    assert [row["frame"] for row in frames] == names and tally.found == 8
+    found = rows(out / "results.csv")
+    for at, row in enumerate(frames):
+        own = [each for each in found if each["frame"] == row["frame"]]
+        assert len(own) == int(row["detections"]) == cells(at)
+        assert all(each["counted"] == ("1" if each["class"] == "small" else "0") for each in own)
+    coco = json.loads((out / "results.json").read_text())
+    assert len(coco["images"]) == 8 and len(coco["annotations"]) == len(found)
+    first = coco["annotations"][0]
+    x1, y1, x2, y2 = (float(found[0][side]) for side in ("x1", "y1", "x2", "y2"))
+    assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["image_id"] == 2
+    assert cv2.imread(str(out / "drawn" / "b__7.png.jpg")).shape == (64, 64, 3)
+
+
+def cells(at):
+    return len(Bright().detect(scene(at).transpose(2, 0, 1) / np.float32(255)).scores)
+
+
+def test_broken_frames_are_named_and_passed_over(folder, tmp_path):
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "4.png").write_bytes(b"")
+    (folder / "4a.tif").write_bytes(b"II*\0nothing")
+    (folder / "4b.mp4").write_bytes(b"nothing")
+    (folder / "4c.png").symlink_to(folder / "nowhere.png")
+    tally, said = go(folder, tmp_path / "out")
+    failed = [row for row in rows(tmp_path / "out/frames.csv") if row["status"] == "failed"]
+    assert {row["frame"] for row in failed} == {"3.png", "4.png", "4a.tif", "4b.mp4"}
+    assert tally.failed == 4 and tally.found == 6 and all(row["note"] for row in failed)
+    assert sum("passed over" in line for line in said) == 4
+
+
+def test_names_that_tables_cannot_hold(tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for at, name in enumerate(["a,b.png", 'c"d.png', "e\nf.png", "ö.png"]):
+        cv2.imwrite(str(frames / "x.png"), scene(at + 1))
+        (frames / "x.png").rename(frames / name)
+    go(frames, tmp_path / "out")
+    before = (tmp_path / "out/frames.csv").read_bytes()
+    tally, _ = go(frames, tmp_path / "out")
+    assert (tally.before, tally.found) == (4, 0)
+    assert (tmp_path / "out/frames.csv").read_bytes() == before
+    assert {row["frame"] for row in rows(tmp_path / "out/frames.csv")} == {
+        *("a,b.png", 'c"d.png', "e\N{REPLACEMENT CHARACTER}f.png", "ö.png")
+    }
+
+
+@pytest.mark.parametrize(
+    "more, part",
+    [
+        (["--tile", "-1"], "--tile -1"),
+        (["--tile", "100", "--overlap", "60"], "--overlap 60"),
+        (["--keep", "2"], "--keep"),
+        (["--every", "0"], "--every"),
+        (["--um-per-px", "0"], "--um-per-px"),
+        (["--edges"], "other settings"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(more, part, folder, tmp_path):
+    out = tmp_path / "out"
+    go(folder, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(runner.RefusedError, match=part):
+        go(folder, out, *more)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_others_wrote_is_left_alone(folder, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.csv").write_text("mine\n")
+    with pytest.raises(runner.RefusedError, match="not written by a run"):
+        go(folder, out)
+    assert (out / "results.csv").read_text() == "mine\n"
+    with pytest.raises(runner.RefusedError, match="holds the frames"):
+        go(folder, folder)
+    with pytest.raises(runner.RefusedError, match="no such file"):
+        go(tmp_path / "nowhere", tmp_path / "out2")
+
+
+def test_two_runs_do_not_write_at_once(folder, tmp_path):
+    about = dict.fromkeys(("images", "digest", "settings", "thresholds", "um_per_px"))
+    journal = runner.Journal(tmp_path / "out", about)
+    with pytest.raises(runner.RefusedError, match="another run"):
+        go(folder, tmp_path / "out")
+    journal.close()
+
+
+# ------------------------------------------------------------------------------ a run that stops
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    place = tmp_path_factory.mktemp("finished")
+    (place / "frames").mkdir()
+    for at in range(12):
+        cv2.imwrite(str(place / f"frames/{at:02}.png"), scene(at))
+    go(place / "frames", place / "out")
+    return place, [(place / f"out/{name}").read_bytes() for name in ("frames.csv", "results.csv")]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_run_goes_on_from_any_torn_files(finished, tmp_path_factory, data):
+    """Whatever of the tables reached the disk, the results in front of the frames they are of."""
+    place, whole = finished
+    lines = whole[0].splitlines(keepends=True)
+    kept = data.draw(st.integers(0, len(lines)), label="whole rows")
+    torn = lines[kept][: data.draw(st.integers(0, 40), label="torn")] if kept < len(lines) else b""
+    frames = b"".join(lines[:kept]) + torn[:-1]
+    frames += data.draw(st.sampled_from([b"", b"\0\0\0\0", b"garbage,\n"]), label="garbage")
+    end = int(lines[kept - 1].split(b",")[5]) if kept > 1 else 0
+    more = data.draw(st.integers(0, len(whole[1]) - end), label="more results")
+    out = tmp_path_factory.mktemp("torn")
+    (out / "run.json").write_bytes((place / "out/run.json").read_bytes())
+    (out / "frames.csv").write_bytes(frames)
+    (out / "results.csv").write_bytes(whole[1][: end + more])
+    go(place / "frames", out)
+    assert [(out / name).read_bytes() for name in ("frames.csv", "results.csv")] == whole
+
+
+@pytest.fixture(scope="module")
+def model_folder(scenes, tmp_path_factory):
+    """An exported folder, and the checkpoint that it is of."""
+    place = tmp_path_factory.mktemp("model")
+    data = {"train": str(scenes / "all.json"), "val": str(scenes / "all.json"), "image_size": 96}
+    small = {"neck_channels": 16, "head_width": 16, "levels": ["p3", "p4"], "proposals": 30}
+    model = {"backbone": "shallow_x0.5_d1", "roi_samples": 16, "score_threshold": 0.01, **small}
+    train = {"epochs": 1, "batch_size": 4, "warmup": 2, "threads": 1, "device": "cpu"}
+    config = {"name": "small", "data": data, "model": model, "train": train}
+    (place / "small.yaml").write_text(yaml.safe_dump(config))
+    run = ["--config", str(place / "small.yaml"), "--run", str(place / "run")]
+    assert launch("train", run) == 0
+    checkpoint, exported = place / "run" / "best.pt", place / "exported"
+    made = ["--made-frames", "2", "--out", str(exported)]
+    assert launch("export", ["--checkpoint", str(checkpoint), *made]) == 0
+    return exported, checkpoint
+
+
+def command(exported, source, out, *more):
+    keep = ["--keep", "0.01", "--threads", "1"]
+    return [
+        sys.executable,
+        str(exported / "runner.py"),
+        str(source),
+        "--out",
+        str(out),
+        *keep,
+        *more,
+    ]
+
+
+def test_a_run_that_is_killed_ends_like_an_unbroken_one(model_folder, tmp_path):
+    exported, _ = model_folder
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for at in range(60):
+        cv2.imwrite(str(frames / f"{at:03}.png"), scene(at, 96))
+    tiles = ("--tile", "24")  # so that a frame takes a while
+    subprocess.run(command(exported, frames, tmp_path / "whole", *tiles), check=True)
+    out, dice, kills = tmp_path / "out", random.Random(0), 0
+    for _ in range(30):
+        process = subprocess.Popen(
+            command(exported, frames, out, *tiles), stderr=subprocess.DEVNULL
+        )
+        before = size_of(out / "frames.csv")
+        while process.poll() is None and size_of(out / "frames.csv") <= before + 100:
+            time.sleep(0.01)
+        time.sleep(dice.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.wait() == 0 and kills > 0
+    for name in ("frames.csv", "results.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def size_of(path):
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on(model_folder, tmp_path):
+    exported, _ = model_folder
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for at in range(12):
+        cv2.imwrite(str(frames / f"{at:03}.png"), scene(at, 96))
+    subprocess.run(command(exported, frames, tmp_path / "whole"), check=True)
+    limit = size_of(tmp_path / "whole/results.csv") // 2 + 700  # less than all, more than run.json
+    assert size_of(tmp_path / "whole/results.csv") > limit > size_of(tmp_path / "whole/run.json")
+
+    def full():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    out = tmp_path / "out"
+    full_run = subprocess.run(
+        command(exported, frames, out), preexec_fn=full, capture_output=True, text=True
+    )
+    assert full_run.returncode == 2
+    assert full_run.stderr.startswith("error: ") and full_run.stderr.count("\n") == 1
+    subprocess.run(command(exported, frames, out), check=True)
+    for name in ("frames.csv", "results.csv"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# ------------------------------------------------------------------------------ without torch
+
+ALONE = ("numpy", "onnxruntime", "cv2", "PIL")
+
+
+def test_it_runs_where_neither_torch_nor_detkd_is(model_folder, scenes, tmp_path):
+    """In a virtual environment that has numpy, onnxruntime, OpenCV and Pillow, and no more."""
+    exported, checkpoint = model_folder
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False)
+    python = next((home / "bin").glob("python"))
+    packages = next((home / "lib").glob("python*/site-packages"))
+    for name in ALONE:
+        place = Path(__import__(name).__file__).parent
+        for each in place.parent.glob(f"{place.name}*"):
+            (packages / each.name).symlink_to(each)
+        for libraries in place.parent.glob("*.libs"):
+            if not (packages / libraries.name).exists():
+                (packages / libraries.name).symlink_to(libraries)
+    for name in ("flatbuffers", "google", "packaging"):
+        for each in Path(np.__file__).parent.parent.glob(name):
+            (packages / each.name).symlink_to(each)
+    for name in ("torch", "detkd"):
+        missing = subprocess.run(
+            [python, "-I", "-c", f"import {name}"], capture_output=True, cwd=tmp_path
+        )
+        assert missing.returncode == 1 and b"ModuleNotFoundError" in missing.stderr
+    images = scenes / "scenes"
+    alone = command(exported, images, tmp_path / "alone")[1:]
+    subprocess.run([python, *alone], check=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]})
+
+    more = ["--keep", "0.01", "--threads", "1"]
+    here = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "here")]
+    assert launch("predict", [str(images), *here, *more]) == 0
+    ours, theirs = (by_frame(tmp_path / name / "results.csv") for name in ("here", "alone"))
+    assert ours.keys() == theirs.keys() and len(ours) == 12
+    # Rounding to two digits, and equal scores at the last place of the list, leave a few apart.
+    shared = sum(len(together(ours[name], theirs[name], slack=2)) for name in ours)
+    for side in (ours, theirs):
+        assert sum(len(found.scores) for found in side.values()) <= 1.01 * shared > 100
+
+
+def by_frame(path):
+    tables = {}
+    for row in rows(path):
+        tables.setdefault(row["frame"], []).append(row)
+    return {
+        name: parity.Found(
+            np.array([[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in found]),
+            np.array([float(row["score"]) for row in found]),
+            np.array([row["class"] for row in found]),
+        )
+        for name, found in tables.items()
+    }
+
+
+def test_predict_with_an_exported_folder_is_the_runner(model_folder, folder, tmp_path, capsys):
+    exported, checkpoint = model_folder
+    subprocess.run(command(exported, folder, tmp_path / "a"), check=True)
+    more = ["--keep", "0.01", "--threads", "1", "--out", str(tmp_path / "b")]
+    assert launch("predict", [str(folder), "--model", str(exported), *more]) == 0
+    assert (tmp_path / "a/results.csv").read_bytes() == (tmp_path / "b/results.csv").read_bytes()
+    capsys.readouterr()
+    # Another model goes on with nothing of it.
+    other = ["--checkpoint", str(checkpoint), "--keep", "0.01", "--out", str(tmp_path / "b")]
+    assert launch("predict", [str(folder), *other]) == 2
+    assert "was begun with other digest" in capsys.readouterr().err
+    for wrong in (["--model", str(folder)], ["--model", str(exported), "--thresholds", "x"]):
+        assert launch("predict", [str(folder), *wrong, "--out", str(tmp_path / "c")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------ a camera's folder
+
+
+def test_files_that_come_are_taken_when_complete_and_once(folder, tmp_path):
+    out = tmp_path / "out"
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[:60])
+    watch = ("--watch", "--settle", "0.2", "--idle", "1.0")
+
+    def camera():
+        time.sleep(0.6)
+        with (folder / "3.png").open("wb") as stream:
+            stream.write(whole)
+        cv2.imwrite(str(folder / "late.png"), scene(2))
+
+    thread = threading.Thread(target=camera)
+    thread.start()
+    tally, _ = go(folder, out, *watch)
+    thread.join()
+    assert (tally.found, tally.failed) == (9, 0)
+    cv2.imwrite(str(folder / "later.png"), scene(2))
+    tally, _ = go(folder, out, *watch)
+    assert (tally.before, tally.found) == (9, 1)
+    names = [row["frame"] for row in rows(out / "frames.csv")]
+    assert len(names) == len(set(names)) == 10
+
+
+def test_a_file_that_stays_cut_off_fails_in_the_end(folder, tmp_path):
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[:60])
+    tally, _ = go(folder, tmp_path / "out", "--watch", "--settle", "0.05", "--idle", "1")
+    assert (tally.found, tally.failed) == (7, 1)
+
+
+# ------------------------------------------------------------------------------ tiles
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(10, 800), st.floats(0, 0.5))
+def test_tiles_cover_the_frame_and_share_what_they_should(width, height, side, share):
+    overlap = int(side * share)
+    tiles = tiles_of(width, height, side, overlap)
+    xs = sorted({(tile.x1, tile.x2) for tile in tiles})
+    ys = sorted({(tile.y1, tile.y2) for tile in tiles})
+    assert len(tiles) == len(xs) * len(ys)
+    for spans, length in ((xs, width), (ys, height)):
+        assert spans[0][0] == 0 and max(end for _, end in spans) == length
+        assert all(0 < end - begin <= side for begin, end in spans)
+        for (_, end), (begin, _) in itertools.pairwise(spans):
+            assert end - begin >= overlap
+
+
+def apart(boxes, box):
+    """Whether a box leaves a px to all others."""
+    return all(
+        box[0] > b[2] + 1 or box[2] < b[0] - 1 or box[1] > b[3] + 1 or box[3] < b[1] - 1
+        for b in boxes
+    )
+
+
+@st.composite
+def scenes_of_boxes(draw):
+    """A frame's size, its tiles' side and overlap, and objects that do not touch each other."""
+    side = draw(st.integers(60, 120))
+    overlap = draw(st.integers(16, side // 2))
+    width, height = draw(st.integers(40, 300)), draw(st.integers(40, 300))
+    boxes = []
+    for _ in range(draw(st.integers(0, 25))):
+        x, y = draw(st.integers(0, width - 8)), draw(st.integers(0, height - 8))
+        # Now and then larger than what tiles share, so that no tile sees the whole.
+        most = side if draw(st.integers(0, 4)) == 0 else overlap
+        box = (x, y, min(x + draw(st.integers(4, most)), width))
+        box = (*box, min(y + draw(st.integers(4, most)), height))
+        if apart(boxes, box):
+            boxes.append(box)
+    return width, height, side, overlap, boxes
+
+
+def seen(boxes, tile, least, random_):
+    """What a detector sees of the objects in a tile: their part of it, if it is enough."""
+    found, labels = [], []
+    for at, (x1, y1, x2, y2) in enumerate(boxes):
+        part = max(x1, tile.x1), max(y1, tile.y1), min(x2, tile.x2), min(y2, tile.y2)
+        if part[2] - part[0] < least or part[3] - part[1] < least:
+            continue
+        if random_.random() < 0.3 and part != (x1, y1, x2, y2):
+            at += 1  # of a piece, a detector may take the class for another
+        found.append(part)
+        labels.append(at % 3 + 1)
+    table = np.array(found, np.float32).reshape(-1, 4) + random_.uniform(-0.4, 0.4, (len(found), 4))
+    scores = random_.uniform(0.5, 1, len(found)).astype(np.float32)
+    return Detections(table.astype(np.float32), scores, np.array(labels, np.int64))
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes_of_boxes(), st.integers(2, 4), st.integers(0, 2**16))
+def test_an_object_on_a_seam_counts_once(drawn, least, seed):
+    width, height, side, overlap, boxes = drawn
+    tiles = tiles_of(width, height, side, overlap)
+    random_ = np.random.default_rng(seed)
+    found = merge([seen(boxes, tile, least, random_) for tile in tiles], tiles, 1.0)
+    assert len(found.scores) == len(boxes)
+    truth = np.array(boxes, np.float32).reshape(-1, 4)
+    for box in truth:  # and each where it is
+        assert np.abs(found.boxes - box).max(axis=1).min() <= 0.41
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_touching_neighbours_stay_two():
+    """Two objects side by side on a seam, each seen by both tiles."""
+    tiles = [Tile(0, 0, 100, 100), Tile(60, 0, 160, 100)]
+    boxes = np.array([[70, 20, 80, 40], [80, 20, 90, 40]], np.float32)
+    one = Detections(boxes, np.array([0.9, 0.8], np.float32), np.array([1, 1]))
+    assert merge([one, one], tiles, 1.0).boxes.tolist() == boxes.tolist()
+
+
+def test_large_frames_are_cut_and_counted_once(tmp_path):
+    image = np.full((200, 300, 3), 20, np.uint8)
+    places = [(x, y) for x in range(10, 280, 40) for y in range(10, 180, 40)]
+    for x, y in places:
+        image[y : y + 10, x : x + 10] = 230
+    cv2.imwrite(str(tmp_path / "large.png"), image)
+    tally, _ = go(tmp_path / "large.png", tmp_path / "out", "--tile", "64", "--overlap", "16")
+    found = rows(tmp_path / "out/results.csv")
+    assert len(found) == len(places) == tally.counted
+    assert {(float(r["x1"]), float(r["y1"])) for r in found} == {
+        (float(x), float(y)) for x, y in places
+    }
+
+
+def test_counting_frame_leaves_out_two_sides(tmp_path):
+    image = np.full((64, 64, 3), 20, np.uint8)
+    for x, y in ((0, 20), (20, 0), (56, 30), (30, 56), (30, 30)):
+        image[y : y + 8, x : x + 8] = 230
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    tally, _ = go(tmp_path / "a.png", tmp_path / "out", "--edges")
+    out = {(r["x1"], r["y1"]) for r in rows(tmp_path / "out/results.csv") if r["counted"] == "0"}
+    assert tally.counted == 3 and out == {("0.00", "20.00"), ("20.00", "0.00")}
+
+
+def test_even_frames_are_less_busy_than_those_with_an_object(folder, tmp_path):
+    even = np.random.default_rng(0).normal(120, 4, (480, 640, 3)).clip(0, 255).astype(np.uint8)
+    one = even.copy()
+    one[100:130, 200:230] = 60
+    assert runner.busyness(even) < 3 < 20 < runner.busyness(one)
+    tally, _ = go(folder, tmp_path / "out", "--skip-empty", "5")
+    empty = [row["frame"] for row in rows(tmp_path / "out/frames.csv") if row["status"] == "empty"]
+    assert empty == ["0.png", "4.png"] and tally.empty == 2  # those without an object
+    assert runner.busyness(np.zeros((1, 1, 3), np.uint8)) == 0
