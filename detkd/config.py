@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal  # jsonargparse resolves these on Python 3.10, too
 
-NECKS = ("fpn", "light_fpn", "none")
+NECKS = ("fpn", "light_fpn", "cem", "none")
 
 
 @dataclass
@@ -60,12 +60,16 @@ class ModelConfig:
         weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
         frozen_stages: how many stages, from the image on, are not trained.
         frozen_norm: keep the backbone's batch norm statistics and scales as they are.
-        neck: fpn, light_fpn (depthwise-separable) or none (one level, 1x1 projection).
+        neck: fpn, light_fpn (depthwise-separable), cem (each level from its own stage, the next one
+            and the whole frame) or none (one level, 1x1 projection).
         neck_channels: channels of every level.
         levels: levels that the heads see; those deeper than the backbone are pooled.
         rpn: light (depthwise 5x5, pointwise) or full (3x3 convolution), before the RPN's outputs.
         head_width: width of the two fully connected layers of the RoI head.
         roi_size: cells a side that RoIAlign cuts out.
+        roi_features: plain (all channels of a level), thin (levels reduced to few channels first)
+            or psroi (channels of its own for each cell of a RoI: position-sensitive RoIAlign).
+        roi_channels: values a cell of thin and psroi features; plain ones have neck_channels.
         roi_scale: side in px of an object that is read from level p4.
         anchor_sizes: sides in px for each level, or 'fit' to measure them on the training boxes (a
             student takes its teacher's).
@@ -82,12 +86,14 @@ class ModelConfig:
     weights: str | None = None
     frozen_stages: int = 0
     frozen_norm: bool = False
-    neck: Literal["fpn", "light_fpn", "none"] = "light_fpn"
+    neck: Literal["fpn", "light_fpn", "cem", "none"] = "light_fpn"
     neck_channels: int = 128
     levels: list[str] = field(default_factory=lambda: ["p2", "p3", "p4", "p5"])
     rpn: Literal["light", "full"] = "light"
     head_width: int = 256
     roi_size: int = 7
+    roi_features: Literal["plain", "thin", "psroi"] = "plain"
+    roi_channels: int = 10
     roi_scale: float = 112.0
     anchor_sizes: Literal["fit"] | list[list[float]] = "fit"
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])

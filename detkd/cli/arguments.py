@@ -100,6 +100,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.head_width": (1, inf),
     "model.roi_size": (1, 64),
     "model.roi_scale": (1, inf),
+    "model.roi_channels": (1, inf),
     "model.rpn_samples": (1, inf),
     "model.roi_samples": (1, inf),
     "model.proposals": (1, inf),

@@ -8,6 +8,7 @@ detkd bench bootstrap  1,000 draws: their time, exactness and coverage
 detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
 detkd bench empty      what the runner's test for empty frames passes over and loses (--gt FILE)
 detkd bench costs      parameters and operations of the compressed classifiers, as a table
+detkd bench cost       where a detector's time goes, part by part; see detkd bench cost --help
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap", "empty",
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["cost"]:
+        from detkd.cli import bench_cost
+
+        return bench_cost.main(argv[1:])
     parser = build_parser("bench", __doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")

@@ -18,7 +18,9 @@ from torchvision.ops import clip_boxes_to_image
 
 from detkd.deploy.operators import LEFT_OUT, best, nms_mask, pooled
 from detkd.deploy.parts import Convolutions, RegionHead
+from detkd.deploy.position_sensitive import position_sensitive
 from detkd.models.detector import Detector
+from detkd.models.roi_features import PositionSensitiveRoIAlign
 
 
 class DetectionGraph(nn.Module):
@@ -38,11 +40,11 @@ class DetectionGraph(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = frames.shape[-2:]
         maps = self.convolutions(frames)
-        third = len(maps) // 3
-        levels, objectness, deltas = maps[:third], maps[third : 2 * third], maps[2 * third :]
+        n = len(self.detector.backbone.neck.features)
+        levels, objectness, deltas = maps[:n], maps[n : 2 * n], maps[2 * n : 3 * n]
         anchors = self._anchors(levels, height, width)
         proposals, real = self._proposals(objectness, deltas, anchors, height, width)
-        logits, box_deltas = self.region_head(self._pooled(levels, proposals))
+        logits, box_deltas = self.region_head(self._pooled(maps[3 * n :] or levels, proposals))
         return self._detections(logits, box_deltas, proposals, real, height, width)
 
     def _anchors(self, levels: tuple[Tensor, ...], height: int, width: int) -> list[Tensor]:
@@ -88,16 +90,18 @@ class DetectionGraph(nn.Module):
         real = scores > LEFT_OUT
         return torch.where(real.unsqueeze(2), boxes, 0.0), real
 
-    def _pooled(self, levels: tuple[Tensor, ...], proposals: Tensor) -> Tensor:
-        """RoI features [N * P, C, s, s], each from the level of its size."""
+    def _pooled(self, maps: tuple[Tensor, ...], proposals: Tensor) -> Tensor:
+        """RoI features [N * P, c, s, s], each from the map of the level of its size."""
         pool = self.detector.roi_heads.box_roi_pool
         batch, count = proposals.shape[:2]
         boxes = proposals.reshape(-1, 4)
         frame = torch.arange(batch, dtype=boxes.dtype).view(-1, 1).expand(-1, count)
         rois = torch.cat([frame.reshape(-1, 1), boxes], dim=1)
-        place = pool.map_levels([boxes])
         cells, points = pool.output_size[0], pool.sampling_ratio
-        return pooled(list(levels), rois, place, pool.scales, cells, points)
+        what = (list(maps), rois, pool.map_levels([boxes]), pool.scales, cells, points)
+        if isinstance(pool, PositionSensitiveRoIAlign):
+            return position_sensitive(*what)
+        return pooled(*what, False)
 
     def _detections(
         self,

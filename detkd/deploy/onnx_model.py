@@ -51,8 +51,8 @@ def write_parts(detector: Detector, folder: Path) -> None:
     convolutions, head = Convolutions(detector), RegionHead(detector)
     path = folder / "convolutions.onnx"
     _write(convolutions, *_any_frames(detector), path, INPUT, convolutions.names)
-    cells = detector.roi_heads.box_roi_pool.output_size[0]
-    features = torch.rand(3, detector.backbone.out_channels, cells, cells)
+    pool = detector.roi_heads.box_roi_pool
+    features = torch.rand(3, pool.channels, *pool.output_size)
     many = {0: torch.export.Dim("rois", min=1, max=2**20)}
     _write(head, features, many, folder / "region_head.onnx", "features", head.names)
 

@@ -55,8 +55,8 @@ def _(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "detkd::pooled",
     mutates_args=(),
-    schema="(Tensor[] levels, Tensor rois, Tensor places, float[] scales, int cells, int points)"
-    " -> Tensor",
+    schema="(Tensor[] levels, Tensor rois, Tensor places, float[] scales, int cells, int points, "
+    "bool aligned) -> Tensor",
 )
 def pooled(
     levels: list[Tensor],
@@ -65,16 +65,18 @@ def pooled(
     scales: list[float],
     cells: int,
     points: int,
+    aligned: bool,
 ) -> Tensor:
     """RoI features [R, C, cells, cells] of rois [R, 5], each from the level of its place [R].
 
     A RoI is the number of its frame, then xyxy in px; levels are [N, C, h, w], `scales` are one
-    over their strides, `points` a side of a cell are sampled.
+    over their strides, `points` a side of a cell are sampled. `aligned` RoIs are shifted by half
+    a pixel and as small as they are; others are at least one cell of the map wide.
     """
     out = rois.new_zeros(len(rois), levels[0].shape[1], cells, cells)
     for at, (level, scale) in enumerate(zip(levels, scales, strict=True)):
         here = torch.where(places == at)[0]
-        out[here] = roi_align(level, rois[here], cells, scale, points)
+        out[here] = roi_align(level, rois[here], cells, scale, points, aligned)
     return out
 
 
@@ -86,6 +88,7 @@ def _(
     scales: list[float],
     cells: int,
     points: int,
+    aligned: bool,
 ) -> Tensor:
     return rois.new_empty(rois.shape[0], levels[0].shape[1], cells, cells)
 
@@ -119,18 +122,16 @@ def onnx_translations() -> dict[Any, Any]:
     def highest(scores, count: int):
         return op.TopK(scores, ints(count), axis=1, largest=1, sorted=1)
 
-    def align(levels, rois, places, scales, cells: int, points: int):
+    def align(levels, rois, places, scales, cells: int, points: int, aligned: bool):
         frames = op.Cast(op.Squeeze(op.Slice(rois, ints(0), ints(1), ints(1)), ints(1)), to=7)
         boxes = op.Slice(rois, ints(1), ints(5), ints(1))
 
         def of_level(level, boxes, frames, scale):
-            # 'output_half_pixel' is torchvision's aligned=False: no shift by half a pixel, and a
-            # RoI is at least one cell of the map wide.
             return op.RoiAlign(
                 level,
                 boxes,
                 frames,
-                coordinate_transformation_mode="output_half_pixel",
+                coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
                 mode="avg",
                 output_height=cells,
                 output_width=cells,

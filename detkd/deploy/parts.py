@@ -14,15 +14,18 @@ class Convolutions(nn.Module):
     """Frames [N, 3, H, W] to maps: of each level its features, objectness and box deltas.
 
     Frames are RGB from 0 to 1; they are normalised and padded in here. The maps come in the order
-    of `names`: the levels [N, C, h, w], then objectness [N, A, h, w], then deltas [N, 4A, h, w].
+    of `names`: the levels [N, C, h, w], then objectness [N, A, h, w], then deltas [N, 4A, h, w];
+    where RoIs are cut out of reduced levels, these come last [N, c, h, w].
     """
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.transform, self.backbone = detector.transform, detector.backbone
         self.rpn_head = detector.rpn.head
+        self.box_roi_pool = detector.roi_heads.box_roi_pool
         levels = list(detector.backbone.neck.features)
-        self.names = [f"{kind}{at}" for kind in ("", "objectness_", "deltas_") for at in levels]
+        kinds = ["", "objectness_", "deltas_", *(["reduced_"] if self.box_roi_pool.reduces else [])]
+        self.names = [f"{kind}{at}" for kind in kinds for at in levels]
         self.eval()
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
@@ -31,7 +34,9 @@ class Convolutions(nn.Module):
         normal = self.transform.normalize(frames)
         padded = F.pad(normal, (0, -width % multiple, 0, -height % multiple))
         levels = list(self.backbone(padded).values())
-        return tuple(chain(levels, *self.rpn_head(levels)))
+        maps = chain(levels, *self.rpn_head(levels))
+        pool = self.box_roi_pool
+        return (*maps, *pool.reduced(levels)) if pool.reduces else tuple(maps)
 
 
 class RegionHead(nn.Module):

@@ -85,7 +85,9 @@ def moved_answers(detector: Detector, frame: np.ndarray, maps: Maps) -> Iterator
 def _maps(detector: Detector, pixels: Tensor) -> list[Tensor]:
     levels = detector.backbone(detector.transform([pixels])[0].tensors)
     logits, deltas = detector.rpn.head(list(levels.values()))
-    return [*levels.values(), *logits, *deltas]
+    pool = detector.roi_heads.box_roi_pool
+    reduced = pool.reduced(list(levels.values())) if pool.reduces else []
+    return [*levels.values(), *logits, *deltas, *reduced]
 
 
 def _answer(
@@ -96,9 +98,10 @@ def _answer(
     *,
     rpn: bool,
 ) -> Found:
-    third = len(maps) // 3
-    levels = dict(zip(detector.backbone.neck.features, maps[:third], strict=True))
-    said = (maps[third : 2 * third], maps[2 * third :])
+    names = list(detector.backbone.neck.features)
+    n = len(names)
+    levels = dict(zip(names, maps[:n], strict=True))
+    said = (maps[n : 2 * n], maps[2 * n : 3 * n])
     if rpn and noise is not None:
         said = tuple([_shaken(each, noise) for each in part] for part in said)  # type: ignore[assignment]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from detkd.config import HeadsConfig, Take
+from detkd.config import HeadsConfig, ModelConfig, Take
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
 
@@ -171,10 +171,30 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
             f"{anchors[0][0]}. Train both on the same data and image_size, or give both the same "
             "anchor_sizes, or set distill.heads: none."
         )
+    kinds = [type(d.backbone.neck) for d in (student, teacher)]
+    if "neck" in shared and kinds[0] is not kinds[1]:
+        raise ConfigError(
+            f"cannot share the neck: the teacher's is {teacher.config.neck}, the student's "
+            f"{student.config.neck}: the weights of one mean nothing in the other. Give both the "
+            "same model.neck, or set distill.heads.neck: none."
+        )
     if "roi_heads" not in shared:
         return
+    cut = [_roi_features(d.config) for d in (student, teacher)]
+    if cut[0] != cut[1]:
+        raise ConfigError(
+            f"cannot share the RoI head: the teacher's RoI features are {cut[1]}, the student's "
+            f"{cut[0]}. Give both the same model.roi_features, roi_channels and roi_size, or set "
+            "distill.heads.roi_heads: none."
+        )
     if student.roi_heads.box_coder.weights != teacher.roi_heads.box_coder.weights:
         raise ConfigError("cannot share the RoI head: the two code boxes with other weights.")
+
+
+def _roi_features(model: ModelConfig) -> str:
+    """What the RoI head sees of a proposal, in words."""
+    values = model.neck_channels if model.roi_features == "plain" else model.roi_channels
+    return f"{model.roi_features} ({values} x {model.roi_size} x {model.roi_size})"
 
 
 def _modules(keys: list[str]) -> list[str]:

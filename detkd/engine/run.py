@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 # What changes nothing about the weights may differ between a run and its continuation.
 FREE_KEYS = {("data", "cache"), ("data", "workers"), ("data", "images"), ("train", "save_every")}
+# Keys that have come since runs and studies were begun: at these values nothing has changed.
+NEW_KEYS: dict[tuple[str, ...], Any] = {
+    ("model", "roi_features"): "plain",
+    ("model", "roi_channels"): 10,
+}
 
 
 class RunFolder:
@@ -76,9 +81,10 @@ class RunFolder:
         old = _flat(yaml.safe_load(self.config.read_text()) or {})
         new = _flat(experiment.as_dict())
         for key in sorted(old.keys() | new.keys()):
-            if key not in FREE_KEYS and old.get(key) != new.get(key):
+            before = old.get(key, NEW_KEYS.get(key))
+            if key not in FREE_KEYS and before != new.get(key):
                 raise ConfigError(
-                    f"{self.config}: the run was begun with {'.'.join(key)} = {old.get(key)!r}, "
+                    f"{self.config}: the run was begun with {'.'.join(key)} = {before!r}, "
                     f"and now it is {new.get(key)!r}; put it back, or begin another with --run."
                 )
 

@@ -31,7 +31,7 @@ import yaml
 from detkd.config import AnyExperiment
 from detkd.engine.class_figures import class_figures
 from detkd.engine.compare import judge_run
-from detkd.engine.run import FREE_KEYS, RunFolder, read_log
+from detkd.engine.run import FREE_KEYS, NEW_KEYS, RunFolder, read_log
 from detkd.errors import ConfigError
 from detkd.files import locked, write_atomic, write_json
 
@@ -358,6 +358,9 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
     del tree["name"], tree["train"]["seed"]
     for part, key in FREE_KEYS:
         tree[part].pop(key, None)
+    for (part, key), value in NEW_KEYS.items():
+        if tree[part].get(key) == value:
+            del tree[part][key]
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,13 +1,76 @@
-"""Parameters and operations of classifiers, counted by running them."""
+"""Parameters and operations of networks, counted by running them: of detectors part by part."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from detkd.config import ClassifierConfig
 from detkd.models.classifier import build_classifier
+from detkd.models.detector import Detector
 from detkd.models.early_exit import LAST, exit_flops
+
+# The parts of a detector in the order in which they run, and what a table calls them.
+PARTS = {
+    "backbone": "backbone",
+    "neck": "neck",
+    "rpn_head": "RPN head",
+    "proposals": "proposals",
+    "roi_align": "RoIAlign",
+    "roi_head": "RoI head",
+    "detections": "detections",
+    "rest": "rest",
+}
+# The modules of those that have weights. What cuts out the RoI features may reduce the levels
+# before (`reduce`), and that is the RoI head's.
+MODULES = {
+    "backbone": ("backbone.body",),
+    "neck": ("backbone.neck",),
+    "rpn_head": ("rpn.head",),
+    "roi_head": (
+        "roi_heads.box_roi_pool.reduce",
+        "roi_heads.box_head",
+        "roi_heads.box_predictor",
+    ),
+}
+
+
+def parameters_by_part(detector: Detector) -> dict[str, int]:
+    """Weights of each part; they add up to the detector's."""
+    modules = dict(detector.named_modules())
+    return {
+        part: sum(
+            weight.numel()
+            for path in MODULES.get(part, ())
+            if path in modules
+            for weight in modules[path].parameters()
+        )
+        for part in PARTS
+    }
+
+
+@torch.no_grad()
+def flops_by_part(detector: Detector, frame: Tensor) -> dict[str, int]:
+    """Operations of each part for one frame [3, H, W], multiply and add apart.
+
+    They are those of convolutions and matrix products; what sorts, suppresses, decodes and samples
+    has none of them.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        detector.eval()([frame])
+    root = type(detector).__name__
+    found = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    flops = {
+        part: sum(found.get(f"{root}.{path}", 0) for path in MODULES.get(part, ()))
+        for part in PARTS
+    }
+    flops["rest"] = counter.get_total_flops() - sum(flops.values())
+    return flops
 
 
 @dataclass(frozen=True)

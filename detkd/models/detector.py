@@ -15,13 +15,12 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import LevelMapper
 
 from detkd.config import ModelConfig
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.backbones import Backbone, Feature, build_backbone
-from detkd.models.neck import FeaturePyramid, SingleLevel, build_neck
+from detkd.models.neck import Neck, build_neck
+from detkd.models.roi_features import build_roi_features
 from detkd.models.weights import read_checkpoint
 from detkd.pixels import Levels
 
@@ -29,7 +28,7 @@ from detkd.pixels import Levels
 class Trunk(nn.Module):
     """Backbone, then neck: what torchvision's FasterRCNN calls the backbone."""
 
-    def __init__(self, body: Backbone, neck: FeaturePyramid | SingleLevel) -> None:
+    def __init__(self, body: Backbone, neck: Neck) -> None:
         super().__init__()
         self.body, self.neck = body, neck
         self.out_channels = next(iter(neck.features.values())).channels
@@ -82,7 +81,8 @@ class Detector(FasterRCNN):
                 "model.anchor_sizes: every level needs the same number of sizes, since one RPN "
                 "serves them all."
             )
-        channels, cells = trunk.out_channels, model.roi_size
+        channels = trunk.out_channels
+        roi_features, values = build_roi_features(model, trunk.neck.features)
         super().__init__(
             trunk,
             num_classes=None,
@@ -100,8 +100,8 @@ class Detector(FasterRCNN):
             rpn_post_nms_top_n_train=model.proposals,
             rpn_post_nms_top_n_test=model.proposals,
             rpn_batch_size_per_image=model.rpn_samples,
-            box_roi_pool=RoIAlign(trunk.neck.features, cells, round(model.roi_scale)),
-            box_head=TwoMLPHead(channels * cells**2, model.head_width),
+            box_roi_pool=roi_features,
+            box_head=TwoMLPHead(values, model.head_width),
             box_predictor=BoxPredictor(model.head_width, len(classes)),
             box_score_thresh=model.score_threshold,
             box_nms_thresh=model.nms,
@@ -132,22 +132,6 @@ class Detector(FasterRCNN):
             CheckpointError: the file is missing, broken, hostile, or of another architecture.
         """
         return detector_from(read_checkpoint(path), path)
-
-
-class RoIAlign(MultiScaleRoIAlign):
-    """RoIAlign that knows the strides of its levels, for [R, C, cells, cells] features.
-
-    torchvision guesses them from the first batch that it sees, and keeps the guess. A first frame
-    that is much flatter than a multiple of the greatest stride makes it wrong for good: of one of
-    12 by 256 px, stride 4 is read as 2. `roi_scale` is the side in px of a box of level 4.
-    """
-
-    def __init__(self, levels: dict[str, Feature], cells: int, roi_scale: int) -> None:
-        super().__init__(list(levels), cells, sampling_ratio=2, canonical_scale=roi_scale)
-        strides = [level.stride for level in levels.values()]
-        self.scales = [1 / stride for stride in strides]
-        first, last = (stride.bit_length() - 1 for stride in (strides[0], strides[-1]))
-        self.map_levels = LevelMapper(first, last, roi_scale, self.canonical_level)
 
 
 class ProposalHead(nn.Module):

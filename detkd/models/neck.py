@@ -28,13 +28,7 @@ class FeaturePyramid(nn.Module):
         self, features: dict[str, Feature], channels: int, levels: list[str], *, light: bool
     ) -> None:
         super().__init__()
-        lowest, highest = LEVELS.index(levels[0]), LEVELS.index(levels[-1])
-        first = f"c{lowest + 2}"
-        if first not in features:
-            raise ConfigError(
-                f"model.levels: {levels[0]} needs stage {first}, and the backbone has "
-                f"{', '.join(features)}."
-            )
+        first = _first_stage(features, levels)
         self.levels = list(levels)
         # Deep stages help from above even where the heads do not read their level.
         self.stages = [name for name in features if name >= first]
@@ -45,11 +39,7 @@ class FeaturePyramid(nn.Module):
         self.smooth = nn.ModuleDict(
             {level: _smoothing(channels, light=light) for level in smoothed}
         )
-        self.features = {
-            level: Feature(channels, 2 ** (index + 2))
-            for index, level in enumerate(LEVELS)
-            if lowest <= index <= highest
-        }
+        self.features = _features(channels, levels)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Levels [N, channels, H/stride, W/stride] by name."""
@@ -66,6 +56,50 @@ class FeaturePyramid(nn.Module):
                 out[level] = self.smooth[level](merged[level])
             else:
                 out[level] = F.max_pool2d(list(out.values())[-1], 1, stride=2)
+        return out
+
+
+class ContextEnhancement(nn.Module):
+    """Context enhancement module of ThunderNet (Qin et al., ICCV 2019), for one level or several.
+
+    A level is the sum of its own stage, of the next one in twice the size, and of what the whole
+    frame says:  p_k = L_k c_k + up(L_(k+1) c_(k+1)) + G mean(c_last),  L and G 1x1 convolutions, L
+    followed by batch norm. Published is the one level p4. There is no chain from the top and no
+    convolution behind the sum, so that a level costs next to nothing. Levels above the deepest
+    stage are pooled from the one below. The mean is over the batch's padding, too.
+    """
+
+    def __init__(self, features: dict[str, Feature], channels: int, levels: list[str]) -> None:
+        super().__init__()
+        first = _first_stage(features, levels)
+        self.levels = list(levels)
+        last = f"c{int(levels[-1][1]) + 1}"
+        self.lateral = nn.ModuleDict(
+            {
+                name: _conv_norm(feature.channels, channels, 1)
+                for name, feature in features.items()
+                if first <= name <= last
+            }
+        )
+        self.deepest = list(features)[-1]
+        # Without a norm: a frame is one cell here, and a batch of one has no variance.
+        self.frame = nn.Conv2d(features[self.deepest].channels, channels, 1)
+        self.features = _features(channels, levels)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Levels [N, channels, H/stride, W/stride] by name."""
+        own = {name: lateral(features[name]) for name, lateral in self.lateral.items()}
+        frame = self.frame(features[self.deepest].mean((2, 3), keepdim=True))
+        out: dict[str, Tensor] = {}
+        for level in self.levels:
+            stage, next_stage = f"c{level[1]}", f"c{int(level[1]) + 1}"
+            if stage not in own:
+                out[level] = F.max_pool2d(list(out.values())[-1], 1, stride=2)
+                continue
+            x = own[stage] + frame
+            if next_stage in own:
+                x = x + F.interpolate(own[next_stage], size=x.shape[-2:], mode="nearest")
+            out[level] = x
         return out
 
 
@@ -90,10 +124,11 @@ class SingleLevel(nn.Module):
         return {self.level: self.project(features[self.stage])}
 
 
-def build_neck(
-    kind: str, features: dict[str, Feature], channels: int, levels: list[str]
-) -> FeaturePyramid | SingleLevel:
-    """The neck called `kind` (fpn, light_fpn or none) on a backbone's features.
+Neck = FeaturePyramid | ContextEnhancement | SingleLevel
+
+
+def build_neck(kind: str, features: dict[str, Feature], channels: int, levels: list[str]) -> Neck:
+    """The neck called `kind` (fpn, light_fpn, cem or none) on a backbone's features.
 
     Raises:
         ConfigError: levels unknown, not in a row, or below the backbone's first stage.
@@ -105,7 +140,24 @@ def build_neck(
         raise ConfigError(f"model.levels: {levels} do not follow each other.")
     if kind == "none":
         return SingleLevel(features, channels, levels)
+    if kind == "cem":
+        return ContextEnhancement(features, channels, levels)
     return FeaturePyramid(features, channels, levels, light=kind == "light_fpn")
+
+
+def _first_stage(features: dict[str, Feature], levels: list[str]) -> str:
+    """The stage of the finest level, which a neck cannot do without."""
+    first = f"c{levels[0][1]}"
+    if first not in features:
+        raise ConfigError(
+            f"model.levels: {levels[0]} needs stage {first}, and the backbone has "
+            f"{', '.join(features)}."
+        )
+    return first
+
+
+def _features(channels: int, levels: list[str]) -> dict[str, Feature]:
+    return {level: Feature(channels, 2 ** int(level[1])) for level in levels}
 
 
 def _conv_norm(channels: int, out_channels: int, size: int, groups: int = 1) -> nn.Sequential:

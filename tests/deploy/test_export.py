@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import ps_roi_align
 
 from detkd.cli.app import launch
 from detkd.config import ModelConfig
@@ -18,6 +19,7 @@ from detkd.deploy.made_frames import KINDS, made_frame
 from detkd.deploy.onnx_model import OnnxDetector, OnnxNetwork, write_onnx, write_parts
 from detkd.deploy.parity import Found, difference
 from detkd.deploy.parts import Convolutions
+from detkd.deploy.position_sensitive import position_sensitive
 from detkd.deploy.ties import found_by
 from detkd.models.detector import build_detector
 
@@ -83,8 +85,10 @@ def maps_in_torch(detector):
             "roi_scale": 60.0,
         },
         {"neck": "none", "levels": ["p4"], "anchor_sizes": [[16.0, 32.0]], "detections": 100},
+        {"neck": "cem", "roi_features": "thin", "roi_channels": 6},
+        {"roi_features": "psroi", "roi_channels": 5, "roi_size": 5},
     ],
-    ids=["light", "full", "five levels", "one level"],
+    ids=["light", "full", "five levels", "one level", "thin", "position-sensitive"],
 )
 def test_graph_equals_the_detector(changes):
     detector = lively(**changes)
@@ -112,6 +116,56 @@ def test_onnx_equals_the_checkpoint(exported):
     assert gate.passed, gate.failed
     assert gate.box_px < 0.05 and gate.score < 1e-4
     assert gate.detections > 100 and gate.undecided <= 12  # frames of one colour
+
+
+@pytest.mark.parametrize("kind", ["thin", "psroi"])
+def test_onnx_equals_the_checkpoint_whatever_the_roi_features(kind, tmp_path):
+    detector = lively(neck="cem", roi_features=kind, roi_channels=6, roi_size=5)
+    write_onnx(detector, tmp_path / "model.onnx")
+    write_parts(detector, tmp_path)
+    model = OnnxDetector(tmp_path / "model.onnx", threads=1)
+    maps = OnnxNetwork(tmp_path / "convolutions.onnx", threads=1)
+    gate = compare(detector, model, maps, dataset=None, made_frames=18)
+    assert gate.passed, gate.failed
+    assert gate.detections > 100
+
+    frame = np.random.default_rng(0).random((1, 3, 64, 96), np.float32)
+    found = maps(frame)
+    names = [each.name for each in maps.session.get_outputs()]
+    assert names[9:] == ["reduced_p2", "reduced_p3", "reduced_p4"] and len(names) == 12
+    pool = detector.roi_heads.box_roi_pool
+    with torch.no_grad():
+        expected = pool.reduced([torch.from_numpy(each) for each in found[:3]])
+    for ours, theirs in zip(found[9:], expected, strict=True):
+        assert np.abs(ours - theirs.numpy()).max() < 1e-4
+    head = OnnxNetwork(tmp_path / "region_head.onnx", threads=1)
+    assert head.session.get_inputs()[0].shape[1:] == [6, 5, 5]
+
+
+@pytest.mark.parametrize("cells", [1, 3, 7])
+@pytest.mark.parametrize("scale", [1 / 4, 1 / 16])
+def test_position_sensitive_roi_align_is_torchvisions(cells, scale):
+    """Boxes of every kind: of no size, of less than a cell, of the whole frame, beside it."""
+    random = torch.Generator().manual_seed(0)
+    level = torch.randn(3, 4 * cells**2, 9, 13, generator=random)
+    coarse = torch.randn(3, 4 * cells**2, 5, 7, generator=random)
+    width, height = 13 / scale, 9 / scale
+    corners = torch.rand(200, 2, 2, generator=random) * 1.4 - 0.2
+    boxes = (corners.sort(dim=1).values * torch.tensor([width, height])).view(-1, 4)
+    special = [[0, 0, width, height], [5, 5, 5, 5], [-40, -40, -20, -9], [3, 2, 3.5, 2.25]]
+    boxes = torch.cat([boxes, torch.tensor(special)])
+    frames = torch.randint(3, (len(boxes), 1), generator=random)
+    rois = torch.cat([frames.float(), boxes], dim=1)
+    places = torch.arange(len(rois)) % 2
+    ours = position_sensitive([level, coarse], rois, places, [scale, scale / 2], cells, 2)
+    theirs = torch.where(
+        (places == 0).view(-1, 1, 1, 1),
+        ps_roi_align(level, rois, (cells, cells), scale, 2),
+        ps_roi_align(coarse, rois, (cells, cells), scale / 2, 2),
+    )
+    assert ours.shape == theirs.shape == (204, 4, cells, cells)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    assert theirs.abs().amax((1, 2, 3)).gt(0.1).sum() > 150  # it compares something
 
 
 def test_batch_gives_what_its_frames_give_alone(exported):

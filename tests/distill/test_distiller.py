@@ -215,12 +215,45 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
         ({"neck_channels": 8}, "cannot share the RPN"),
         ({"anchor_sizes": [[16.0], [40.0]]}, "anchors are"),
         ({"head_width": 64}, "cannot share the roi_heads"),
+        ({"neck": "cem"}, "cannot share the neck: the teacher's is light_fpn, the student's cem"),
+        ({"roi_features": "thin"}, "plain .16 x 7 x 7., the student's thin .10 x 7 x 7."),
+        ({"roi_size": 5}, "plain .16 x 7 x 7., the student's plain .16 x 5 x 5."),
         ({"size": 128}, "set image_size: 96"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
     with pytest.raises(ConfigError, match=said):
         build_distiller(small(**changes), teacher, DistillConfig("t.pt", "inherit"))
+
+
+@pytest.mark.parametrize("kind", ["thin", "psroi"])
+def test_what_reduces_the_levels_belongs_to_the_roi_head(kind, batch):
+    torch.manual_seed(0)
+    light = {"roi_features": kind, "roi_channels": 4, "roi_size": 3}
+    student, teacher = small(**light), small("resnet18@c4", **light).eval()
+    theirs = teacher.roi_heads.box_roi_pool.reduce.weight.detach().clone()
+
+    def reduction():
+        return student.roi_heads.box_roi_pool.reduce.weight
+
+    heads = HeadsConfig(neck="none", rpn="none", roi_heads="none")
+    build_distiller(student, teacher, DistillConfig("t.pt", heads))
+    assert not torch.equal(reduction(), theirs)
+    heads.roi_heads = "inherit"
+    distiller = build_distiller(student, teacher, DistillConfig("t.pt", heads, ALL_TERMS))
+    assert torch.equal(reduction(), theirs)
+    sum(distiller.train()(*batch).values()).backward()
+    assert reduction().grad.any()
+    heads.roi_heads = "freeze"
+    build_distiller(student, teacher, DistillConfig("t.pt", heads))
+    assert torch.equal(reduction(), theirs) and not reduction().requires_grad
+    heads.roi_heads = "joint"
+    student = small(**light)
+    build_distiller(student, teacher, DistillConfig("t.pt", heads))
+    assert reduction() is teacher.roi_heads.box_roi_pool.reduce.weight
+    other = small(**{**light, "roi_channels": 5})
+    with pytest.raises(ConfigError, match=r"\(4 x 3 x 3\), the student's \w+ \(5 x 3 x 3\)"):
+        build_distiller(other, teacher, DistillConfig("t.pt", heads))
 
 
 def test_a_feature_that_does_not_exist_is_refused_with_the_list(student, teacher):

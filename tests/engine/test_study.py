@@ -5,8 +5,11 @@ import pytest
 import yaml
 
 from detkd.cli.app import launch
-from detkd.engine.run import RunFolder
-from detkd.engine.study import Results, Row, Study, Task
+from detkd.cli.arguments import read_experiment
+from detkd.engine.run import NEW_KEYS, RunFolder
+from detkd.engine.study import Results, Row, Study, Task, _settings
+
+NO_HELP = {"description": "", "epilog": ""}
 
 
 @pytest.fixture
@@ -124,6 +127,20 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(study, capsys):
     (run / "settings.txt").write_text("of another row")
     assert launch("study", [".", "--rows", "plain"]) == 2
     assert "holds a run of other settings than row 'plain' has now" in capsys.readouterr().err
+
+
+def test_what_has_run_before_a_key_was_there_is_not_run_again(tiny):
+    def settings(**changes):
+        experiment = read_experiment("x", ["--config", str(tiny(**changes))], **NO_HELP)[0]
+        return experiment, _settings(experiment, "")
+
+    (experiment, now), (_, thin) = settings(), settings(model__roi_features="thin")
+    tree = experiment.as_dict()
+    for part, key in NEW_KEYS:
+        del tree[part][key]
+    older = type("Older", (), {"as_dict": lambda self: tree})()
+    assert now == _settings(older, "")
+    assert thin != now
 
 
 def test_the_table_by_hand(study):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from detkd.cli.app import launch
 from detkd.engine.predict import open_for_judging
@@ -145,6 +146,16 @@ def test_a_killed_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_
     kill_in_the_middle(config, tmp_path / "killed", *more)
     assert train(config, tmp_path / "killed", *more, "--resume") == 0
     assert same_course(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_that_was_begun_before_a_key_was_there_goes_on(tiny, tmp_path):
+    run = tmp_path / "run"
+    assert train(tiny(), run) == 0
+    tree = yaml.safe_load((run / "config.yaml").read_text())
+    del tree["model"]["roi_features"], tree["model"]["roi_channels"]
+    (run / "config.yaml").write_text(yaml.safe_dump(tree))
+    assert train(tiny(), run, "--resume") == 0
+    assert train(tiny(), run, "--resume", "--model.roi_features", "thin") == 2
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):

@@ -30,6 +30,9 @@ def batch():
         {"backbone": "resnet18@c3", "levels": ["p3", "p4", "p5"]},
         {"levels": ["p4", "p5", "p6"], "backbone": "mobilenet_v3_small"},
         {"levels": ["p2"], "anchor_sizes": [[16.0, 32.0, 64.0]]},
+        {"neck": "cem", "roi_features": "thin"},
+        {"neck": "cem", "levels": ["p4"], "anchor_sizes": [[32.0]], "roi_features": "psroi"},
+        {"roi_features": "psroi", "roi_channels": 5, "roi_size": 5},
     ],
 )
 def test_it_keeps_torchvisions_contract(changes):
@@ -79,6 +82,7 @@ def test_boxes_come_back_in_the_frame_of_the_given_image():
         ({"levels": ["p3", "p5"]}, "do not follow each other"),
         ({"levels": ["q3"]}, "are not levels"),
         ({"neck": "none"}, "has one level"),
+        ({"neck": "cem", "backbone": "resnet18@c4", "levels": ["p5"]}, "needs stage c5"),
         ({"backbone": "shallow_x1@c3", "levels": ["p4", "p5", "p6"]}, "needs stage c4"),
         ({"anchor_sizes": "fit"}, "must be measured"),
     ],
