@@ -66,10 +66,11 @@ def sides_of(data: ClassDataConfig) -> Sides:
 
     Raises:
         DataError: a source that cannot be used, or a division that cannot be made.
+        ConfigError: a pattern of groups that fits nothing.
     """
-    whole = read_labelled(data.train).without(data.leave_out)
+    whole = read_labelled(data.train).grouped(data.group_pattern).without(data.leave_out)
     if data.val:
-        val = read_labelled(data.val)
+        val = read_labelled(data.val).grouped(data.group_pattern)
         val = val.without([name for name in data.leave_out if name in val.classes])
         unknown = sorted(set(val.classes) - set(whole.classes))
         if unknown:
