@@ -283,7 +283,7 @@ class Results:
         if not gap or not {name, *gap} <= means.keys():
             return "-"
         low, high = (means[end] for end in gap)
-        return f"{(means[name] - low) / (high - low):.0%}" if high != low else "-"
+        return f"{round(100 * (means[name] - low) / (high - low))}%" if high != low else "-"
 
     def commands(self) -> list[str]:
         """The commands that make the figures again, rows of the same seeds together."""
