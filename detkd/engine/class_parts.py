@@ -112,6 +112,7 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
         augment=data.augment,
         randaugment=data.randaugment,
         cache=data.cache,
+        mark_views=bool(experiment.distill and experiment.distill.cache),
     )
     val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache)
     for each in (train_set, val_set):

@@ -244,3 +244,25 @@ def test_crops_are_refused_in_a_sentence(scenes, tmp_path, capsys):
         assert launch("crop", argv) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_marked_view_is_known_when_it_comes_again(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("ant/0", "bee/1"):
+        (tmp_path / name).parent.mkdir()
+        noise = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    data = read_labelled(tmp_path)
+    plain, marked = (
+        ClassDataset(data, image_size=32, augment="strong", mark_views=marks)
+        for marks in (False, True)
+    )
+    assert "view" not in plain[0, 3][1]
+    assert "view" not in marked[0][1]  # as it is, it is no view
+    views = {key: marked[key][1]["view"].tolist() for key in ((0, 3), (0, 4), (1, 3))}
+    assert len({tuple(view) for view in views.values()}) == 3
+    image, target = marked[0, 3]
+    assert target["view"].tolist() == views[0, 3]
+    assert torch.equal(image, plain[0, 3][0])
+    _, mixed = Mixing(2, mixup=1.0)([marked[0, 3], marked[1, 3]])
+    assert not any("view" in each for each in mixed)
