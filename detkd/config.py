@@ -291,6 +291,8 @@ class ClassDataConfig:
         train: folder of class folders, or a CSV of file, label and group.
         val: such a source to judge on after each epoch; without it, and without folds, `train` is
             divided by `ratios` into train, val and test.
+        group_pattern: regular expression; images without a group, in whose names its brackets hold
+            the same, are one group.
         ratios: shares of train, val and test; no group is on two sides.
         split_seed: another one, another division; seeds of the training share it.
         folds: of a k-fold validation, after the test share was taken away; 0 for none.
@@ -310,6 +312,7 @@ class ClassDataConfig:
 
     train: str
     val: str | None = None
+    group_pattern: str | None = None
     ratios: list[float] = field(default_factory=lambda: [0.7, 0.15, 0.15])
     split_seed: int = 0
     folds: int = 0

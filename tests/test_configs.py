@@ -13,6 +13,7 @@ from detkd.config import (
 )
 from detkd.engine.study import plan, read_study
 from detkd.errors import ConfigError
+from detkd.models.classifier import build_classifier
 from detkd.shipped import shipped
 
 STUDIES = ("synthetic", "bccd", "microalgae", "pmid2019")
@@ -192,6 +193,28 @@ def test_configs_of_classifiers_differ_in_what_is_studied_alone(one, other, vari
 def test_the_distilled_classifier_names_its_teachers_run(study):
     experiment, teacher = (read_classifier(f"{study}/{role}") for role in ("distill", "teacher"))
     assert experiment.distill.teacher == f"runs/{teacher.name}/best.pt"
+
+
+@pytest.mark.parametrize(
+    ("study", "rows", "learning"),
+    [("marine", 11, 4), ("land_use", 5, 3), ("self_distill", 8, 0)],
+)
+def test_every_study_of_classifiers_is_one_whose_rows_can_be_built(study, rows, learning):
+    experiments = {}
+
+    def resolve(argv):
+        experiment = read_kind(ClassifierExperiment, "x", argv, description="", epilog="")[0]
+        experiments[experiment.name] = experiment
+        return experiment
+
+    of = read_study(shipped("configs", study))
+    tasks = plan(of, [0], resolve)
+    assert len(tasks) == rows
+    assert sum(task.after is not None for task in tasks) == learning
+    for experiment in experiments.values():
+        network = build_classifier(experiment.model, ("a", "b"), 64)
+        assert bool(network.exits) == bool(experiment.self_distill)
+    assert len({task.settings for task in tasks}) == rows  # no row is another one
 
 
 def test_a_detectors_key_is_none_of_a_classifier(tmp_path):

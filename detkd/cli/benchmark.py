@@ -2,6 +2,8 @@
 
 detkd bench train      a step of our loop against a plain PyTorch loop, teacher and student
 detkd bench distill    a distilling step against a plain step plus the teacher's forward pass
+detkd bench classify   the marine student: a distilling step with and without a cache, one image in
+                       ONNX Runtime against MobileNetV3-small, and what stopping at an exit saves
 detkd bench loading    share of an epoch that the loop waits for data
 detkd bench eval       mAP against hotcoco alone, and the command against json.load
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
@@ -19,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from detkd.cli.parser import build_parser
-from detkd.errors import DataError
+from detkd.errors import ConfigError, DataError
 
-NAMES = ("train", "distill", "loading", "convert", "eval", "bootstrap", "empty", "costs")
+NAMES = (
+    *("train", "distill", "classify", "loading", "convert", "eval", "bootstrap", "empty"),
+    "costs",
+)
+SIZES = {"classify": (96, 32)}  # px and images a batch, where they are others than (256, 8)
 
 
 def main(argv: list[str]) -> int:
@@ -32,12 +38,18 @@ def main(argv: list[str]) -> int:
     parser = build_parser("bench", __doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
-    parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--image-size", type=int, help="px (256, of classify 96)")
+    parser.add_argument("--batch-size", type=int, help="images (8, of classify 32)")
     parser.add_argument("--images", type=int, default=10_819, help="files to convert (10819)")
     parser.add_argument("--gt", type=Path, metavar="FILE", help="annotated images, for empty")
+    parser.add_argument("--run", type=Path, help="of classify: a run whose exits are counted with")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
+    usual = SIZES.get(options.name, (256, 8))
+    options.image_size = usual[0] if options.image_size is None else options.image_size
+    options.batch_size = usual[1] if options.batch_size is None else options.batch_size
+    if min(options.steps, options.image_size, options.batch_size) < 1:
+        raise ConfigError("--steps, --image-size and --batch-size: are 1 or more.")
     if options.name == "costs":
         _costs(options.image_size, options.out)
         return 0
@@ -66,10 +78,28 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         from detkd.engine.judging_benchmarks import bench_bootstrap, bench_eval
 
         return bench_eval() if options.name == "eval" else bench_bootstrap()
+    if options.name == "classify":
+        return _classify(options)
     from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
 
     bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
     return bench[options.name](options.steps, options.image_size, options.batch_size)
+
+
+def _classify(options: argparse.Namespace) -> dict[str, Any]:
+    import tempfile
+
+    from detkd.deploy.onnx_classifier import OnnxClassifier, write_onnx_classifier
+    from detkd.engine.class_benchmarks import bench_classify
+    from detkd.models.classifier import Classifier
+
+    def deploy(network: Classifier) -> OnnxClassifier:
+        with tempfile.TemporaryDirectory() as folder:
+            write_onnx_classifier(network, Path(folder) / "model.onnx")
+            return OnnxClassifier(Path(folder) / "model.onnx", threads=1)
+
+    sizes = (options.steps, options.image_size, options.batch_size)
+    return bench_classify(*sizes, deploy=deploy, run=options.run)
 
 
 def _costs(image_size: int, out: Path | None) -> None:

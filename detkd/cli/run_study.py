@@ -6,11 +6,13 @@ detkd study configs/microalgae --seeds 0 1 2 --print-slurm > submit.sh
 
 What has ended is not run again, and what was interrupted goes on. One training at a time runs on a
 CPU, one on each GPU (more with --jobs). Figures lie in docs/results/NAME.json, the table beside it.
+Classifiers are studied by the same command: detkd study configs/marine --seeds 0 1 2
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from detkd.cli.parser import build_parser
 
@@ -25,19 +27,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--no-table", action="store_true", help="do not write the table")
     options = parser.parse_args(argv)
 
-    from detkd.cli.arguments import read_experiment, read_kind
-    from detkd.config import AnyExperiment, ClassifierExperiment
-    from detkd.engine.study import Results, figures, plan, read_study, slurm_script
+    from detkd.cli.arguments import read_kind
+    from detkd.config import AnyExperiment
+    from detkd.engine.study import Results, plan, read_study, slurm_script
     from detkd.engine.trainings import run_all
 
     study = read_study(options.study)
 
     def resolve(arguments: list[str]) -> AnyExperiment:
-        if study.command == "train":
-            return read_experiment("detkd train", arguments, description="", epilog="")[0]
-        return read_kind(
-            ClassifierExperiment, "detkd train-cls", arguments, description="", epilog=""
-        )[0]
+        kind: Any = study.kind.experiment
+        prog = f"detkd {study.command}"
+        return read_kind(kind, prog, arguments, description="", epilog="")[0]
 
     tasks = plan(study, options.seeds, resolve, options.rows)
     if options.print_slurm:
@@ -45,17 +45,18 @@ def main(argv: list[str]) -> int:
         return 0
     results = Results(study)
     waiting = [task for task in tasks if not results.holds(task)]
+    figures = study.kind.figures
     failed = run_all(
-        waiting, lambda task: results.add(task, figures(task, study.test)), options.jobs
+        waiting, lambda task: results.add(task, figures(task.run, study.test)), options.jobs
     )
     if not options.no_table:
-        _write_table(results.table(), study.results.with_suffix(".md"))
+        _write_table(results.table(), results.commands(), study.results.with_suffix(".md"))
     for task in failed:
         print(f"failed: {task.row}, seed {task.seed}; see {task.run}.log")
     return 1 if failed else 0
 
 
-def _write_table(table: list[dict[str, str]], path: Path) -> None:
+def _write_table(table: list[dict[str, str]], commands: list[str], path: Path) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -70,11 +71,17 @@ def _write_table(table: list[dict[str, str]], path: Path) -> None:
         ["---", *["---:"] * (len(columns) - 1)],
         *[list(row.values()) for row in table],
     ]
-    write_atomic(path, "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    made_by = "".join(f"    {command}\n" for command in commands)
+    write_atomic(path, f"{text}\nMade by\n\n{made_by}")
     shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in columns:
         shown.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
     for row in table:
         shown.add_row(*row.values())
-    Console().print(shown)
+    console = Console()
+    # Where the window is too narrow, its lines are broken rather than columns lost.
+    wide = console.measure(shown, options=console.options.update(width=1000)).maximum
+    console.width = max(console.width, wide)
+    console.print(shown)
     print(f"written: {path}, {path.with_suffix('.json')}")

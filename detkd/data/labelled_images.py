@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detkd.data.images import images_below
-from detkd.data.split import SIDES, divide
-from detkd.errors import DataError
+from detkd.data.split import SIDES, divide, group_in_name
+from detkd.errors import ConfigError, DataError
 
 FILE_COLUMNS = ("file", "image", "file_name")
 LABEL_COLUMNS = ("label", "class")
@@ -57,6 +58,32 @@ class LabelledSet:
         kept = tuple(name for name in self.classes if name not in classes)
         images = tuple(image for image in self.images if image.label in kept)
         return LabelledSet(self.source, self.root, kept, images)
+
+    def grouped(self, pattern: str | None) -> LabelledSet:
+        """The set with groups after a regular expression that is sought in the file names.
+
+        Images that have a group keep it; those that the pattern does not match stay alone.
+
+        Raises:
+            ConfigError: no regular expression, or one that matches no name.
+        """
+        lonely = [image for image in self.images if image.group is None]
+        if not pattern or not lonely:
+            return self
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"data.group_pattern: '{pattern}' is no regular expression ({error})."
+            ) from error
+        found = {image.file: group_in_name(expression, image.file) for image in lonely}
+        if not any(found.values()):
+            raise ConfigError(
+                f"data.group_pattern: '{pattern}' matches none of the file names of {self.source} "
+                f"({lonely[0].file}, ...); give another, or null where each image stands alone."
+            )
+        images = tuple(replace(i, group=i.group or found.get(i.file)) for i in self.images)
+        return replace(self, images=images)
 
     @property
     def counts(self) -> dict[str, int]:

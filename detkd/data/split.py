@@ -79,17 +79,22 @@ def groups_by_pattern(document: Mapping[str, Any], pattern: str) -> dict[Any, st
         raise DataError(
             f"--group-pattern: '{pattern}' is no regular expression ({error})."
         ) from error
-    groups: dict[Any, str] = {}
-    for image in document["images"]:
-        match = expression.search(image["file_name"])
-        said = match and ("/".join(each or "" for each in match.groups()) or match[0])
-        groups[image["id"]] = _group(image["id"], said)
+    groups = {
+        image["id"]: _group(image["id"], group_in_name(expression, image["file_name"]))
+        for image in document["images"]
+    }
     if alone(groups) == len(groups):
         first = document["images"][0]["file_name"] if groups else "no image at all"
         raise DataError(
             f"--group-pattern: '{pattern}' matches none of the file names ({first}, ...)."
         )
     return groups
+
+
+def group_in_name(expression: re.Pattern[str], name: str) -> str | None:
+    """What the brackets hold in a file name, or all that is matched; None without a match."""
+    match = expression.search(name)
+    return match and ("/".join(each or "" for each in match.groups()) or match[0])
 
 
 def with_similar(

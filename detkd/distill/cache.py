@@ -1,7 +1,8 @@
 """What the teacher's backbone and neck say of a view, kept on disk for when it comes again.
 
 A mirrored feature map is not the map of the mirrored image, so a view is known by its pixels, the
-padding around it and the teacher's weights, and by nothing less.
+padding around it and the teacher's weights, and by nothing less. Where the pixels have been marked
+as the view was made, the mark stands for them.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class MapCache:
         images: Sequence[Tensor],
         batch: Tensor,
         compute: Callable[[Tensor], dict[str, Tensor]],
+        marks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The maps of a batch; those of views that are new are computed, and kept.
 
@@ -106,9 +108,11 @@ class MapCache:
             images: the views [3, h, w] as the data set gives them.
             batch: the same as the teacher sees them [N, 3, H, W], normalised and padded.
             compute: gives the teacher's maps of such a batch.
+            marks: digests [N, M] of the views' pixels, where they are known.
         """
-        height, width = batch.shape[-2:]
-        paths = [self.path(image, (int(height), int(width))) for image in images]
+        size = (int(batch.shape[-2]), int(batch.shape[-1]))
+        known_by = images if marks is None else marks.cpu()
+        paths = [self.path(image, size, each) for image, each in zip(images, known_by, strict=True)]
         kept = [self.read(path) for path in paths]
         known = [at for at, each in enumerate(kept) if each]
         wanted = sorted({*range(len(images))} - {*known} | {*known[: self.unchecked]})
@@ -126,12 +130,13 @@ class MapCache:
             for name in self.names
         }
 
-    def path(self, image: Tensor, padded_size: tuple[int, int]) -> Path:
-        """The file of a view: of these pixels [3, h, w], padded to this size."""
+    def path(self, image: Tensor, padded_size: tuple[int, int], mark: Tensor | None = None) -> Path:
+        """The file of a view: of these pixels [3, h, w] (or their mark), padded to this size."""
+        pixels = image if mark is None else mark
         digest = hashlib.blake2b(self.teacher, digest_size=16)
         kind = (self.names, "exact") if self.exact else self.names
         digest.update(repr((tuple(image.shape), padded_size, kind)).encode())
-        digest.update(image.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(pixels.detach().cpu().contiguous().numpy().tobytes())
         return self.folder / f"{digest.hexdigest()}.npz"
 
     def read(self, path: Path) -> dict[str, Tensor] | None:

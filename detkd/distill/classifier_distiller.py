@@ -57,16 +57,21 @@ class ClassifierDistiller(Teaching[Classifier]):
     ) -> None:
         super().__init__(student, teacher, terms, steps=steps, balance=balance)
         self.cache = cache
+        # Whether both normalise images alike, so that one batch serves them.
+        self.alike = torch.equal(student.mean, teacher.mean) and torch.equal(
+            student.std, teacher.std
+        )
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         if not self.training:
             return self.student(images)
         assert targets is not None
         terms, weights = self.at_step()
-        said = self.student.read(self.student.batch(images))
+        batch = self.student.batch(images)
+        said = self.student.read(batch)
         losses = {"loss_label": self.student.task(said, targets)}
         if any(weights):
-            theirs = self._ask(images)
+            theirs = self._ask(images, targets, batch if self.alike else None)
             outputs, view = BothRead(said, theirs), view_of(images, targets, theirs)
             found: list[dict[str, Tensor]] = []
             with torch.autocast(device_type=images[0].device.type, enabled=False):
@@ -80,12 +85,16 @@ class ClassifierDistiller(Teaching[Classifier]):
         return losses
 
     @torch.no_grad()
-    def _ask(self, images: list[Tensor]) -> dict[str, Tensor]:
-        """What the teacher says of these images, as far as it is kept where it is cached."""
-        batch = self.teacher.batch(images)
-        if self.cache:
-            return self.cache.maps(images, batch, self.teacher.read)
-        return self.teacher.read(batch)
+    def _ask(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], batch: Tensor | None
+    ) -> dict[str, Tensor]:
+        """What the teacher says of these images; where it is cached, what is kept of it."""
+        batch = self.teacher.batch(images) if batch is None else batch
+        if not self.cache:
+            return self.teacher.read(batch)
+        marked = all("view" in target for target in targets)
+        marks = torch.stack([target["view"] for target in targets]) if marked else None
+        return self.cache.maps(images, batch, self.teacher.read, marks)
 
 
 def view_of(

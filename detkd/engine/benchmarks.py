@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,11 @@ def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any
             images, _ = teacher.transform(batch[0], None)
             teacher.backbone(images.tensors)
 
-        plain_s, distil_s, cached_s, forward_s, features_s = _take_turns(
+        plain_s, distil_s, cached_s, forward_s, features_s = take_turns(
             [
-                _step(plain, experiment, batch),
-                _step(distiller, experiment, batch),
-                _step(cached, experiment, batch),
+                step_of(plain, experiment.train, batch),
+                step_of(distiller, experiment.train, batch),
+                step_of(cached, experiment.train, batch),
                 forward,
                 features,
             ],
@@ -130,14 +130,14 @@ def _ratio_to_plain(backbone: str, steps: int, image_size: int, batch_size: int)
             wrapped.step()
             wrapped.zero_grad()
 
-        plain_s, ours_s = _take_turns([_step(plain, experiment, batch), step], steps)
+        plain_s, ours_s = take_turns([step_of(plain, experiment.train, batch), step], steps)
     return {"plain_s": plain_s, "ours_s": ours_s, "ratio": ours_s / plain_s}
 
 
-def _step(trainable: nn.Module, experiment: Experiment, batch: Batch) -> Callable[[], None]:
+def step_of(trainable: nn.Module, train: TrainConfig, batch: Batch) -> Callable[[], None]:
     """A step as the shortest loop has it."""
     trainable.train()
-    optimizer = build_optimizer(trainable, experiment.train)
+    optimizer = build_optimizer(trainable, train)
 
     def step() -> None:
         losses = trainable(*batch)
@@ -150,7 +150,7 @@ def _step(trainable: nn.Module, experiment: Experiment, batch: Batch) -> Callabl
     return step
 
 
-def _take_turns(steps: list[Callable[[], None]], rounds: int) -> list[float]:
+def take_turns(steps: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     """Median seconds of each, after two rounds to warm up."""
     times: list[list[float]] = [[] for _ in steps]
     for turn in range(rounds + 2):

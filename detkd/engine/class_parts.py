@@ -66,10 +66,11 @@ def sides_of(data: ClassDataConfig) -> Sides:
 
     Raises:
         DataError: a source that cannot be used, or a division that cannot be made.
+        ConfigError: a pattern of groups that fits nothing.
     """
-    whole = read_labelled(data.train).without(data.leave_out)
+    whole = read_labelled(data.train).grouped(data.group_pattern).without(data.leave_out)
     if data.val:
-        val = read_labelled(data.val)
+        val = read_labelled(data.val).grouped(data.group_pattern)
         val = val.without([name for name in data.leave_out if name in val.classes])
         unknown = sorted(set(val.classes) - set(whole.classes))
         if unknown:
@@ -111,6 +112,7 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
         augment=data.augment,
         randaugment=data.randaugment,
         cache=data.cache,
+        mark_views=bool(experiment.distill and experiment.distill.cache),
     )
     val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache)
     for each in (train_set, val_set):

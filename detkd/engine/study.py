@@ -11,8 +11,10 @@ A study file names configs of its folder and what each row changes in them:
 
 A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
 its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, and
-with `teacher: FILE` from that checkpoint, which another study has made. With `command: train-cls`
-the rows are classifiers, judged on the test side of their own data.
+with `teacher: FILE` from that checkpoint, which another study has made. `gap: [plain, teacher]`,
+beside `name` or in a row, names the rows between which it is told how much of the gap a row closes;
+`[]` tells nothing. With `command: train-cls` the rows are classifiers, judged on the test side of
+their own data.
 """
 
 from __future__ import annotations
@@ -29,33 +31,26 @@ from typing import Any
 import yaml
 
 from detkd.config import AnyExperiment
-from detkd.engine.class_figures import class_figures
-from detkd.engine.compare import judge_run
-from detkd.engine.run import FREE_KEYS, NEW_KEYS, RunFolder, read_log
+from detkd.engine.figures import KINDS, Kind
+from detkd.engine.run import FREE_KEYS, NEW_KEYS
 from detkd.errors import ConfigError
 from detkd.files import locked, write_atomic, write_json
 
 Resolve = Callable[[list[str]], AnyExperiment]
-
-# What the table shows of a row, by its title; the seconds come on top.
-COLUMNS = {
-    "train": {"val mAP": "val_map", "test mAP": "test_map", "test AP50": "test_ap50"},
-    "train-cls": {
-        "val balanced": "val_balanced",
-        "test balanced": "test_balanced",
-        "test top-1": "test_top1",
-        "test macro F1": "test_macro_f1",
-    },
-}
+GAP = ("plain", "teacher")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a config, what is changed in it, and whom it learns from."""
+    """One line of the table: a config, what is changed in it, and whom it learns from.
+
+    `gap` names two rows; the table says how much of the way from one to the other this row goes.
+    """
 
     config: str
     set: dict[str, Any] = field(default_factory=dict)
     teacher: str = "teacher"
+    gap: Sequence[str] = GAP
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,10 @@ class Study:
     teacher_seed: int | None = None
     teacher: str | None = None
     command: str = "train"
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.command]
 
     @property
     def runs(self) -> Path:
@@ -128,11 +127,12 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"{path}: cannot be read as a study ({why}).") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("rows"), dict) or not tree["rows"]:
         raise ConfigError(f"{path}: is no study: it has no 'rows' with a name each.")
-    _check_keys(tree, ("name", "command", "test", "teacher", "teacher_seed", "rows"), path, "")
+    known = ("name", "command", "test", "teacher", "teacher_seed", "gap", "rows")
+    _check_keys(tree, known, path, "")
     command = str(tree.get("command", "train"))
-    if command not in COLUMNS or (command != "train" and tree.get("test")):
+    if command not in KINDS or (command != "train" and tree.get("test")):
         raise ConfigError(
-            f"{path}: command: is {' or '.join(COLUMNS)}; and 'test' names the truth of detectors: "
+            f"{path}: command: is {' or '.join(KINDS)}; and 'test' names the truth of detectors: "
             "classifiers have the test side of their own data."
         )
     teacher_seed = tree.get("teacher_seed")
@@ -143,7 +143,9 @@ def read_study(path: Path) -> Study:
         if not isinstance(row, dict) or "config" not in row:
             raise ConfigError(f"{path}: rows.{name}: names no 'config' of the study's folder.")
         _check_keys(row, [key.name for key in fields(Row)], path, f"rows.{name}.")
-        rows[str(name)] = Row(**row)
+        rows[str(name)] = Row(**{"gap": tree.get("gap", GAP), **row})
+    for name, each in rows.items():
+        _check_gap(each, rows, f"{path}: rows.{name}.gap")
     test = tree.get("test")
     name = str(tree.get("name", path.parent.name))
     teacher = str(tree["teacher"]) if tree.get("teacher") else None
@@ -193,25 +195,6 @@ def plan(
     return list(tasks.values())
 
 
-def figures(task: Task, test: Path | None) -> dict[str, Any]:
-    """What the table says of an ended run; the test data, where there are any, are judged once."""
-    if task.command == "train-cls":
-        return class_figures(task.run)
-    metrics = json.loads((task.run / "metrics.json").read_text())
-    judged = judge_run(task.run, test) if test else None
-    seconds = [line.get("seconds", 0.0) for line in read_log(RunFolder(task.run))]
-    cost = judged.cost if judged else None
-    return {
-        "val_map": metrics["coco"]["AP"],
-        "test_map": judged.scores["AP"] if judged else None,
-        "test_ap50": judged.scores["AP50"] if judged else None,
-        "seconds": max(seconds, default=0.0),
-        "backbone_parameters": cost.backbone if cost else None,
-        "parameters": cost.parameters if cost else None,
-        "gflops": cost.gflops if cost else None,
-    }
-
-
 class Results:
     """The figures of a study, kept in a JSON file that grows with each run.
 
@@ -221,9 +204,9 @@ class Results:
     """
 
     def __init__(self, study: Study) -> None:
-        self.study, self.columns = study, COLUMNS[study.command]
+        self.study = study
         # What each seed has; the rest is the same for all of them.
-        self.a_seed = (*self.columns.values(), "seconds")
+        self.a_seed = (*study.kind.scores.values(), "seconds")
         self.rows = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -231,8 +214,12 @@ class Results:
         if not path.is_file():
             return {}
         try:
-            return dict(json.loads(path.read_text())["rows"])
-        except (ValueError, KeyError, TypeError) as error:
+            rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["rows"]
+            for row in rows.values():
+                for key in self.a_seed:  # scores that were not told when the row was run
+                    row.setdefault(key, [None] * len(row["seeds"]))
+            return rows
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path}: holds no results of a study ({error}); move it away."
             ) from error
@@ -263,9 +250,7 @@ class Results:
             else:
                 row[key] = value
         row["settings"] = task.settings
-        where = self.study.path.parent if self.study.path.name == "study.yaml" else self.study.path
-        seeds = " ".join(map(str, row["seeds"]))
-        row["command"] = f"detkd study {where} --rows {task.row} --seeds {seeds}"
+        row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
         self.rows[task.row] = row
         order = {name: at for at, name in enumerate(self.study.rows)}
         self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
@@ -273,30 +258,44 @@ class Results:
 
     def table(self) -> list[dict[str, str]]:
         """The rows as text: mean and sample standard deviation over seeds, share of the gap."""
-        val, test = list(self.columns.values())[:2]
-        judged = any(value is not None for row in self.rows.values() for value in row[test])
-        score = test if judged else val
+        kind = self.study.kind
+        judged = any(value is not None for row in self.rows.values() for value in row[kind.test])
+        score = kind.test if judged else kind.val
         means = {
             name: statistics.mean(values)
             for name, row in self.rows.items()
             if (values := [value for value in row[score] if value is not None])
         }
-        low, high = means.get("plain"), means.get("teacher")
-        lines = []
+        return [
+            {
+                "row": name,
+                "seeds": str(len(row["seeds"])),
+                **{title: _spread(row[key]) for title, key in kind.scores.items()},
+                "gap closed": self._closed(name, means),
+                **{title: text(row) for title, text in kind.costs.items()},
+            }
+            for name, row in self.rows.items()
+        ]
+
+    def _closed(self, name: str, means: dict[str, float]) -> str:
+        """How much of the way between its two rows a row goes."""
+        gap = self.study.rows[name].gap if name in self.study.rows else ()
+        if not gap or not {name, *gap} <= means.keys():
+            return "-"
+        low, high = (means[end] for end in gap)
+        return f"{round(100 * (means[name] - low) / (high - low))}%" if high != low else "-"
+
+    def commands(self) -> list[str]:
+        """The commands that make the figures again, rows of the same seeds together."""
+        rows_of: dict[str, list[str]] = {}
         for name, row in self.rows.items():
-            closed = "-"
-            if low is not None and high is not None and high != low and name in means:
-                closed = f"{(means[name] - low) / (high - low):.0%}"
-            lines.append(
-                {
-                    "row": name,
-                    "seeds": str(len(row["seeds"])),
-                    **{title: _spread(row[key]) for title, key in self.columns.items()},
-                    "gap closed": closed,
-                    "minutes": f"{statistics.mean(row['seconds']) / 60:.0f}",
-                }
-            )
-        return lines
+            rows_of.setdefault(" ".join(map(str, row["seeds"])), []).append(name)
+        return [self._command(rows, seeds) for seeds, rows in rows_of.items()]
+
+    def _command(self, rows: Sequence[str], seeds: str) -> str:
+        path = self.study.path
+        where = path.parent if path.name == "study.yaml" else path
+        return f"detkd study {where} --rows {' '.join(rows)} --seeds {seeds}"
 
 
 def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
@@ -361,9 +360,21 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
     for (part, key), value in NEW_KEYS.items():
         if tree[part].get(key) == value:
             del tree[part][key]
+    if not tree.get("self_distill"):
+        tree.pop("self_distill", None)  # where it is not used, it decides nothing
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:
+    """Refuse a gap that is not between two rows; the usual one may be missing."""
+    if row.gap == GAP or not row.gap:
+        return
+    if not isinstance(row.gap, list) or len(row.gap) != 2 or not set(row.gap) <= rows.keys():
+        raise ConfigError(
+            f"{where}: {row.gap!r} are not two rows; name two of {', '.join(rows)}, or none: []."
+        )
 
 
 def _check_keys(tree: dict[str, Any], known: Sequence[str], path: Path, where: str) -> None:

@@ -12,7 +12,7 @@ from detkd.cli.app import launch
 from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, square
 from detkd.data.labelled_images import divide_labelled, fold_of, groups_of, read_labelled
 from detkd.data.sampler import EpochBatches
-from detkd.errors import DataError
+from detkd.errors import ConfigError, DataError
 
 
 def picture(path, colour, size=(12, 10)):
@@ -36,6 +36,25 @@ def test_class_folders_are_read_with_folders_below_as_groups(folders):
     assert data.classes == ("ant", "bee")
     assert data.counts == {"ant": 12, "bee": 6}
     assert {image.group for image in data.images} == {"s0", "s1", "s2"}
+
+
+def test_groups_are_found_in_file_names_where_there_are_none(tmp_path):
+    for at, name in enumerate(("c7-1", "c7-2", "c8-1", "odd")):
+        picture(tmp_path / f"crops/{'ant' if at % 2 else 'bee'}/{name}.png", (at, 0, 0))
+    picture(tmp_path / "crops/ant/s1/c7-3.png", (9, 0, 0))
+    data = read_labelled(tmp_path / "crops").grouped(r"c(\d+)-")
+    found = {image.file: image.group for image in data.images}
+    assert found == {
+        "bee/c7-1.png": "7",
+        "ant/c7-2.png": "7",
+        "bee/c8-1.png": "8",
+        "ant/odd.png": None,
+        "ant/s1/c7-3.png": "s1",  # its folder has the first word
+    }
+    assert read_labelled(tmp_path / "crops").grouped(None).images[0].group is None
+    for pattern, said in (("c(", "is no regular expression"), ("x9", "matches none of the file")):
+        with pytest.raises(ConfigError, match=said):
+            read_labelled(tmp_path / "crops").grouped(pattern)
 
 
 def test_a_table_is_read_and_what_is_wrong_in_it_is_named(folders):
@@ -225,3 +244,25 @@ def test_crops_are_refused_in_a_sentence(scenes, tmp_path, capsys):
         assert launch("crop", argv) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_marked_view_is_known_when_it_comes_again(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("ant/0", "bee/1"):
+        (tmp_path / name).parent.mkdir()
+        noise = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{name}.png")
+    data = read_labelled(tmp_path)
+    plain, marked = (
+        ClassDataset(data, image_size=32, augment="strong", mark_views=marks)
+        for marks in (False, True)
+    )
+    assert "view" not in plain[0, 3][1]
+    assert "view" not in marked[0][1]  # as it is, it is no view
+    views = {key: marked[key][1]["view"].tolist() for key in ((0, 3), (0, 4), (1, 3))}
+    assert len({tuple(view) for view in views.values()}) == 3
+    image, target = marked[0, 3]
+    assert target["view"].tolist() == views[0, 3]
+    assert torch.equal(image, plain[0, 3][0])
+    _, mixed = Mixing(2, mixup=1.0)([marked[0, 3], marked[1, 3]])
+    assert not any("view" in each for each in mixed)

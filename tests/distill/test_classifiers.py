@@ -176,6 +176,37 @@ def test_what_is_kept_of_the_teacher_is_exact_and_the_teacher_rests(pair, batch,
     assert not ran
 
 
+def test_a_marked_view_is_kept_by_its_mark(pair, batch, tmp_path):
+    images, targets = batch
+    marked = [{**t, "view": torch.tensor([at, 7])} for at, t in enumerate(targets)]
+    cache = MapCache(tmp_path, pair[1], ["logits"], exact=True)
+    distiller = ClassifierDistiller(*pair, [TermConfig("kl", ["logits"])], cache=cache).train()
+    first = distiller(images, marked)["kl@logits"]
+    assert len(list(tmp_path.iterdir())) == 4
+    cache.unchecked = 0
+    distiller.student.load_state_dict(pair[0].state_dict())
+    ran = []
+    pair[1].backbone.register_forward_hook(lambda *_: ran.append(1))
+    distiller(images, marked)
+    assert not ran
+    distiller(images, targets)  # pixels that nobody marked are looked at
+    assert ran
+    assert len(list(tmp_path.iterdir())) == 8
+    assert math.isfinite(float(first.detach()))
+
+
+def test_another_normalisation_of_the_teacher_is_its_own(pair, batch):
+    student, teacher = pair
+    teacher.mean = teacher.mean + 0.1
+    distiller = ClassifierDistiller(student, teacher, [TermConfig("kl", ["logits"])]).train()
+    seen = []
+    for network in pair:
+        network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    distiller(*batch)
+    shift = (seen[0] - seen[1]) * teacher.std
+    assert torch.allclose(shift, torch.full_like(shift, 0.1), atol=1e-5)
+
+
 def test_views_that_never_come_again_are_not_kept(pair, tmp_path):
     teach = TeachConfig("t.pt", TERMS[:1], cache=True, cache_folder=str(tmp_path))
     with pytest.raises(ConfigError, match="never shows the same view twice"):

@@ -322,10 +322,59 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     assert launch("study", [".", "--rows", "kl"]) == 0
     found = json.loads((tmp_path / "docs/results/small.json").read_text())["rows"]
     assert list(found) == ["teacher", "kl"]
-    assert found["kl"]["test_balanced"][0] is not None
+    metrics = json.loads((tmp_path / "runs/small/kl-0/metrics.json").read_text())["classes"]
+    assert found["kl"]["val_top1"] == [metrics["top1"]]
+    assert found["kl"]["val_balanced"] == [metrics["balanced_accuracy"]]
+    assert found["kl"]["val_macro_f1"] == [metrics["macro_f1"]]
+    out = tmp_path / "judged"
+    best = tmp_path / "runs/small/kl-0/best.pt"
+    assert judge("--checkpoint", best, "--side", "test", "--out", out) == 0
+    metrics = json.loads((out / "metrics.json").read_text())["classes"]
+    assert found["kl"]["test_top1"] == [metrics["top1"]]
+    assert found["kl"]["test_balanced"] == [metrics["balanced_accuracy"]]
+    assert found["kl"]["test_macro_f1"] == [metrics["macro_f1"]]
+    assert found["kl"]["gflops"] > 0
+    assert found["kl"]["seconds"][0] > 0
+    assert found["kl"]["command"] == "detkd study . --rows kl --seeds 0"
     assert found["kl"]["parameters"] > found["kl"]["backbone_parameters"] > 0
     table = (tmp_path / "docs/results/small.md").read_text().splitlines()
-    assert "| test balanced | test top-1 |" in table[0]
+    assert "| val top-1 | val balanced | val macro F1 | test top-1 | test bal" in table[0]
+    assert "| params | MFLOPs | seconds |" in table[0]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "command": "learn"}))
     assert launch("study", ["."]) == 2
     assert "command: is train or train-cls" in capsys.readouterr().err
+
+
+def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
+    """Stopped within a training and begun again, it ends with the scores of an unbroken one."""
+    monkeypatch.chdir(tmp_path)
+    tiny("student", train__epochs=20)
+    study = {"command": "train-cls", "rows": {"plain": {"config": "student.yaml"}}}
+    for name in ("whole", "stopped"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **study}))
+    assert launch("study", ["whole.yaml"]) == 0
+    code = "import sys; from detkd.cli.app import launch; sys.exit(launch('study'))"
+    command = [sys.executable, "-c", code, "stopped.yaml"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    log = tmp_path / "runs/stopped/plain-0/log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and '"epoch": 1' in log.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    ended = tmp_path / "runs/stopped/plain-0/metrics.json"
+    assert not ended.exists()
+    capsys.readouterr()
+    assert launch("study", ["stopped.yaml"]) == 0
+    assert "plain, seed 0: begun" in capsys.readouterr().out
+    one, other = (
+        json.loads((tmp_path / f"docs/results/{name}.json").read_text())["rows"]["plain"]
+        for name in ("whole", "stopped")
+    )
+    for key in one.keys() - {"seconds", "command"}:
+        assert one[key] == other[key], key
+    assert same(weights(tmp_path / "runs/whole/plain-0"), weights(ended.parent))
+    assert launch("study", ["stopped.yaml"]) == 0
+    assert "begun" not in capsys.readouterr().out

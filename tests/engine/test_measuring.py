@@ -7,9 +7,22 @@ import pytest
 import torch
 
 from detkd.cli.app import launch
-from detkd.config import ModelConfig
+from detkd.config import (
+    ClassDataConfig,
+    ClassifierConfig,
+    ClassifierExperiment,
+    ModelConfig,
+    TeachConfig,
+    TrainConfig,
+)
+from detkd.data.class_dataset import ClassDataset
+from detkd.distill.classifier_distiller import build_classifier_distiller
+from detkd.engine.class_benchmarks import CLASSES, TERM, _crops, _exits, _with_its_batch
 from detkd.engine.profile import measure_cost
+from detkd.errors import CheckpointError
+from detkd.models.classifier import build_classifier
 from detkd.models.detector import build_detector
+from detkd.models.early_exit import exit_flops
 
 
 def cost_of(backbone):
@@ -71,6 +84,7 @@ def test_measuring_leaves_the_number_of_threads_alone():
     [
         ("train", {"teacher", "student"}),
         ("distill", {"plain_step_s", "teacher_forward_s", "distilling_step_s", "to_sum"}),
+        ("classify", {"training", "answering", "exits"}),
         ("loading", {"data_wait", "epochs"}),
     ],
 )
@@ -81,6 +95,57 @@ def test_each_benchmark_runs_and_writes_its_figures(name, keys, tmp_path, capsys
     figures = json.loads(out.read_text())
     assert keys <= set(figures)
     assert json.loads(capsys.readouterr().out) == figures
+
+
+def test_what_exits_save_is_counted_with_the_shares_of_a_run(tmp_path):
+    torch.manual_seed(0)
+    model = ClassifierConfig("shallow_x0.5_d1", exits=["c2", "c4"])
+    network = build_classifier(model, ("a", "b"), 64)
+    run = tmp_path / "run"
+    run.mkdir()
+    experiment = ClassifierExperiment(ClassDataConfig("crops", image_size=64), model)
+    torch.save(
+        {
+            "version": "0",
+            "network": "classifier",
+            "config": experiment.as_dict(),
+            "classes": ["a", "b"],
+            "weights": network.state_dict(),
+        },
+        run / "best.pt",
+    )
+    with pytest.raises(CheckpointError, match=r"has no metrics\.json of a network with exits"):
+        _exits(1, 64, run)
+    shares = {"c2": 0.5, "c4": 0.25, "last": 0.25}
+    early = {"exits": {name: {"share": share} for name, share in shares.items()}}
+    (run / "metrics.json").write_text(json.dumps({"early": early}))
+    found = _exits(1, 64, run)
+    alone = found["alone"]["mflops"]
+    spent = sum(share * found[name]["mflops"] / alone for name, share in shares.items())
+    assert found["run"]["flops_saved"] == pytest.approx(1 - spent)
+    until = exit_flops(network, 64)
+    assert found["c4"]["mflops"] == until["c4"] / 1e6
+    assert alone < found["last"]["mflops"]  # which passes the exits
+    spent = sum(share * found[name]["ms"] / found["alone"]["ms"] for name, share in shares.items())
+    assert found["run"]["time_saved"] == pytest.approx(1 - spent)
+
+
+def test_the_timed_steps_learn_what_they_say(tmp_path):
+    """A cached step reads the views that its data set marks, and its teacher rests."""
+    marked = ClassDataset(_crops(tmp_path / "c", 4, 32), image_size=32, mark_views=True)
+    teacher = build_classifier(ClassifierConfig("shallow_x1"), CLASSES, 32).eval()
+    student = build_classifier(ClassifierConfig("shallow_x0.5_d1"), CLASSES, 32)
+    teach = TeachConfig("", [TERM], cache=True, cache_folder=str(tmp_path / "kept"))
+    distiller = build_classifier_distiller(student, teacher, teach, images=4, views=1)
+    step = _with_its_batch(distiller, TrainConfig(), marked, "cpu")
+    asked = []
+    teacher.backbone.register_forward_hook(lambda *_: asked.append(1))
+    before = student.head.classes.weight.clone()
+    for _ in range(4):
+        step()
+    assert len(asked) == 2  # to be kept, and once more to be checked
+    assert len(list((tmp_path / "kept").glob("*.npz"))) == 4
+    assert not torch.equal(before, student.head.classes.weight)
 
 
 def test_converting_is_measured_against_bare_parsing(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import json
 import subprocess
+import types
 
 import pytest
 import yaml
@@ -66,8 +67,9 @@ def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     assert said.count("begun") == 2  # the plain student alone
     assert list(results(study)) == ["teacher", "plain", "pkd"]
     table = (study / "docs/results/small.md").read_text().splitlines()
-    assert [line.split(" | ")[0].strip("| ") for line in table[2:]] == ["teacher", "plain", "pkd"]
+    assert [line.split(" | ")[0].strip("| ") for line in table[2:5]] == ["teacher", "plain", "pkd"]
     assert "±" in table[2]
+    assert table[8].strip() == "detkd study . --rows teacher plain pkd --seeds 0 1"
 
     # The figures outlive the runs.
     (study / "runs").rename(study / "elsewhere")
@@ -163,6 +165,59 @@ def test_the_table_by_hand(study):
     assert results.table()[0]["val mAP"] == "0.650 ± 0.071"
 
 
+def test_the_gap_can_be_between_other_rows_and_old_results_lack_new_scores(study):
+    rows = {
+        "full": Row("x", gap=["small", "full"]),
+        "small": Row("x", gap=["small", "full"]),
+        "own": Row("x", gap=["small", "full"]),
+        "other": Row("x", gap=[]),
+    }
+    of = Study(study / "study.yaml", "small", rows, command="train-cls")
+    results = Results(of)
+    costs = {"seconds": 3.0, "parameters": 41296, "gflops": 0.0125}
+    for name, score in zip(rows, (0.8, 0.6, 0.65, 0.9), strict=True):
+        found = {"val_top1": 0.5, "val_balanced": score, "val_macro_f1": 0.25}
+        results.add(Task(name, 0, study, [], "s"), {**found, "test_balanced": None, **costs})
+    table = {row["row"]: row for row in Results(of).table()}
+    assert [row["gap closed"] for row in table.values()] == ["100%", "0%", "25%", "-"]
+    assert table["own"] == {
+        "row": "own",
+        "seeds": "1",
+        "val top-1": "0.500",
+        "val balanced": "0.650",
+        "val macro F1": "0.250",
+        "test top-1": "-",
+        "test balanced": "-",
+        "test macro F1": "-",
+        "gap closed": "25%",
+        "params": "41,296",
+        "MFLOPs": "12.5",
+        "seconds": "3",
+    }
+    path = study / "docs/results/small.json"
+    tree = json.loads(path.read_text())
+    del tree["rows"]["own"]["val_top1"]  # as a version wrote it that did not tell it
+    path.write_text(json.dumps(tree))
+    assert Results(of).table()[2]["val top-1"] == "-"
+
+
+def test_a_part_that_came_later_changes_no_digest_of_a_row_without_it(study):
+    """As it was before a detector could be its own teacher: what has been run need not be again."""
+    with_none, without = (
+        types.SimpleNamespace(
+            as_dict=lambda own=own: (
+                {"name": "x", "data": {}, "train": {"seed": 1}, "distill": None} | own
+            )
+        )
+        for own in ({"self_distill": None}, {})
+    )
+    assert _settings(with_none, "") == _settings(without, "")
+    taught = types.SimpleNamespace(
+        as_dict=lambda: {**without.as_dict(), "self_distill": {"alpha": 0.3}}
+    )
+    assert _settings(taught, "") != _settings(without, "")
+
+
 def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
     tree = yaml.safe_load((study / "study.yaml").read_text())
     tree["rows"]["broken"] = {"config": "student.yaml", "set": {"model.backbone": "no_such"}}
@@ -205,6 +260,8 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
         ({"teacher_seed": "first"}, "teacher_seed: 'first' is no seed"),
         ({"rows": {"a": {"set": {}}}}, "rows.a: names no 'config'"),
         ({"rows": {"a": {"config": "student.yaml", "sett": {}}}}, "did you mean 'rows.a.set'?"),
+        ({"gap": ["plain", "best"]}, "rows.pkd.gap: ['plain', 'best'] are not two rows"),
+        ({"gap": 3}, "rows.pkd.gap: 3 are not two rows"),
         ({"rows": {"a": {"config": "distill.yaml"}}}, "no row 'teacher'; there are a."),
         (
             {"rows": {"a": {"config": "distill.yaml", "teacher": "a"}}},

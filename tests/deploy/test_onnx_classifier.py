@@ -1,0 +1,48 @@
+"""An exported classifier says what its network says."""
+
+import numpy as np
+import pytest
+import torch
+
+from detkd.config import ClassifierConfig
+from detkd.deploy.onnx_classifier import OnnxClassifier, write_onnx_classifier
+from detkd.models.classifier import build_classifier
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+NETWORKS = {
+    "shallow": ClassifierConfig("shallow_x0.5", attention="cbam"),
+    "published": ClassifierConfig("mobilenet_v3_small", head="published"),
+    "exits": ClassifierConfig("resnet18", convolutions="grouped", exits=["c2", "c3"]),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_those_of_the_network_for_any_number_of_images(name, tmp_path):
+    torch.manual_seed(0)
+    network = build_classifier(NETWORKS[name], ("ant", "bee", "cat"), 64).train()
+    with torch.no_grad():
+        for _ in range(3):  # statistics of real activations
+            network.read(network.batch(torch.rand(8, 3, 64, 64)))
+    network.eval()
+    write_onnx_classifier(network, tmp_path / "model.onnx")
+    exported = OnnxClassifier(tmp_path / "model.onnx", threads=1)
+    for count in (1, 3):
+        images = torch.rand(count, 3, 64, 64)
+        with torch.no_grad():
+            ours = torch.stack([each["logits"] for each in network(images)]).numpy()
+        theirs = exported(images.numpy())
+        assert theirs.shape == (count, 3)
+        assert np.ptp(ours) > 1e-3
+        np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_graph_has_nothing_of_the_exits(tmp_path):
+    network = build_classifier(NETWORKS["exits"], ("ant", "bee"), 64).eval()
+    write_onnx_classifier(network, tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert [(o.domain, o.version) for o in graph.opset_import if o.domain == ""] == [("", 18)]
+    assert [out.name for out in graph.graph.output] == ["logits"]
+    assert not [weight.name for weight in graph.graph.initializer if "exits" in weight.name]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no weights beside it
