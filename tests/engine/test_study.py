@@ -206,7 +206,7 @@ def test_a_part_that_came_later_changes_no_digest_of_a_row_without_it(study):
     with_none, without = (
         types.SimpleNamespace(
             as_dict=lambda own=own: (
-                {"name": "x", "data": {}, "train": {"seed": 1}, "distill": None} | own
+                {"name": "x", "data": {}, "model": {}, "train": {"seed": 1}, "distill": None} | own
             )
         )
         for own in ({"self_distill": None}, {})
