@@ -1,4 +1,4 @@
-"""All frames of a run, in some 40 bytes each."""
+"""All frames of a run, in some 60 bytes each."""
 
 from __future__ import annotations
 
