@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detkd.deploy.onnx_model import OPSET, needed
+from detkd.deploy.onnx_model import OnnxNetwork, write_graph
 from detkd.models.classifier import Classifier
 
 INPUT, OUTPUT = "images", "logits"
@@ -30,36 +30,20 @@ class ClassificationGraph(nn.Module):
 
 def write_onnx_classifier(network: Classifier, path: Path) -> None:
     """Write the classifier's graph, for any number of images of its own size."""
-    needed()
     side = network.image_size
     device = next(network.parameters()).device
-    with torch.no_grad():
-        program = torch.onnx.export(
-            ClassificationGraph(network),
-            (torch.rand(2, 3, side, side, device=device),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
-            verbose=False,
-        )
-    assert program is not None
-    program.save(str(path), external_data=False)
+    images = torch.rand(2, 3, side, side, device=device)
+    many = {0: torch.export.Dim("batch", min=1, max=65536)}
+    write_graph(ClassificationGraph(network), images, many, path, INPUT, [OUTPUT])
 
 
 class OnnxClassifier:
     """An exported classifier in ONNX Runtime, on the CPU; `threads` 0 takes all cores."""
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
-        runtime = needed()
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = runtime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        self.network = OnnxNetwork(path, threads=threads)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Logits [N, K] of images [N, 3, S, S] float32, RGB from 0 to 1."""
-        [logits] = self.session.run([OUTPUT], {INPUT: images})
+        [logits] = self.network(images)
         return logits

@@ -42,7 +42,7 @@ def needed() -> Any:
 
 def write_onnx(detector: Detector, path: Path) -> None:
     """Write the detector's graph (see `DetectionGraph`) for frames of any size and number."""
-    _write(DetectionGraph(detector), *_any_frames(detector), path, INPUT, OUTPUTS)
+    write_graph(DetectionGraph(detector), *_any_frames(detector), path, INPUT, OUTPUTS)
 
 
 def write_parts(detector: Detector, folder: Path) -> None:
@@ -50,11 +50,11 @@ def write_parts(detector: Detector, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     convolutions, head = Convolutions(detector), RegionHead(detector)
     path = folder / "convolutions.onnx"
-    _write(convolutions, *_any_frames(detector), path, INPUT, convolutions.names)
+    write_graph(convolutions, *_any_frames(detector), path, INPUT, convolutions.names)
     pool = detector.roi_heads.box_roi_pool
     features = torch.rand(3, pool.channels, *pool.output_size)
     many = {0: torch.export.Dim("rois", min=1, max=2**20)}
-    _write(head, features, many, folder / "region_head.onnx", "features", head.names)
+    write_graph(head, features, many, folder / "region_head.onnx", "features", head.names)
 
 
 def _any_frames(detector: Detector) -> tuple[torch.Tensor, dict[int, Any]]:
@@ -65,7 +65,7 @@ def _any_frames(detector: Detector) -> tuple[torch.Tensor, dict[int, Any]]:
     return example, {0: dim("batch", min=1, max=65536), **sides}
 
 
-def _write(
+def write_graph(
     module: nn.Module,
     example: torch.Tensor,
     dynamic: dict[int, Any],
@@ -73,6 +73,7 @@ def _write(
     input_name: str,
     outputs: Sequence[str],
 ) -> None:
+    """Write a module of one input; `dynamic` names its axes that may have other lengths."""
     needed()
     with torch.no_grad():
         program = torch.onnx.export(
