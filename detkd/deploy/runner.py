@@ -713,18 +713,25 @@ def source_of(text: str) -> tuple[Path, Iterator[Path]]:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Images and videos in a folder and below, by name; links to folders are not followed."""
+    folders, files = set(), []
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.add(entry.name)
+                elif not entry.name.lower().endswith(IMAGES + VIDEOS):
+                    continue
+                elif entry.is_file(follow_symlinks=False):
+                    files.append(entry.name)
     except OSError:  # a folder that cannot be opened holds nothing for us
         return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            if not (Path(entry.path) / "frames.csv").exists():  # what a run wrote
-                yield from files_below(Path(entry.path))
-        elif entry.name.lower().endswith(IMAGES + VIDEOS) and entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
+    for name in sorted([*folders, *files]):
+        if name not in folders:
+            yield folder / name
+        elif not (folder / name / "frames.csv").exists():  # what a run wrote
+            yield from files_below(folder / name)
 
 
 def name_below(path: Path, root: Path) -> str:

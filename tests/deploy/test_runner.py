@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import venv
 from pathlib import Path
 
@@ -239,6 +240,24 @@ def test_two_runs_do_not_write_at_once(folder, tmp_path):
     with pytest.raises(runner.RefusedError, match="another run"):
         go(folder, tmp_path / "out")
     journal.close()
+
+
+def test_memory_holds_the_names_of_frames_and_no_more(tmp_path, monkeypatch):
+    """Of 100,000 frames that is less than 40 MB."""
+    monkeypatch.setattr(runner.Journal.__init__, "__defaults__", (0.0,))  # nothing is kept back
+    cv2.imwrite(str(tmp_path / "one.png"), scene(3))
+    peaks = {}
+    for count in (200, 2000):
+        frames = tmp_path / f"frames{count}"
+        frames.mkdir()
+        for at in range(count):
+            os.link(tmp_path / "one.png", frames / f"{at:06}.png")
+        tracemalloc.start()
+        tally, _ = go(frames, tmp_path / f"out{count}")
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert tally.found == count
+    assert peaks[2000] - peaks[200] < 1800 * 400
 
 
 # ------------------------------------------------------------------------------ a run that stops
