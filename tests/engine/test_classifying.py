@@ -348,7 +348,7 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
 def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
     """Stopped within a training and begun again, it ends with the scores of an unbroken one."""
     monkeypatch.chdir(tmp_path)
-    tiny("student", train__epochs=20)
+    tiny("student", train__epochs=60)
     study = {"command": "train-cls", "rows": {"plain": {"config": "student.yaml"}}}
     for name in ("whole", "stopped"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **study}))
