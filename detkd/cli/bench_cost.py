@@ -32,9 +32,10 @@ def main(argv: list[str]) -> int:
     from rich.progress import Progress
 
     from detkd.deploy.cost_picture import plot_costs
-    from detkd.deploy.cost_table import document, markdown, measure, tables
+    from detkd.deploy.cost_table import document, measure, tables
     from detkd.deploy.onnx_model import needed
     from detkd.files import write_atomic, write_json
+    from detkd.markdown import markdown_table
 
     if options.onnx:
         needed()
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
         _show(table)
     print(found["measured"])
     if options.out:
-        text = "\n".join([*map(markdown, tables(rows)), found["measured"]]) + "\n"
+        text = "\n".join([*map(markdown_table, tables(rows)), found["measured"]]) + "\n"
         write_json(options.out, found)
         write_atomic(options.out.with_suffix(".md"), text)
         plot_costs(rows, options.out.with_suffix(".png"))

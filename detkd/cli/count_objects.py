@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
-from detkd.data.card import read_card
+from detkd.data.card import card_at
 from detkd.deploy.counting.bodies import Body
 from detkd.deploy.counting.command import count
 from detkd.deploy.counting.errors import CountingError
@@ -35,12 +33,7 @@ def shapes_of_card(path: Path) -> dict[str, Body]:
         DataError: it cannot be read.
         CountingError: it names a shape that there is not.
     """
-    try:
-        shapes = read_card(path.read_text(encoding="utf-8-sig")).shapes
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as a data-set card ({why}).") from error
     return {
         label: Body(named_shape(shape, str(path)), None, path.name)
-        for label, shape in shapes.items()
+        for label, shape in card_at(path).shapes.items()
     }

@@ -118,7 +118,7 @@ def _variants(
 ) -> list[Measured]:
     """The forms that were asked for, made in `folder` and measured."""
     from detkd.data.dataset import CocoDataset
-    from detkd.deploy import variants
+    from detkd.deploy import runner, variants
 
     size, calibration = detector.image_size, None
     if options.calibrate:
@@ -127,8 +127,7 @@ def _variants(
     frame = None
     if options.frame:
         width, height = map(int, options.frame.lower().split("x"))
-        scale = size / max(width, height)
-        frame = max(1, round(height * scale)), max(1, round(width * scale))
+        frame = runner.resized_size(width, height, size)[::-1]
     return variants.try_variants(
         folder,
         options.to,

@@ -62,16 +62,12 @@ def _write_table(table: list[dict[str, str]], commands: list[str], path: Path) -
     from rich.table import Table
 
     from detkd.files import write_atomic
+    from detkd.markdown import markdown_table
 
     if not table:
         return
     columns = list(table[0])
-    lines = [
-        columns,
-        ["---", *["---:"] * (len(columns) - 1)],
-        *[list(row.values()) for row in table],
-    ]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    text = markdown_table([columns, *(list(row.values()) for row in table)])
     made_by = "".join(f"    {command}\n" for command in commands)
     write_atomic(path, f"{text}\nMade by\n\n{made_by}")
     shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))

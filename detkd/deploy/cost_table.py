@@ -193,9 +193,3 @@ def by_itself(row: Mapping[str, Any]) -> Table:
             cells += [f"{ms[part]:.2f}", f"{ms[part] / ms['whole']:.0%}"]
         table.append(cells)
     return table
-
-
-def markdown(table: Table) -> str:
-    """The table as Markdown, numbers to the right."""
-    lines = [table[0], ["---", *["---:"] * (len(table[0]) - 1)], *table[1:]]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from detkd.data.dataset import CocoDataset
-from detkd.deploy.runner import busyness, eight_bit
+from detkd.deploy.runner import busyness
 from detkd.errors import DataError
-from detkd.pixels import read_pixels
+from detkd.pixels import eight_bit, read_pixels
 
 LIMITS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)
 PARTS = 3  # a side: annotated images are seldom empty, their ninths often are

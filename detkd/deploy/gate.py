@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,7 @@ class Gate:
 
     def document(self) -> dict[str, Any]:
         """As parity.json has it; of the frames that differ, the worst ones."""
-        tree = asdict(replace(self, worst=[]))
-        del tree["worst"]
+        tree = {key: value for key, value in vars(self).items() if key != "worst"}
         tree["failed"] = sorted(self.failed, key=lambda each: -each["alone"])[:WORST]
         return {
             "passed": self.passed,

@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -108,7 +108,9 @@ class Model:
             raise RefusedError(why) from error
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         try:
-            self._run = _openvino(path, threads) if path.suffix == ".xml" else _onnx(path, threads)
+            self._run = (
+                open_openvino(path, threads) if path.suffix == ".xml" else open_onnx(path, threads)
+            )
         except RefusedError:
             raise
         except Exception as error:  # what the runtimes raise is no part of their interfaces
@@ -128,10 +130,10 @@ class Model:
         return Detections(boxes[0, :number], scores[0, :number], labels[0, :number])
 
 
-Runtime = Callable[[np.ndarray], Sequence[np.ndarray]]
+Runtime = Callable[[np.ndarray], Sequence[np.ndarray]]  # frames: boxes, scores, labels, counts
 
 
-def _onnx(path: Path, threads: int) -> Runtime:
+def open_onnx(path: Path, threads: int) -> Runtime:
     try:
         import onnxruntime
     except ImportError as error:
@@ -142,7 +144,7 @@ def _onnx(path: Path, threads: int) -> Runtime:
     return lambda frames: session.run(None, {"frames": frames})
 
 
-def _openvino(path: Path, threads: int) -> Runtime:
+def open_openvino(path: Path, threads: int) -> Runtime:
     try:
         import openvino
     except ImportError as error:
@@ -301,13 +303,19 @@ def eight_bit(image: np.ndarray, levels: tuple[float, float] | None) -> np.ndarr
     return table.clip(0, 255).round().astype(np.uint8)[image]
 
 
+def resized_size(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Width and height with the longest side of `longest` px."""
+    scale = longest / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def resized(image: np.ndarray, longest: int) -> np.ndarray:
     """So that the longest side is `longest` px: shrunk by area, enlarged linearly."""
     height, width = image.shape[:2]
     scale = longest / max(height, width)
     if scale == 1:
         return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = resized_size(width, height, longest)
     if cv2 is not None:
         rule = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         return cv2.resize(image, size, interpolation=rule)
@@ -679,18 +687,25 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else f"{text[:76]} ..."
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """To a temporary file first, which then takes the name: never half of it."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file to be written, which then takes the name `path`: never half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `path` as a whole or not at all."""
+    with replacing(path) as stream:
+        stream.write(data)
 
 
 # ---------------------------------------------------------------------------- sources of frames
@@ -791,42 +806,36 @@ def _is_readable(path: Path) -> bool:
 
 def write_coco(out: Path, classes: Sequence[str]) -> None:
     """results.json of the two tables: a COCO document whose annotations have scores."""
-    handle, temporary = tempfile.mkstemp(dir=out, prefix=".results.json.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            names = [{"id": at, "name": name} for at, name in enumerate(classes, start=1)]
-            stream.write(f'{{"categories": {json.dumps(names)},\n"images": [')
-            ids: dict[str, int] = {}
-            for row in _rows(out / "frames.csv"):
-                if row["status"] == FAILED:
-                    continue
-                ids[row["frame"]] = number = len(ids) + 1
-                size = {"width": int(row["width"]), "height": int(row["height"])}
-                image = {"id": number, "file_name": row["frame"], **size}
-                stream.write(f"{',' if number > 1 else ''}\n{json.dumps(image)}")
-            stream.write('],\n"annotations": [')
-            label = {name: at for at, name in enumerate(classes, start=1)}
-            for at, row in enumerate(_rows(out / "results.csv"), start=1):
-                x1, y1, x2, y2 = (float(row[side]) for side in ("x1", "y1", "x2", "y2"))
-                width, height = round(x2 - x1, 2), round(y2 - y1, 2)
-                box = {
-                    "id": at,
-                    "image_id": ids[row["frame"]],
-                    "category_id": label[row["class"]],
-                    "bbox": [x1, y1, width, height],
-                    "area": round(width * height, 2),
-                    "iscrowd": 0,
-                    "score": float(row["score"]),
-                    "counted": row["counted"] == "1",
-                }
-                stream.write(f"{',' if at > 1 else ''}\n{json.dumps(box)}")
-            stream.write("]}\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(out / "results.json")
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(out / "results.json") as raw:
+        stream = io.TextIOWrapper(raw, encoding="utf-8", write_through=True)
+        names = [{"id": at, "name": name} for at, name in enumerate(classes, start=1)]
+        stream.write(f'{{"categories": {json.dumps(names)},\n"images": [')
+        ids: dict[str, int] = {}
+        for row in _rows(out / "frames.csv"):
+            if row["status"] == FAILED:
+                continue
+            ids[row["frame"]] = number = len(ids) + 1
+            size = {"width": int(row["width"]), "height": int(row["height"])}
+            image = {"id": number, "file_name": row["frame"], **size}
+            stream.write(f"{',' if number > 1 else ''}\n{json.dumps(image)}")
+        stream.write('],\n"annotations": [')
+        label = {name: at for at, name in enumerate(classes, start=1)}
+        for at, row in enumerate(_rows(out / "results.csv"), start=1):
+            x1, y1, x2, y2 = (float(row[side]) for side in ("x1", "y1", "x2", "y2"))
+            width, height = round(x2 - x1, 2), round(y2 - y1, 2)
+            box = {
+                "id": at,
+                "image_id": ids[row["frame"]],
+                "category_id": label[row["class"]],
+                "bbox": [x1, y1, width, height],
+                "area": round(width * height, 2),
+                "iscrowd": 0,
+                "score": float(row["score"]),
+                "counted": row["counted"] == "1",
+            }
+            stream.write(f"{',' if at > 1 else ''}\n{json.dumps(box)}")
+        stream.write("]}\n")
+        stream.detach()
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
@@ -879,6 +888,10 @@ class Tally:
     before: int = 0
     counted: int = 0
 
+    @property
+    def done(self) -> int:
+        return self.found + self.empty + self.failed
+
 
 def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> Tally:
     """Every frame of the source that is not done yet, into the journal.
@@ -925,8 +938,7 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
                 journal.add(frame.name, found, model.classes)
                 if time.monotonic() - shown >= 2:
                     shown = time.monotonic()
-                    done = tally.found + tally.empty + tally.failed
-                    say(f"{done} frames, {done / (shown - begun):.1f} a second")
+                    say(f"{tally.done} frames, {tally.done / (shown - begun):.1f} a second")
         journal.commit()
     except KeyboardInterrupt:
         journal.commit()
@@ -1030,8 +1042,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def summary(tally: Tally, out: Path) -> str:
     """What a person is told at the end."""
-    done = tally.found + tally.empty + tally.failed
-    parts = [f"{done} frames", f"{tally.counted} objects counted"]
+    parts = [f"{tally.done} frames", f"{tally.counted} objects counted"]
     parts += [f"{tally.empty} passed over as empty"] if tally.empty else []
     parts += [f"{tally.failed} could not be read"] if tally.failed else []
     parts += [f"{tally.before} were done before"] if tally.before else []

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkd.deploy.operators import best
 from detkd.deploy.parity import Difference, Found, lone
+from detkd.deploy.parts import Convolutions
 from detkd.models.detector import Detector
 
 SHIFT = 1e-4  # of logits and deltas: it moves a score and a side by less than the gate's limits
@@ -69,8 +71,8 @@ def moved_answers(detector: Detector, frame: np.ndarray, maps: Maps) -> Iterator
     what the RoI head says, then on what the RPN says, too. Nothing, if the exported model's maps
     are further from torch's than rounding goes: then nothing is a tie.
     """
-    pixels = torch.from_numpy(frame)
-    ours = _maps(detector, pixels)
+    with torch.no_grad():
+        ours = Convolutions(detector)(torch.from_numpy(frame)[None])
     theirs = [torch.from_numpy(array) for array in maps(frame[None])]
     for our, their in zip(ours, theirs, strict=True):
         if not bool((our - their).abs().max() <= SHIFT * max(1.0, float(our.abs().max()))):
@@ -79,15 +81,6 @@ def moved_answers(detector: Detector, frame: np.ndarray, maps: Maps) -> Iterator
     for rpn in (False, True):
         for seed in range(DRAWS):
             yield _answer(detector, frame, theirs, torch.Generator().manual_seed(seed), rpn=rpn)
-
-
-@torch.no_grad()
-def _maps(detector: Detector, pixels: Tensor) -> list[Tensor]:
-    levels = detector.backbone(detector.transform([pixels])[0].tensors)
-    logits, deltas = detector.rpn.head(list(levels.values()))
-    pool = detector.roi_heads.box_roi_pool
-    reduced = pool.reduced(list(levels.values())) if pool.reduces else []
-    return [*levels.values(), *logits, *deltas, *reduced]
 
 
 def _answer(
@@ -131,8 +124,7 @@ def _first_of_equals(detector: Detector) -> Iterator[None]:
     def first(objectness: Tensor, anchors: list[int]) -> Tensor:
         places, offset = [], 0
         for level in objectness.split(anchors, 1):
-            order = level.sort(dim=1, descending=True, stable=True)[1]
-            places.append(order[:, : detector.rpn.pre_nms_top_n()] + offset)
+            places.append(best(level, detector.rpn.pre_nms_top_n())[1] + offset)
             offset += level.shape[1]
         return torch.cat(places, dim=1)
 

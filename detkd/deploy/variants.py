@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ import torch
 
 from detkd.data.dataset import CocoDataset, coco_results
 from detkd.deploy.onnx_model import INPUT, OnnxNetwork
+from detkd.deploy.runner import Runtime, open_openvino
 from detkd.errors import DataError, UserError
 from detkd.evaluation.coco_map import coco_map
 
-NAMES = ("int8", "fp16", "openvino")
 CALIBRATION = 100  # images that the ranges of activations are measured on
 TIMED = 60  # images that each form is timed on
 FASTER = 0.95  # share of model.onnx's time that a form may take at most
@@ -45,9 +45,6 @@ class Measured:
     kept: bool
     why: str
     size: tuple[int, int] | None = None  # height and width of the frames, if only these pass
-
-
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]  # frames to boxes, scores, labels, counts
 
 
 def try_variants(
@@ -81,7 +78,7 @@ def try_variants(
             write_fp16(folder / "model.onnx", path)
         else:
             write_openvino(folder / "model.onnx", path, size)
-        run = run_openvino(path) if name == "openvino" else OnnxNetwork(path, threads=1)
+        run = open_openvino(path, 1) if name == "openvino" else OnnxNetwork(path, threads=1)
         entry = _measure(name, path, run, plain, dataset, size, most_loss)
         measured.append(entry)
         if not entry.kept:
@@ -95,8 +92,8 @@ def try_variants(
 def _measure(
     name: str,
     path: Path,
-    run: Run,
-    plain: Run,
+    run: Runtime,
+    plain: Runtime,
     dataset: CocoDataset,
     size: tuple[int, int] | None,
     most_loss: float,
@@ -236,19 +233,6 @@ def write_openvino(model: Path, path: Path, size: tuple[int, int] | None) -> Non
     if size is not None:
         network.reshape([1, 3, *size])
     openvino.save_model(network, str(path), compress_to_fp16=False)
-
-
-def run_openvino(path: Path) -> Run:
-    """OpenVINO's model, in single precision and one thread, on the CPU."""
-    openvino = _openvino()
-    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-
-    def run(frames: np.ndarray) -> list[np.ndarray]:
-        found = request.infer({INPUT: frames})
-        return [found[at].copy() for at in range(4)]
-
-    return run
 
 
 def _openvino() -> Any:

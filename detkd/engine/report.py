@@ -13,6 +13,7 @@ from detkd.engine.run import RunFolder
 from detkd.engine.similarity import similarity
 from detkd.evaluation.comparison import draw_comparison
 from detkd.files import write_atomic, write_json
+from detkd.markdown import markdown_table
 from detkd.models.detector import Detector
 from detkd.page import page_html, table_html
 
@@ -40,9 +41,8 @@ def write_comparison(
     alike = _similarities(judged, names, truth)
     write_json(folder / "comparison.json", {"rows": table, "cka": alike})
     columns = list(cells[0])
-    rule = ["---", "---", *["---:"] * (len(columns) - 2)]
-    lines = [columns, rule, *(list(row.values()) for row in cells)]
-    write_atomic(folder / "comparison.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    lines = [columns, *(list(row.values()) for row in cells)]
+    write_atomic(folder / "comparison.md", markdown_table(lines, text=2))
     found = {name: run.found for name, run in zip(names, judged, strict=True)}
     draw_comparison(data.truth, found, data.image_root, folder / "comparison.png")
     runs = {name: RunFolder(run.run) for name, run in zip(names, judged, strict=True)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detkd.config import ClassifierConfig
+from detkd.markdown import markdown_table
 from detkd.models.classifier import build_classifier
 from detkd.models.detector import Detector
 from detkd.models.early_exit import LAST, exit_flops
@@ -112,14 +113,9 @@ def compressed_family(name: str, groups: int = 8) -> dict[str, ClassifierConfig]
 def table_markdown(table: Mapping[str, ClassifierCost]) -> str:
     """The table with each network's share of the first one's weights and operations."""
     first = next(iter(table.values()))
-    lines = [
-        "| network | parameters | of the first | MFLOPs | of the first |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
+    lines = [["network", "parameters", "of the first", "MFLOPs", "of the first"]]
     for name, cost in table.items():
-        shares = (cost.parameters / first.parameters, cost.flops / first.flops)
-        lines.append(
-            f"| {name} | {cost.parameters:,} | {shares[0]:.1%} | {cost.flops / 1e6:.1f} | "
-            f"{shares[1]:.1%} |"
-        )
-    return "\n".join(lines) + "\n"
+        shares = [f"{cost.parameters / first.parameters:.1%}", f"{cost.flops / first.flops:.1%}"]
+        operations = f"{cost.flops / 1e6:.1f}"
+        lines.append([name, f"{cost.parameters:,}", shares[0], operations, shares[1]])
+    return markdown_table(lines)

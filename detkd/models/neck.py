@@ -110,12 +110,7 @@ class SingleLevel(nn.Module):
         super().__init__()
         if len(levels) != 1:
             raise ConfigError(f"model.levels: neck 'none' has one level, and {levels} were asked.")
-        self.level, self.stage = levels[0], f"c{levels[0][1]}"
-        if self.stage not in features:
-            raise ConfigError(
-                f"model.levels: {self.level} needs stage {self.stage}, and the backbone has "
-                f"{', '.join(features)}."
-            )
+        self.level, self.stage = levels[0], _first_stage(features, levels)
         self.project = _conv_norm(features[self.stage].channels, channels, 1)
         self.features = {self.level: Feature(channels, features[self.stage].stride)}
 
