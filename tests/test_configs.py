@@ -70,7 +70,7 @@ def test_every_study_is_one_whose_rows_can_be_trained():
 
     folder = shipped("configs", "microalgae")
     studies = [path for path in folder.glob("*.yaml") if "rows" in yaml.safe_load(path.read_text())]
-    assert len(studies) == 6
+    assert len(studies) == 7
     for path in studies:
         assert len(plan(read_study(path), [0, 1], resolve)) >= 6, path
 
