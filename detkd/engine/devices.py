@@ -66,7 +66,7 @@ def build_fabric(train: TrainConfig, *, thaws: bool = False) -> Fabric:
     torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
     # That also writes NaN into all new memory, which finds reads of it but decides no result: a
     # twentieth of a step on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # torchvision's RoIAlign has no deterministic CUDA form; the warning would come every step.
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
