@@ -98,13 +98,14 @@ def _candidate(
             detector = at_size(detector, options.image_size)
         return Candidate(name, detector, frames[detector.image_size])
     size = options.image_size or wanted.data.image_size
-    classes = options.classes or _classes(wanted)
+    classes = options.classes or class_count(wanted)
     return Candidate(
         name, untrained_detector(wanted.model, classes, size, frames[size]), frames[size]
     )
 
 
-def _classes(experiment: Experiment) -> int:
+def class_count(experiment: Experiment) -> int:
+    """How many classes its training data has, as its file says."""
     from detkd.data.dataset import read_coco
 
     path = Path(experiment.data.train)
@@ -126,8 +127,8 @@ def _wanted(options: argparse.Namespace) -> dict[str, Experiment | Path]:
 
     if options.study:
         seen: list[Any] = []
-        for task in plan(read_study(options.study), [0], _experiment):
-            experiment = _experiment(task.arguments)
+        for task in plan(read_study(options.study), [0], experiment_of):
+            experiment = experiment_of(task.arguments)
             what = (experiment.model, experiment.data.image_size)
             if what not in seen:  # rows that differ in their training cost the same
                 seen.append(what)
@@ -135,7 +136,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Experiment | Path]:
     first = [each for each in (options.config, options.checkpoint) if each]
     for file in [*first, *options.against]:
         if file.suffix in (".yaml", ".yml"):
-            experiment = _experiment(["--config", str(file)])
+            experiment = experiment_of(["--config", str(file)])
             add(experiment.name, experiment)
         else:
             add(str(file.parent / file.stem), file)
@@ -145,11 +146,12 @@ def _wanted(options: argparse.Namespace) -> dict[str, Experiment | Path]:
             raise ConfigError(f"--vary: '{wrong}' is no KEY=VALUE, such as model.proposals=50.")
         arguments = ["--config", str(options.config), *(f"--{change}" for change in changes)]
         name = ", ".join(change.removeprefix("model.") for change in changes)
-        add(name, _experiment(arguments))
+        add(name, experiment_of(arguments))
     return found
 
 
-def _experiment(arguments: list[str]) -> Experiment:
+def experiment_of(arguments: list[str]) -> Experiment:
+    """The experiment of the arguments of `detkd train`."""
     from detkd.cli.arguments import read_experiment
 
     return read_experiment("detkd train", arguments, description="", epilog="")[0]

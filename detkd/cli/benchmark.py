@@ -11,6 +11,7 @@ detkd bench convert    VOC to COCO, everything checked, against bare parsing of 
 detkd bench empty      what the runner's test for empty frames passes over and loses (--gt FILE)
 detkd bench costs      parameters and operations of the compressed classifiers, as a table
 detkd bench cost       where a detector's time goes, part by part; see detkd bench cost --help
+detkd bench pareto     mAP against time of a study's detectors; see detkd bench pareto --help
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def main(argv: list[str]) -> int:
         from detkd.cli import bench_cost
 
         return bench_cost.main(argv[1:])
+    if argv[:1] == ["pareto"]:
+        from detkd.cli import bench_pareto
+
+        return bench_pareto.main(argv[1:])
     parser = build_parser("bench", __doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")

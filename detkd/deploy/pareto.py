@@ -1,0 +1,178 @@
+"""Accuracy against time: which detectors are on the front, as a table and a picture.
+
+A detector is on the front when none of the others is at least as fast and at least as accurate,
+and better in one of the two (Pareto).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detkd.deploy.onnx_model import INPUT, needed, write_onnx
+from detkd.errors import UserError
+from detkd.evaluation.canvas import pyplot, save
+from detkd.models.detector import Detector
+
+WARM_UP = 3  # rounds that do not count
+
+
+@dataclass(frozen=True)
+class Point:
+    """A detector's mAP, one a seed (or the only one), its ms a frame and its weights.
+
+    `parameters` is None where nobody knows, and `ours` is False for a detector of another kind.
+    """
+
+    name: str
+    scores: Sequence[float]
+    ms: float
+    parameters: int | None = None
+    ours: bool = True
+
+    @property
+    def score(self) -> float:
+        return statistics.mean(self.scores)
+
+    @property
+    def spread(self) -> float:
+        """Sample standard deviation over seeds, 0 of a single one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else 0.0
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats, the fastest first."""
+    best = -1.0
+    kept = []
+    for point in sorted(points, key=lambda point: (point.ms, -point.score)):
+        if point.score > best:
+            kept.append(point)
+            best = point.score
+    return kept
+
+
+Session = Callable[[np.ndarray], object]
+
+
+def exported(detector: Detector, path: Path, threads: int) -> Session:
+    """The detector's graph in ONNX Runtime, for frames [3, H, W]; the file stays at `path`."""
+    write_onnx(detector, path)
+    session = _session(path, threads)
+    return lambda frame: session.run(None, {INPUT: frame[None]})
+
+
+def foreign(path: Path, threads: int) -> Session:
+    """Any detector's graph of one input [1, 3, H, W], to which frames [3, h, w] are resized.
+
+    Resizing is done beforehand and is not timed, as the reading of a frame is not.
+
+    Raises:
+        UserError: it cannot be read, or takes something else.
+    """
+    try:
+        session = _session(path, threads)
+    except Exception as error:  # onnxruntime has an exception of its own for each kind of fault
+        raise UserError(f"{path}: cannot be read as an ONNX model ({_line(error)}).") from error
+    inputs = session.get_inputs()
+    shape = inputs[0].shape if len(inputs) == 1 else []
+    is_float = len(inputs) == 1 and inputs[0].type == "tensor(float)"
+    if len(shape) != 4 or shape[1] != 3 or not is_float:
+        found = ", ".join(f"{each.name} {each.shape} of {each.type}" for each in inputs)
+        raise UserError(
+            f"{path}: takes {found or 'nothing'}; only a model of one input [1, 3, H, W] of "
+            "float32 can be timed."
+        )
+    side = [length if isinstance(length, int) else None for length in shape[2:]]
+    resized: dict[int, np.ndarray] = {}
+
+    def run(frame: np.ndarray) -> object:
+        key = id(frame)
+        if key not in resized:
+            size = [want or have for want, have in zip(side, frame.shape[1:], strict=True)]
+            batch = torch.from_numpy(frame)[None]
+            resized[key] = torch.nn.functional.interpolate(batch, size, mode="bilinear").numpy()
+        return session.run(None, {inputs[0].name: resized[key]})
+
+    return run
+
+
+def _session(path: Path, threads: int) -> Any:
+    runtime = needed()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def take_times(
+    sessions: Sequence[Session],
+    frames: Sequence[Sequence[np.ndarray]],
+    rounds: int,
+    progress: Callable[[str], object] = lambda said: None,
+) -> list[float]:
+    """Ms a frame of each session, which take turns on its own frames [3, H, W].
+
+    The mean of the fastest quarter of the rounds: other work on the machine only ever makes a
+    round longer.
+    """
+    times: list[list[float]] = [[] for _ in sessions]
+    for turn in range(WARM_UP + rounds):
+        progress(f"round {max(0, turn - WARM_UP + 1)} of {rounds}")
+        for session, own, kept in zip(sessions, frames, times, strict=True):
+            frame = own[turn % len(own)]
+            if turn < len(own):
+                session(frame)  # prepares the frame, where it has to be
+            began = time.perf_counter()
+            session(frame)
+            kept.append(1000 * (time.perf_counter() - began))
+    return [statistics.mean(sorted(kept[WARM_UP:])[: max(1, rounds // 4)]) for kept in times]
+
+
+def pareto_table(points: Sequence[Point], metric: str) -> list[list[str]]:
+    """Lines of cells, the fastest detector first, the first line the titles."""
+    best = {point.name for point in front(points)}
+    table = [["", "parameters", "ms", metric, "seeds", "on the front"]]
+    for point in sorted(points, key=lambda point: point.ms):
+        score = f"{point.score:.3f}" + (f" ± {point.spread:.3f}" if point.spread else "")
+        weights = "-" if point.parameters is None else f"{point.parameters:,}"
+        seeds, on = str(len(point.scores)), "yes" if point.name in best else ""
+        table.append([point.name, weights, f"{point.ms:.1f}", score, seeds, on])
+    return table
+
+
+def plot_pareto(points: Sequence[Point], metric: str, path: Path) -> None:
+    """Write the picture as PNG: time to the right, on a logarithmic axis, and mAP upwards."""
+    figure, axis = pyplot().subplots(figsize=(9, 6), layout="constrained")
+    for ours, marker, label in ((True, "o", "detkd"), (False, "s", "others")):
+        some = [point for point in points if point.ours == ours]
+        if some:
+            axis.errorbar(
+                [point.ms for point in some],
+                [point.score for point in some],
+                yerr=[point.spread for point in some],
+                fmt=marker,
+                capsize=3,
+                label=label,
+            )
+    best = front(points)
+    axis.plot([p.ms for p in best], [p.score for p in best], ":", color="0.4", label="front")
+    for point in points:
+        axis.annotate(
+            point.name, (point.ms, point.score), xytext=(4, 4), textcoords="offset points"
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("ms a frame in ONNX Runtime")
+    axis.set_ylabel(metric)
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(loc="lower right")
+    save(figure, path)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
