@@ -5,8 +5,10 @@ detkd compare RUN RUN ... --gt test.json --plain RUN --out judged/
 detkd compare runs/study/*-[0-9] --gt val.json --by-seed
 
 The first run is the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of
-the gap between that run and the first that is closed. A run is judged once on the same truth, and
-read from RUN/judged/ after that.
+the gap between that run and the first that is closed. 'difference' is the mAP less that of --plain,
+or else of the first run, with the interval and p-value of a paired test over samples, as of
+'detkd eval --against'. A run is judged once on the same truth, and read from RUN/judged/ after
+that.
 """
 
 from __future__ import annotations
@@ -27,26 +29,41 @@ def main(argv: list[str]) -> int:
         "--by-seed", action="store_true", help="one row for NAME-0, NAME-1, ...: mean and spread"
     )
     parser.add_argument(
+        "--bootstrap",
+        type=int,
+        metavar="N",
+        help="draws of the paired test (0: no test; 1000, or 50 a class, if it is not given)",
+    )
+    parser.add_argument(
         "--out", type=Path, help="folder for comparison.html, .json, .md and .png and curves.png"
     )
     options = parser.parse_args(argv)
 
     from rich.progress import track
 
-    from detkd.engine.compare import judge_run, rows
+    from detkd.engine.compare import by_row, judge_run, paired_rows, rows
 
+    draws = options.bootstrap
+    if draws is not None and draws < 0:
+        raise DataError(f"--bootstrap: {draws} is negative; give 0 or more.")
     if options.plain and options.plain not in options.runs:
         raise DataError(f"--plain: {options.plain} is none of the runs that are compared.")
     judged = [
         judge_run(run, options.gt)
         for run in track(options.runs, description="judging", transient=True)
     ]
-    table = rows(judged, plain=options.plain, by_seed=options.by_seed)
-    _show(table, options.gt)
+    groups = by_row(judged, by_seed=options.by_seed)
+    tests = {}
+    if len(groups) > 1 and draws != 0:
+        tests = paired_rows(groups, options.gt, plain=options.plain, draws=draws)
+    table = rows(groups, plain=options.plain, tests=tests.get("rows"))
+    _show(table, tests, options.gt)
     if options.out:
         from detkd.engine.report import write_comparison
 
-        write_comparison(options.out, judged, table, _cells(table), options.gt)
+        write_comparison(
+            options.out, judged, table, _cells(table), options.gt, tests, _test_note(tests)
+        )
         print(f"written: {options.out}/comparison.html, .json, .md and .png, curves.png")
     return 0
 
@@ -62,16 +79,23 @@ COLUMNS = {
     "milliseconds": "ms",
     "kept": "kept",
     "closed": "gap",
+    "difference": "difference",
+    "interval": "95 %",
+    "p": "p",
+    "p_adjusted": "p of all",
     "seconds": "minutes",
 }
 TEXT = ("run", "backbone")
+TEST = ("difference", "interval", "p", "p_adjusted")
 
 
 def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[str, str]]:
     """The rows as text by the columns' titles; a column that nobody fills is left out.
 
-    A screen is narrow: what else would not fit in 80 characters stays in the files.
+    A screen is narrow: what else would not fit in 80 characters stays in the files, and the paired
+    test has a table of its own.
     """
+    from detkd.evaluation.report import limits, number
 
     def say(row: dict[str, Any], key: str) -> str:
         value = row[key]
@@ -85,32 +109,43 @@ def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[st
             return f"{value:.3f} ± {row['spread']:.3f}"
         if key == "milliseconds":
             return f"{value:.1f}" if value < 10 else f"{value:.0f}"
-        form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f"}
+        if key == "interval":
+            return limits(value)
+        if key in ("p", "p_adjusted"):
+            return number(value, 4)
+        form = {"gflops": ".2f", "AP": ".3f", "AP50": ".3f", "difference": "+.3f"}
         return format(value, form.get(key, ".0%" if key in ("kept", "closed") else ""))
 
-    left_out = set()
-    if all(row["closed"] is None for row in table):
-        left_out.add("closed")
+    left_out = {key for key in ("closed", *TEST) if all(row[key] is None for row in table)}
+    if sum(row["p"] is not None for row in table) < 2:
+        left_out.add("p_adjusted")
     if narrow:
-        left_out |= {"seconds"} if "closed" in left_out else {"seconds", "kept"}
+        left_out |= {"seconds", *TEST} if "closed" in left_out else {"seconds", *TEST, "kept"}
         left_out |= {"parameters"} if any(row["spread"] is not None for row in table) else set()
     shown = {key: title for key, title in COLUMNS.items() if key not in left_out}
     return [{title: say(row, key) for key, title in shown.items()} for row in table]
 
 
-def _show(table: list[dict[str, Any]], truth: Path) -> None:
-    from rich import box
+def _test_note(tests: dict[str, Any]) -> str:
+    """What the columns of the paired test mean; nothing where there was none."""
+    if not tests:
+        return ""
+    first = next(iter(tests["rows"].values()))
+    rows = len(tests["rows"])
+    return (
+        f"difference: mAP less that of {tests['against']}; 95 % and p: paired by {first['unit']} "
+        f"({first['groups']}), {first['draws']} draws, for these trainings (other seeds vary "
+        f"besides){f'; p of all: Holm, for {rows} rows' if rows > 1 else ''}"
+    )
+
+
+def _show(table: list[dict[str, Any]], tests: dict[str, Any], truth: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     cells = _cells(table, narrow=True)
-    shown = Table(title=f"judged on {truth}", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for title in cells[0]:
-        shown.add_column(title, justify="left" if title in TEXT else "right", no_wrap=True)
-    for row in cells:
-        shown.add_row(*row.values())
     console = Console()
-    console.print(shown)
+    console.print(_on_screen(cells, f"judged on {truth}"))
     measure = (
         "gap: share of that between --plain and the first run that is closed"
         if "gap" in cells[0]
@@ -119,3 +154,23 @@ def _show(table: list[dict[str, Any]], truth: Path) -> None:
     console.print(
         f"its params: weights of the backbone; ms: an image on one thread; {measure}", style="dim"
     )
+    tested = [row for row in _cells(table) if row.get("difference", "-") != "-"]
+    if tested:
+        titles = [COLUMNS[key] for key in ("run", *TEST)]
+        chosen = [{title: row[title] for title in titles if title in row} for row in tested]
+        console.print(_on_screen(chosen, f"mAP less that of {tests['against']}"))
+        console.print(Text(_test_note(tests)), style="dim")
+
+
+def _on_screen(cells: list[dict[str, str]], title: str) -> Any:
+    """Nothing in the cells is taken for markup."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=Text(title), box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in cells[0]:
+        shown.add_column(column, justify="left" if column in TEXT else "right", no_wrap=True)
+    for row in cells:
+        shown.add_row(*map(Text, row.values()))
+    return shown

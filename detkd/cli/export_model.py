@@ -44,20 +44,21 @@ def main(argv: list[str]) -> int:
         write_parts,
     )
     from detkd.deploy.pictures import write_pictures
-    from detkd.engine.predict import open_for_judging
+    from detkd.engine.predict import images_for
     from detkd.files import write_atomic, write_json
-    from detkd.models.detector import Detector
+    from detkd.models.detector import detector_from
+    from detkd.models.weights import read_checkpoint
 
     needed()
     refuse_other(options.out)
+    checkpoint = read_checkpoint(options.checkpoint)
+    detector = detector_from(checkpoint, options.checkpoint)
     dataset = None
     if options.gt:
-        detector, dataset = open_for_judging(options.checkpoint, options.gt, options.images)
-    else:
-        detector = Detector.load(options.checkpoint)
+        dataset = images_for(detector, options.checkpoint, options.gt, options.images)
     card = card_at(options.card) if options.card else None
     description = describe(
-        detector, options.checkpoint, dataset, options.thresholds, options.um_per_px, card
+        detector, checkpoint["config"], dataset, options.thresholds, options.um_per_px, card
     )
     frames = options.made_frames + (len(dataset) if dataset is not None else 0)
     with export_folder(options.out) as folder:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detkd.data.images import images_below
-from detkd.data.split import SIDES, divide, group_in_name
-from detkd.errors import ConfigError, DataError
+from detkd.data.split import SIDES, divide, groups_in_names
+from detkd.errors import DataError
 
 FILE_COLUMNS = ("file", "image", "file_name")
 LABEL_COLUMNS = ("label", "class")
@@ -65,23 +64,14 @@ class LabelledSet:
         Images that have a group keep it; those that the pattern does not match stay alone.
 
         Raises:
-            ConfigError: no regular expression, or one that matches no name.
+            DataError: no regular expression, or one that matches no name.
         """
         lonely = [image for image in self.images if image.group is None]
         if not pattern or not lonely:
             return self
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(
-                f"data.group_pattern: '{pattern}' is no regular expression ({error})."
-            ) from error
-        found = {image.file: group_in_name(expression, image.file) for image in lonely}
-        if not any(found.values()):
-            raise ConfigError(
-                f"data.group_pattern: '{pattern}' matches none of the file names of {self.source} "
-                f"({lonely[0].file}, ...); give another, or null where each image stands alone."
-            )
+        names = [image.file for image in lonely]
+        groups = groups_in_names(pattern, names, f"data.group_pattern for {self.source}")
+        found = dict(zip(names, groups, strict=True))
         images = tuple(replace(i, group=i.group or found.get(i.file)) for i in self.images)
         return replace(self, images=images)
 

@@ -67,34 +67,37 @@ def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None
 def groups_by_pattern(document: Mapping[str, Any], pattern: str) -> dict[Any, str]:
     """Group of each image id after a regular expression that is sought in its file name.
 
-    What its brackets hold is the group, or all that it matches where there are none; images
-    that it does not match stand alone.
+    Images that it does not match stand alone (see `groups_in_names`).
 
     Raises:
         DataError: no regular expression, or one that matches no name.
     """
+    names = [image["file_name"] for image in document["images"]]
+    found = groups_in_names(pattern, names, "--group-pattern")
+    keys = [image["id"] for image in document["images"]]
+    return {key: _group(key, group) for key, group in zip(keys, found, strict=True)}
+
+
+def groups_in_names(pattern: str, names: Sequence[str], said: str) -> list[str | None]:
+    """What a regular expression finds in each file name: what its brackets hold, or all it matches.
+
+    None where it finds nothing; `said` is what gave the pattern, for the sentences.
+
+    Raises:
+        DataError: no regular expression, or one that finds nothing in any name.
+    """
     try:
-        expression = re.compile(pattern)
+        matches = [re.search(pattern, name) for name in names]
     except re.error as error:
+        raise DataError(f"{said}: '{pattern}' is no regular expression ({error}).") from error
+    found = [m and ("/".join(each or "" for each in m.groups()) or m[0] or None) for m in matches]
+    if not any(found):
+        first = names[0] if names else "no image at all"
         raise DataError(
-            f"--group-pattern: '{pattern}' is no regular expression ({error})."
-        ) from error
-    groups = {
-        image["id"]: _group(image["id"], group_in_name(expression, image["file_name"]))
-        for image in document["images"]
-    }
-    if alone(groups) == len(groups):
-        first = document["images"][0]["file_name"] if groups else "no image at all"
-        raise DataError(
-            f"--group-pattern: '{pattern}' matches none of the file names ({first}, ...)."
+            f"{said}: '{pattern}' matches none of the file names ({first}, ...); give another, or "
+            "none where each image stands alone."
         )
-    return groups
-
-
-def group_in_name(expression: re.Pattern[str], name: str) -> str | None:
-    """What the brackets hold in a file name, or all that is matched; None without a match."""
-    match = expression.search(name)
-    return match and ("/".join(each or "" for each in match.groups()) or match[0])
+    return found
 
 
 def with_similar(

@@ -10,7 +10,8 @@ import torch
 
 from detkd.deploy.runner import Detections
 from detkd.evaluation.thresholds import USUAL, read_thresholds
-from detkd.models.detector import Detector
+from detkd.models.detector import detector_from
+from detkd.models.weights import read_checkpoint
 
 
 class CheckpointModel:
@@ -28,7 +29,8 @@ class CheckpointModel:
         thresholds: Path | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self._detector = Detector.load(path).to(device)
+        checkpoint = read_checkpoint(path)
+        self._detector = detector_from(checkpoint, path).to(device)
         self._device = device
         self.classes = list(self._detector.classes)
         self.image_size = self._detector.image_size
@@ -37,6 +39,8 @@ class CheckpointModel:
             self.thresholds = read_thresholds(thresholds, self.classes)
         self.um_per_px: float | None = None
         self.shapes: dict[str, str] = {}
+        trained = checkpoint["config"].get("name", "unnamed")
+        self.origin = {"detkd": checkpoint["version"], "model": f"{trained} ({path.name})"}
         self.levels = self._detector.levels
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -12,18 +12,19 @@ from detkd.deploy.onnx_model import INPUT, OPSET, OUTPUTS
 from detkd.errors import DataError
 from detkd.evaluation.thresholds import USUAL, read_thresholds
 from detkd.models.detector import Detector
-from detkd.models.weights import read_checkpoint
 
 
 def describe(
     detector: Detector,
-    checkpoint: Path,
+    config: dict[str, Any],
     dataset: CocoDataset | None,
     thresholds: Path | None,
     um_per_px: float | None,
     card: Card | None,
 ) -> dict[str, Any]:
     """Classes (label 1 first), sizes, 16-bit levels, thresholds, scale, and where it comes from.
+
+    `config` is that of the training, as the checkpoint has it.
 
     Raises:
         DataError: thresholds that are not those of the detector's classes, or a card of others.
@@ -33,7 +34,7 @@ def describe(
         scores = read_thresholds(thresholds, detector.classes).tolist()
     levels = detector.levels or (dataset.levels if dataset is not None else None)
     if card and (others := sorted(set(detector.classes) - set(card.classes))):
-        raise DataError(f"--card: does not name the class '{others[0]}' of {checkpoint}.")
+        raise DataError(f"--card: does not name the class '{others[0]}', which the detector knows.")
     transform = detector.transform
     return {
         "format": 1,
@@ -54,5 +55,5 @@ def describe(
         else {},
         # Done inside the graph; told for those who ask.
         "normalisation": {"mean": transform.image_mean, "std": transform.image_std},
-        "training": {"config": read_checkpoint(checkpoint)["config"]},
+        "training": {"config": config},
     }

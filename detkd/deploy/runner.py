@@ -78,7 +78,8 @@ class Detections(NamedTuple):
 class Model:
     """An exported folder, on the CPU; 0 threads are as many as there are cores.
 
-    `variant` is one of the faster forms that the export kept: int8, fp16 or openvino.
+    `variant` is one of the faster forms that the export kept: int8, fp16 or openvino. `origin` is
+    what run.json says of it: the version of detkd that exported it, its training and its file.
     """
 
     def __init__(self, folder: Path, threads: int = 0, variant: str = "") -> None:
@@ -99,6 +100,8 @@ class Model:
             path = folder / Path(str(said["model"])).name
             if variant:
                 path = folder / "variants" / Path(str(kept[variant]["file"])).name
+            trained = str(said["training"]["config"]["name"])
+            self.origin = {"detkd": str(said["detkd"]), "model": f"{trained} ({path.name})"}
         except FileNotFoundError as error:
             raise RefusedError(
                 f"{folder}: holds no detkd.json; name an exported folder."
@@ -903,6 +906,7 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
     root, files = source_of(options.source)
     settings = settings_of(options)
     about = {
+        **model.origin,
         "images": str(root.resolve()),
         "digest": model.digest,
         "settings": vars(settings),

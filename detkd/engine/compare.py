@@ -7,17 +7,21 @@ import json
 import re
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from detkd.coco_json import read_json
 from detkd.engine.predict import open_for_judging, predict
 from detkd.engine.profile import Cost, measure_cost
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import CheckpointError, DataError
+from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import coco_map
+from detkd.evaluation.paired import enough_draws, holm, paired_means
+from detkd.evaluation.results import check_truth
 from detkd.files import write_json
 
 
@@ -48,7 +52,7 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
     if not truth.is_file():
         raise DataError(f"{truth}: no such file; name a COCO ground truth.")
     stamp = {"checkpoint": _digest(checkpoint), "truth": _digest(truth)}
-    kept = run / "judged" / f"{truth.stem}.json"
+    kept = _kept(run, truth)
     tree = _read(kept)
     if tree.get("of") != stamp:
         tree = {"of": stamp, **_judge(checkpoint, truth)}
@@ -58,27 +62,69 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
     )
 
 
-def rows(
-    judged: Sequence[JudgedRun], *, plain: Path | None = None, by_seed: bool = False
-) -> list[dict[str, Any]]:
-    """The table, a row a run; `kept` is the share of the first row's mAP.
+Rows = dict[str, list[JudgedRun]]  # the runs of each row of the table, by the row's name
 
-    With the run of a `plain` student, `closed` is the share of the gap between it and the first
-    row. With `by_seed`, runs whose names differ in a number at their end (student-0, student-1) are
-    one row of means; `spread` is the sample standard deviation of their mAP.
-    """
+
+def by_row(judged: Sequence[JudgedRun], *, by_seed: bool = False) -> Rows:
+    """A row a run; with `by_seed`, runs whose names differ in a number at their end are one."""
     names = short_names([run.run for run in judged])
-    groups: dict[str, list[JudgedRun]] = {}
+    groups: Rows = {}
     for name, run in zip(names, judged, strict=True):
         groups.setdefault(re.sub(r"-\d+$", "", name) if by_seed else name, []).append(run)
+    return groups
+
+
+def paired_rows(
+    groups: Rows, truth: Path, *, plain: Path | None = None, draws: int | None = None
+) -> dict[str, Any]:
+    """The paired test of each row against that of the run `plain`, or else the first row.
+
+    A row of several seeds is the mean of its runs (see `paired_means`): what is said holds for
+    these trainings on other samples. `against` is the row's name, `rows` what `detkd eval
+    --against` says of each other row, with `p_adjusted` beside its p-value of AP: Holm's, for the
+    number of rows. Where no number of `draws` is given, there are as many as `detkd eval` takes.
+
+    Raises:
+        DataError: the truth or the detections kept of a run cannot be used.
+    """
+    document = check_truth(read_json(truth, "name a COCO ground truth"), truth)
+    cases = {
+        name: [build_case(document, run.found, _kept(run.run, truth)) for run in group]
+        for name, group in groups.items()
+    }
+    against = _row_of(plain, groups) or next(iter(groups))
+    draws = draws or enough_draws(cases[against][0])
+    tests = {
+        name: paired_means(case, cases[against], draws=draws)
+        for name, case in cases.items()
+        if name != against
+    }
+    told = [test["AP"] for test in tests.values() if test["AP"]["p"] is not None]
+    for line, p in zip(told, holm([line["p"] for line in told]), strict=True):
+        line["p_adjusted"] = p
+    return {"against": against, "rows": tests}
+
+
+def rows(
+    groups: Rows,
+    *,
+    plain: Path | None = None,
+    tests: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[dict[str, Any]]:
+    """The table of these rows; `kept` is the share of the first row's mAP.
+
+    With the run of a `plain` student, `closed` is the share of the gap between its row and the
+    first. Of several runs the row has means; `spread` is the sample standard deviation of their
+    mAP. `tests` are the paired tests by row, of which the table has what is said of AP.
+    """
     means = {name: _mean(group, "AP") for name, group in groups.items()}
     best = next(iter(means.values()))
-    low = next(
-        (means[name] for name, group in groups.items() if plain in [run.run for run in group]), None
-    )
+    below = _row_of(plain, groups)
+    low = None if below is None else means[below]
     table = []
     for name, group in groups.items():
         first, score = group[0], means[name]
+        test = (tests or {}).get(name, {}).get("AP", {})
         scores = [run.scores["AP"] for run in group if run.scores["AP"] is not None]
         closed = None
         if low is not None and best is not None and score is not None and best != low:
@@ -97,10 +143,21 @@ def rows(
                 "milliseconds": statistics.mean(run.cost.milliseconds for run in group),
                 "kept": score / best if best and score is not None else None,
                 "closed": closed,
+                **{key: test.get(key) for key in ("difference", "interval", "p", "p_adjusted")},
                 "seconds": statistics.mean(_seconds(run.run) for run in group),
             }
         )
     return table
+
+
+def _row_of(run: Path | None, groups: Rows) -> str | None:
+    """The name of the row that a run is in."""
+    return next((n for n, group in groups.items() if run in [each.run for each in group]), None)
+
+
+def _kept(run: Path, truth: Path) -> Path:
+    """Where is kept what a run has found on a truth."""
+    return run / "judged" / f"{truth.stem}.json"
 
 
 def _mean(group: Sequence[JudgedRun], key: str) -> float | None:

@@ -17,13 +17,25 @@ from detkd.models.detector import Detector
 def open_for_judging(
     checkpoint: Path, truth: Path, images: Path | None = None
 ) -> tuple[Detector, CocoDataset]:
-    """The detector, and the images of `truth` as it wants them (`images`: their folder).
+    """The detector of a checkpoint, and the images on which it is judged.
 
     Raises:
         CheckpointError: no checkpoint of detkd.
-        DataError: the truth cannot be used, or has other classes.
+        DataError: as `images_for`.
     """
     detector = Detector.load(checkpoint)
+    return detector, images_for(detector, checkpoint, truth, images)
+
+
+def images_for(
+    detector: Detector, checkpoint: Path, truth: Path, images: Path | None = None
+) -> CocoDataset:
+    """The images of `truth` as the detector wants them (`images`: their folder).
+
+    Raises:
+        DataError: the truth cannot be used, or has other classes than the detector, which is that
+            of `checkpoint`.
+    """
     dataset = CocoDataset(truth, images=images, image_size=detector.image_size, cache="none")
     dataset.levels = detector.levels or dataset.levels  # 16 bits are mapped as in training
     if detector.classes != dataset.classes:
@@ -34,7 +46,7 @@ def open_for_judging(
             f"{checkpoint} knows {ours} classes and {truth} has {theirs}: {what}. "
             "Judge on the categories that it was trained on (convert with the same --classes)."
         )
-    return detector, dataset
+    return dataset
 
 
 @torch.no_grad()

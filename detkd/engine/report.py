@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def write_comparison(
     table: list[dict[str, Any]],
     cells: list[dict[str, str]],
     truth: Path,
+    tests: dict[str, Any],
+    note: str,
 ) -> None:
     """Write comparison.html, .json, .md and .png and curves.png.
 
@@ -35,11 +38,13 @@ def write_comparison(
         table: the rows as numbers, for the JSON file.
         cells: the rows as text by column.
         truth: COCO ground truth on which they were judged.
+        tests: the paired tests of the rows (see `paired_rows`), for the JSON file.
+        note: a sentence that stands below the table of the page.
     """
     data = CocoDataset(truth, image_size=320, cache="none")
     names = short_names([run.run for run in judged])
     alike = _similarities(judged, names, truth)
-    write_json(folder / "comparison.json", {"rows": table, "cka": alike})
+    write_json(folder / "comparison.json", {"rows": table, "paired": tests, "cka": alike})
     columns = list(cells[0])
     lines = [columns, *(list(row.values()) for row in cells)]
     write_atomic(folder / "comparison.md", markdown_table(lines, text=2))
@@ -48,7 +53,7 @@ def write_comparison(
     runs = {name: RunFolder(run.run) for name, run in zip(names, judged, strict=True)}
     plot_courses(runs, folder / "curves.png")
     parts: dict[str, str | Path] = {
-        "Runs": table_html(columns, [list(row.values()) for row in cells]),
+        "Runs": table_html(columns, lines[1:]) + f"<p>{html.escape(note)}</p>",
         "Learning curves": folder / "curves.png",
         "The same images: truth, and what each run finds": folder / "comparison.png",
     }

@@ -7,6 +7,7 @@ a sample would change nothing (Good, Permutation Tests, 2000).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,15 +39,35 @@ def paired_test(
     A class counts as changed where its p-value, times the number of classes left to judge (Holm
     1979), is below 1 - level. Both cases are of the same truth.
     """
+    return paired_means([case], [other], draws=draws, level=level, seed=seed)
+
+
+def paired_means(
+    ours: Sequence[Case],
+    theirs: Sequence[Case],
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """As `paired_test`, of the means of two sides: a side is one config trained with some seeds.
+
+    Each draw of the samples is the same for all runs, and so is each exchange: within a sample the
+    first run of one side changes places with the first of the other, the second with the second,
+    and so on; the runs of the shorter side come again until each was taken equally often. Samples
+    are drawn, runs never: interval and p-value are about these trainings on other samples. How
+    much further seeds would vary is not in them; the spread of the runs tells that.
+    """
+    case = ours[0]
     groups = groups_of(case)
     every = int(groups.max(initial=-1)) + 1
-    ours, theirs = match(case, OVERLAPS), match(other, OVERLAPS)
-    holding = groups_with_class(ours, groups)
+    sides = [[match(run, OVERLAPS) for run in side] for side in (ours, theirs)]
+    holding = groups_with_class(sides[0][0], groups)
     once = np.ones((1, len(case.images)), dtype=np.int32)
     weights = draw_weights(groups, draws, seed)
-    values = [drawn_precisions(each, once) for each in (ours, theirs)]
-    drawn = [drawn_precisions(each, weights) for each in (ours, theirs)]
-    exchanged = _exchanged(ours, theirs, groups, draws, seed)
+    values = [_mean([drawn_precisions(run, once) for run in side]) for side in sides]
+    drawn = [_mean([drawn_precisions(run, weights) for run in side]) for side in sides]
+    exchanged = _exchanged(sides[0], sides[1], groups, draws, seed)
     said: dict[str, Any] = {
         "level": level,
         "draws": draws,
@@ -97,16 +118,36 @@ def exchanged_precisions(
     return {"AP": found.mean(axis=2), "AP50": found[:, :, 0]}
 
 
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values of several tests at once, so that one false find among them is as rare as in one.
+
+    The lowest is multiplied by the number of tests, the next by one less, and so on, and none is
+    lower than one before it (Holm, Scandinavian Journal of Statistics 1979).
+    """
+    adjusted = [0.0] * len(chances)
+    highest = 0.0
+    for at, which in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        highest = max(highest, min(1.0, chances[which] * (len(chances) - at)))
+        adjusted[which] = highest
+    return adjusted
+
+
+def _mean(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.mean([run[name] for run in runs], axis=0) for name in MEASURES}
+
+
 def _exchanged(
-    ours: Sequence[ClassMatches],
-    theirs: Sequence[ClassMatches],
+    ours: Sequence[Sequence[ClassMatches]],
+    theirs: Sequence[Sequence[ClassMatches]],
     groups: np.ndarray,
     draws: int,
     seed: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     swapped = exchange_weights(groups, draws, seed)
-    one = exchanged_precisions(ours, theirs, swapped)
-    two = exchanged_precisions(ours, theirs, 1 - swapped)
+    turns = range(math.lcm(len(ours), len(theirs)))
+    pairs = [(ours[at % len(ours)], theirs[at % len(theirs)]) for at in turns]
+    one = _mean([exchanged_precisions(*pair, swapped) for pair in pairs])
+    two = _mean([exchanged_precisions(*pair, 1 - swapped) for pair in pairs])
     return {name: (one[name], two[name]) for name in MEASURES}
 
 
@@ -128,9 +169,7 @@ def _line(
 
 def _changed(rows: dict[str, dict[str, Any]], alpha: float) -> list[str]:
     """The classes that changed, by Holm's procedure; each row gets its adjusted p-value."""
-    known = sorted((row["p"], name) for name, row in rows.items() if row["p"] is not None)
-    highest = 0.0
-    for at, (p, name) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - at)))
-        rows[name]["p_adjusted"] = highest
+    known = [row for row in rows.values() if row["p"] is not None]
+    for row, p in zip(known, holm([row["p"] for row in known]), strict=True):
+        row["p_adjusted"] = p
     return [name for name, row in rows.items() if row.get("p_adjusted", 1.0) < alpha]

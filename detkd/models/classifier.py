@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.config import ClassifierConfig, LabelLossConfig
-from detkd.errors import CheckpointError, ConfigError
+from detkd.errors import ConfigError
 from detkd.models.attention import attention
 from detkd.models.backbones import STAGES as PUBLISHED
 from detkd.models.backbones import (
@@ -28,7 +28,7 @@ from detkd.models.backbones import (
 from detkd.models.class_heads import BEHIND, Exit, Head
 from detkd.models.compression import compress
 from detkd.models.label_loss import LabelLoss, label_probabilities
-from detkd.models.weights import read_checkpoint
+from detkd.models.weights import network_from, read_checkpoint
 
 
 class Classifier(nn.Module):
@@ -286,26 +286,4 @@ def classifier_from(checkpoint: dict[str, Any], path: str | Path) -> Classifier:
     Raises:
         CheckpointError: its config or weights are not those of a classifier.
     """
-    if checkpoint.get("network", "detector") != Classifier.kind:
-        raise CheckpointError(
-            f"{path}: holds a detector, where a classifier is needed; 'detkd eval' judges it."
-        )
-    try:
-        config = checkpoint["config"]
-        # The weights come from the checkpoint: where they once started does not matter now.
-        model = ClassifierConfig(**{**config["model"], "weights": None})
-        image_size = int(config["data"]["image_size"])
-        network = build_classifier(model, tuple(checkpoint["classes"]), image_size)
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{path}: its config (written by detkd {checkpoint['version']}) describes no "
-            f"classifier of this version: {error}."
-        ) from error
-    try:
-        network.load_state_dict(checkpoint["weights"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: its weights are not those of the '{model.backbone}' classifier that its "
-            "config describes; take an intact checkpoint."
-        ) from error
-    return network.eval()
+    return network_from(checkpoint, path, Classifier.kind, ClassifierConfig, build_classifier)

@@ -17,11 +17,11 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detkd.config import ModelConfig
-from detkd.errors import CheckpointError, ConfigError
+from detkd.errors import ConfigError
 from detkd.models.backbones import Backbone, Feature, build_backbone
 from detkd.models.neck import Neck, build_neck
 from detkd.models.roi_features import build_roi_features
-from detkd.models.weights import read_checkpoint
+from detkd.models.weights import network_from, read_checkpoint
 from detkd.pixels import Levels
 
 
@@ -202,30 +202,9 @@ def detector_from(checkpoint: dict[str, Any], path: str | Path) -> Detector:
     Raises:
         CheckpointError: its config or weights are not those of a detector.
     """
-    if checkpoint.get("network", Detector.kind) != Detector.kind:
-        raise CheckpointError(
-            f"{path}: holds a classifier, where a detector is needed; 'detkd eval-cls' judges it."
-        )
-    try:
-        config = checkpoint["config"]
-        # The weights come from the checkpoint: where they once started does not matter now.
-        model = ModelConfig(**{**config["model"], "weights": None})
-        image_size = int(config["data"]["image_size"])
-        detector = build_detector(model, tuple(checkpoint["classes"]), image_size)
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(
-            f"{path}: its config (written by detkd {checkpoint['version']}) describes no "
-            f"detector of this version: {error}."
-        ) from error
-    try:
-        detector.load_state_dict(checkpoint["weights"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: its weights are not those of the '{model.backbone}' detector that its "
-            "config describes; take an intact checkpoint."
-        ) from error
+    detector = network_from(checkpoint, path, Detector.kind, ModelConfig, build_detector)
     detector.levels = levels_in(checkpoint)
-    return detector.eval()
+    return detector
 
 
 def levels_in(checkpoint: dict[str, Any]) -> Levels | None:

@@ -6,16 +6,19 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from detkd.errors import CheckpointError
+from detkd.errors import CheckpointError, ConfigError
 
+C = TypeVar("C")  # a model's config
+N = TypeVar("N", bound=nn.Module)
 CHECKPOINT_KEYS = ("version", "config", "classes", "weights")
 
 
@@ -70,6 +73,54 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "plain backbone weights go into model.weights."
         )
     return checkpoint
+
+
+# Beside each kind of network, the other one and the command that judges it.
+OTHERS = {"detector": ("classifier", "eval-cls"), "classifier": ("detector", "eval")}
+
+
+def network_from(
+    checkpoint: dict[str, Any],
+    path: str | Path,
+    kind: str,
+    config: Callable[..., C],
+    build: Callable[[C, Sequence[str], int], N],
+) -> N:
+    """The network of one kind that a checkpoint describes, in evaluation mode.
+
+    Args:
+        checkpoint: as `read_checkpoint` gives it.
+        path: where it was read, for the sentences.
+        kind: detector or classifier.
+        config: makes the model's config of its keys.
+        build: makes the network of that config, the classes and the size of images in px.
+
+    Raises:
+        CheckpointError: its config or weights are not those of such a network.
+    """
+    if checkpoint.get("network", "detector") != kind:
+        other, judge = OTHERS[kind]
+        raise CheckpointError(
+            f"{path}: holds a {other}, where a {kind} is needed; 'detkd {judge}' judges it."
+        )
+    try:
+        said = checkpoint["config"]
+        # The weights come from the checkpoint: where they once started does not matter now.
+        model = config(**{**said["model"], "weights": None})
+        network = build(model, tuple(checkpoint["classes"]), int(said["data"]["image_size"]))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{path}: its config (written by detkd {checkpoint['version']}) describes no "
+            f"{kind} of this version: {error}."
+        ) from error
+    try:
+        network.load_state_dict(checkpoint["weights"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: its weights are not those of the '{said['model']['backbone']}' {kind} that "
+            "its config describes; take an intact checkpoint."
+        ) from error
+    return network.eval()
 
 
 def download(url: str) -> Path:

@@ -12,7 +12,7 @@ from detkd.cli.app import launch
 from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, square
 from detkd.data.labelled_images import divide_labelled, fold_of, groups_of, read_labelled
 from detkd.data.sampler import EpochBatches
-from detkd.errors import ConfigError, DataError
+from detkd.errors import DataError
 
 
 def picture(path, colour, size=(12, 10)):
@@ -53,7 +53,7 @@ def test_groups_are_found_in_file_names_where_there_are_none(tmp_path):
     }
     assert read_labelled(tmp_path / "crops").grouped(None).images[0].group is None
     for pattern, said in (("c(", "is no regular expression"), ("x9", "matches none of the file")):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(DataError, match=said):
             read_labelled(tmp_path / "crops").grouped(pattern)
 
 

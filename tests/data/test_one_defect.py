@@ -200,6 +200,29 @@ def link_out(root):
     (root / "JPEGImages/two.jpg").symlink_to(outside)
 
 
+def listed_in_yaml(text):
+    def change(root):
+        (root / "classes.txt").unlink()
+        (root / "data.yaml").write_text(text)
+
+    return changed(change, yolo)
+
+
+def second_of_cvat(content):
+    """Two CVAT documents, the second of which holds this."""
+
+    def make(root):
+        for seed, name in enumerate(("one.jpg", "two.jpg")):
+            picture(root / name, seed)
+        box = '<box label="a" xtl="10" ytl="20" xbr="30" ybr="40" occluded="0"/>'
+        image = f'<image id="0" name="one.jpg" width="100" height="80">{box}</image>'
+        (root / "one.xml").write_text(f"<annotations>{image}</annotations>")
+        (root / "two.xml").write_bytes(content.replace(b"annotation>", b"annotations>"))
+        return root
+
+    return make
+
+
 def same_with_other_boxes(root):
     copy("JPEGImages/one.jpg", "JPEGImages/two.jpg")(root)
     document(root, "two", thing(box=(50, 50, 60, 60)))
@@ -207,6 +230,10 @@ def same_with_other_boxes(root):
 
 ENTITIES = b"<!DOCTYPE a [<!ENTITY x 'y'><!ENTITY z '&x;&x;&x;'>]><annotation>&z;</annotation>"
 EXTERNAL = b"<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><annotation>&x;</annotation>"
+# Each mapping takes in the one before it eight times: 8^12 entries, if that is done.
+MERGES = "m0: &m0 {k: v}\n" + "".join(
+    f"m{at}: &m{at} {{!!merge <<: [{', '.join([f'*m{at - 1}'] * 8)}]}}\n" for at in range(1, 13)
+)
 DROP, LEAVE = "dropped box", "dropped image"
 TWO, XML = "JPEGImages/two.jpg", "Annotations/two.xml"
 GOOD = thing()
@@ -322,6 +349,17 @@ DEFECTS = {
     "empty document": (bytes_of_second(b""), "malformed annotation", XML, LEAVE, 1, 1),
     "entities": (bytes_of_second(ENTITIES), "hostile annotation", XML, LEAVE, 1, 1),
     "external entity": (bytes_of_second(EXTERNAL), "hostile annotation", XML, LEAVE, 1, 1),
+    "entities in CVAT": (second_of_cvat(ENTITIES), "hostile annotation", "two.xml", LEAVE, 1, 1),
+    "external entity in CVAT": (second_of_cvat(EXTERNAL), "hostile annotation", "two.xml", LEAVE,
+                                1, 1),
+    "tag of Python": (
+        listed_in_yaml("names: !!python/object/apply:os.getcwd []\ntrain: x\n"),
+        *("tag in class list", "data.yaml", "mended", 2, 2),
+    ),
+    "mappings that merge each other": (
+        listed_in_yaml(MERGES + "names: [a]\n"),
+        *("tag in class list", "data.yaml", "mended", 2, 2),
+    ),
     "undeclared Latin-1": (
         bytes_of_second("<annotation><x>é</x></annotation>".encode("latin-1")),
         *("malformed annotation", XML, LEAVE, 1, 1),

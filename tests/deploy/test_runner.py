@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import detkd
 from detkd.cli.app import launch
 from detkd.data.dataset import load_image
 from detkd.deploy import parity, runner
@@ -41,6 +42,7 @@ class Bright:
     shapes: dict[str, str] = {}  # noqa: RUF012
     levels = None
     digest = "bright"
+    origin = {"detkd": "0", "model": "bright"}  # noqa: RUF012
 
     def detect(self, frame):
         mask = (frame.mean(axis=0) > 0.5).astype(np.uint8)
@@ -433,6 +435,22 @@ def test_predict_with_an_exported_folder_is_the_runner(model_folder, folder, tmp
         assert launch("predict", [str(folder), *wrong, "--out", str(tmp_path / "c")]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_the_page_of_counts_says_which_model_found_the_objects(model_folder, folder, tmp_path):
+    exported, checkpoint = model_folder
+    models = {
+        "small (model.onnx)": ["--model", str(exported)],
+        "small (best.pt)": ["--checkpoint", str(checkpoint)],
+    }
+    for name, (model, argv) in zip("ab", models.items(), strict=True):
+        found, counts = tmp_path / name, tmp_path / f"counts-{name}"
+        assert launch("predict", [str(folder), *argv, "--out", str(found)]) == 0
+        assert launch("count", [str(found), "--out", str(counts)]) == 0
+        said = {"detkd": detkd.__version__, "model": model}
+        assert json.loads((counts / "counts.json").read_text())["run"] == said
+        [page] = counts.glob("*.html")
+        assert model in page.read_text()
 
 
 # ------------------------------------------------------------------------------ a camera's folder

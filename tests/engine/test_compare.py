@@ -5,14 +5,40 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from detkd.cli.app import launch
 from detkd.data.dataset import CocoDataset
-from detkd.engine.compare import judge_run, rows, short_names
+from detkd.engine.compare import by_row, judge_run, paired_rows, rows, short_names
 from detkd.engine.similarity import cka, similarity
+from detkd.evaluation.coco_map import coco_map
 from detkd.models.detector import Detector
+
+
+def found_on(truth, seed, noise):
+    """COCO results: most of the annotated boxes, moved by `noise` of their sides."""
+    random = np.random.default_rng(seed)
+    found = []
+    for box in json.loads(truth.read_text())["annotations"]:
+        x, y, w, h = box["bbox"]
+        dx, dy = random.normal(0, noise, 2)
+        if random.random() < 0.9:
+            moved = {"bbox": [x + dx * w, y + dy * h, w, h], "score": float(random.random())}
+            found.append({"image_id": box["image_id"], "category_id": box["category_id"], **moved})
+    return found
+
+
+def with_finds(run, name, truth, found):
+    """A copy of a run that has found this on the truth."""
+    judge_run(run, truth)
+    copy = shutil.copytree(run, run.with_name(name))
+    kept = copy / f"judged/{truth.stem}.json"
+    tree = json.loads(kept.read_text())
+    scores = coco_map(json.loads(truth.read_text()), found)["coco"]
+    kept.write_text(json.dumps({**tree, "predictions": found, "scores": scores}))
+    return copy
 
 
 @pytest.fixture
@@ -61,13 +87,11 @@ def test_kept_is_the_share_of_the_first_run(run, scenes):
     whole = type(judged)(
         run, judged.backbone, judged.cost, judged.scores | {"AP": 0.4}, judged.found
     )
-    table = rows([whole, half])
+    table = rows(by_row([whole, half]))
     assert [row["run"] for row in table] == ["one", "two"]
     assert [row["kept"] for row in table] == [1.0, 0.5]
-    assert (
-        rows([type(judged)(run, "", judged.cost, judged.scores | {"AP": 0.0}, [])])[0]["kept"]
-        is None
-    )
+    nothing = type(judged)(run, "", judged.cost, judged.scores | {"AP": 0.0}, [])
+    assert rows(by_row([nothing]))[0]["kept"] is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +140,7 @@ def test_seeds_are_one_row_and_a_plain_student_measures_the_gap(run, scenes):
 
     runs = [scored("s-teacher-0", 0.6), scored("s-teacher-1", 0.8)]
     runs += [scored("s-plain-0", 0.5), scored("s-best-0", 0.6), scored("s-best-1", 0.65)]
-    table = rows(runs, plain=run.with_name("s-plain-0"), by_seed=True)
+    table = rows(by_row(runs, by_seed=True), plain=run.with_name("s-plain-0"))
     assert [(row["run"], row["runs"]) for row in table] == [
         ("teacher", 2),
         ("plain", 1),
@@ -138,6 +162,83 @@ def test_the_table_fits_a_terminal_with_seeds_and_gap(run, scenes, tmp_path, cap
     assert "…" not in said
     assert "±" in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_two_runs_differ_as_eval_says_of_their_files(run, scenes, tmp_path, capsys):
+    truth = scenes / "all.json"
+    names, noises = ("r-plain", "r-best"), (0.12, 0.05)
+    runs = []
+    for seed, (name, noise) in enumerate(zip(names, noises, strict=True)):
+        found = found_on(truth, seed, noise)
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+        runs.append(str(with_finds(run, name, truth, found)))
+    results = [str(tmp_path / f"{name}.json") for name in names]
+    argv = ["--gt", str(truth), "--dt", results[1], "--against", results[0]]
+    assert launch("eval", [*argv, "--out", str(tmp_path / "judged")]) == 0
+    against = json.loads((tmp_path / "judged/metrics.json").read_text())["against"]
+    capsys.readouterr()
+
+    out = tmp_path / "out"
+    assert launch("compare", [*runs, "--gt", str(truth), "--out", str(out)]) == 0
+    tree = json.loads((out / "comparison.json").read_text())
+    said = tree["paired"]["rows"]["best"]
+    assert tree["paired"]["against"] == "plain"
+    assert said["unit"] == "sample"
+    assert said["AP"].pop("p_adjusted") == against["AP"]["p"]  # of one row alone
+    assert said == {key: value for key, value in against.items() if key != "file"}
+    plain, best = tree["rows"]
+    assert [best[key] for key in ("difference", "interval", "p")] == [
+        against["AP"][key] for key in ("difference", "interval", "p")
+    ]
+    assert best["difference"] == pytest.approx(best["AP"] - plain["AP"])
+    assert best["difference"] > 0
+    assert plain["difference"] is None
+    shown = f"{best['difference']:+.3f}"
+    screen = capsys.readouterr().out
+    assert max(map(len, screen.partition("written:")[0].splitlines())) <= 80
+    for text in (screen, *((out / f"comparison.{end}").read_text() for end in ("html", "md"))):
+        assert shown in text
+
+
+def test_differences_are_from_the_plain_run_and_stricter_of_several(run, scenes, tmp_path):
+    truth = scenes / "all.json"
+    runs = [
+        with_finds(run, f"r-{name}", truth, found_on(truth, seed, noise))
+        for seed, (name, noise) in enumerate({"teacher": 0.02, "plain": 0.2, "kl": 0.1}.items())
+    ]
+    groups = by_row([judge_run(each, truth) for each in runs])
+    said = paired_rows(groups, truth, plain=runs[1], draws=200)
+    assert said["against"] == "plain"
+    assert list(said["rows"]) == ["teacher", "kl"]
+    table = rows(groups, plain=runs[1], tests=said["rows"])
+    assert [row["difference"] is None for row in table] == [False, True, False]
+    assert table[0]["difference"] > table[2]["difference"] > 0
+    low, high = sorted(row["p"] for row in table if row["p"] is not None)
+    assert min(row["p_adjusted"] or 1 for row in table) == min(2 * low, 1)
+    assert max(row["p_adjusted"] or 0 for row in table) == max(2 * low, high)
+
+
+def test_no_draws_no_test_and_fewer_than_none_are_refused(run, scenes, tmp_path, capsys):
+    other = shutil.copytree(run, run.with_name("r-two"))
+    argv = [str(run), str(other), "--gt", str(scenes / "all.json"), "--bootstrap"]
+    assert launch("compare", [*argv, "0"]) == 0
+    assert "less that of" not in capsys.readouterr().out
+    assert launch("compare", [*argv, "-1"]) == 2
+    assert "--bootstrap: -1 is negative; give 0 or more." in capsys.readouterr().err
+
+
+def test_kept_detections_of_other_images_are_refused_in_a_sentence(run, scenes, capsys):
+    truth = scenes / "all.json"
+    found = found_on(truth, 0, 0.1)
+    other = with_finds(run, "r-two", truth, found)
+    kept = other / "judged/all.json"
+    tree = json.loads(kept.read_text())
+    tree["predictions"][3]["image_id"] = 4711
+    kept.write_text(json.dumps(tree))
+    assert launch("compare", [str(run), str(other), "--gt", str(truth)]) == 2
+    said = capsys.readouterr().err
+    assert f"error: {kept}" in said
+    assert "4711" in said
 
 
 def test_cka_by_hand_and_blind_to_rotation_scale_and_shift():

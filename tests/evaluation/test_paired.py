@@ -5,7 +5,14 @@ import pytest
 from reference import class_means, fuzzed, made, pycocotools_says
 from scipy import stats
 
-from detkd.evaluation.bootstrap import _student, bootstrap_numbers, groups_of, interval
+from detkd.evaluation.bootstrap import (
+    _student,
+    bootstrap_numbers,
+    draw_weights,
+    drawn_precisions,
+    groups_of,
+    interval,
+)
 from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import OVERLAPS, coco_map
 from detkd.evaluation.matching import match
@@ -13,6 +20,8 @@ from detkd.evaluation.paired import (
     enough_draws,
     exchange_weights,
     exchanged_precisions,
+    holm,
+    paired_means,
     paired_test,
 )
 
@@ -48,6 +57,78 @@ def test_results_that_miss_objects_are_worse_and_the_sign_says_which():
     assert said["per_class"]["c7"]["AP"]["p"] is None  # has no truth
     assert turned["AP"]["difference"] == -said["AP"]["difference"]
     assert turned["AP"]["interval"][1] < 0
+
+
+def three(seed=3):
+    """A truth and three cases of it, of results that lack more and more."""
+    truth, better, worse = pair(seed)
+    return truth, [build_case(truth, found) for found in (better, worse, worse[::2])]
+
+
+@pytest.mark.parametrize("times", [(1, 3), (3, 1), (2, 2), (2, 3)])
+def test_a_run_that_comes_several_times_counts_as_once(times):
+    _, (a, b, _) = three()
+    once = paired_test(a, b, draws=100)
+    again = paired_means([a] * times[0], [b] * times[1], draws=100)
+    for name in ("AP", "AP50"):
+        assert again[name]["p"] == once[name]["p"]
+        for key in ("value", "other", "difference", "interval"):
+            assert again[name][key] == pytest.approx(once[name][key], abs=1e-12)
+
+
+def test_the_difference_of_means_and_its_draws_by_hand():
+    _, (a, b, c) = three()
+    said = paired_means([a, c], [b], draws=60)
+    ap = [paired_test(case, b, draws=2)["AP"]["value"] for case in (a, b, c)]
+    assert said["AP"]["difference"] == pytest.approx((ap[0] + ap[2]) / 2 - ap[1])
+    groups = groups_of(a)
+    weights = draw_weights(groups, 60, 0)
+    found = [drawn_precisions(match(case, OVERLAPS), weights)["AP"] for case in (a, b, c)]
+    differences = [
+        np.nanmean((first + last) / 2) - np.nanmean(other)
+        for first, other, last in zip(*found, strict=True)
+    ]
+    assert said["AP"]["interval"] == pytest.approx(interval(np.array(differences), 0.95, 20))
+
+
+def test_runs_change_places_pair_by_pair_in_each_exchange():
+    _, (a, b, c) = three()
+    said = paired_means([a, b], [c], draws=80)
+    swapped = exchange_weights(groups_of(a), 80, 0)
+    matches = [match(case, OVERLAPS) for case in (a, b, c)]
+    chances = np.zeros(80)
+    for run in (0, 1):
+        one = exchanged_precisions(matches[run], matches[2], swapped)["AP"]
+        two = exchanged_precisions(matches[run], matches[2], 1 - swapped)["AP"]
+        chances += (np.nanmean(one, axis=1) - np.nanmean(two, axis=1)) / 2
+    as_far = sum(abs(chances) >= abs(said["AP"]["difference"]) - 1e-12)
+    assert said["AP"]["p"] == (1 + as_far) / 81
+
+
+def test_sides_of_runs_that_are_alike_seldom_differ():
+    """A p-value of 0.1 or less comes once in ten, whatever the numbers of runs on the sides."""
+    low = []
+    for seed in range(40):
+        truth, _ = made(seed, images=15)
+        for image in truth["images"]:
+            del image["sample"]
+        random = np.random.default_rng(seed)
+        cases = []
+        for _ in range(4):
+            results = [{**box, "score": random.random()} for box in truth["annotations"]]
+            for result in results:
+                x, y, *sides = result["bbox"]
+                result["bbox"] = [x + random.normal(0, 3), y + random.normal(0, 3), *sides]
+            cases.append(build_case(truth, results))
+        for ours in (2, 3):
+            low.append(paired_means(cases[:ours], cases[ours:], draws=39)["AP"]["p"] <= 0.1)
+    assert 2 <= sum(low) <= 16  # of 80
+
+
+def test_p_values_of_several_tests_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 @pytest.mark.parametrize("classes", [1, 24, 80, 1000])

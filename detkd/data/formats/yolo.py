@@ -45,8 +45,11 @@ class _Text(yaml.SafeLoader):
     """Safe YAML whose scalars stay as written: a class may be called `no`, which means false.
 
     A tag, which could ask for an object of Python, is not obeyed: what it stands before is read
-    as if it were not there.
+    as if it were not there. Nor is `!!merge`: mappings that merge each other grow without bounds.
     """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Keep a mapping as it is written."""
 
     def plain(self, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):
