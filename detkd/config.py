@@ -261,6 +261,40 @@ class TrainConfig:
 
 
 @dataclass
+class SelfTeachConfig:
+    """What the exits of a classifier learn from its deepest one.
+
+    Args:
+        temperature: T of the softened probabilities.
+        alpha: share of the deepest exit's word; the label has the rest.
+        hint: lambda, weight of the distance from the deepest features.
+        scale_by_temperature: multiply the softened part by T squared.
+    """
+
+    temperature: float = 3.0
+    alpha: float = 0.3
+    hint: float = 0.03
+    scale_by_temperature: bool = False
+
+
+@dataclass
+class ExitsConfig(SelfTeachConfig):
+    """Exits on a detector's backbone while it is trained, and what they learn.
+
+    Args:
+        temperature: T of the softened probabilities.
+        alpha: share of the RoI head's word; the label has the rest.
+        hint: lambda, weight of the distance from the deepest stage.
+        scale_by_temperature: multiply the softened part by T squared.
+        exits: stages of the backbone on which an exit sits, such as [c2, c3, c4].
+        exit_attention: in each exit: none or eca.
+    """
+
+    exits: list[str] = field(default_factory=list)
+    exit_attention: Literal["none", "eca"] = "eca"
+
+
+@dataclass
 class Experiment:
     """One training run.
 
@@ -269,6 +303,7 @@ class Experiment:
         model: the network that is trained.
         train: how it is trained.
         distill: its teacher; without one the network learns from the annotations alone.
+        self_distill: exits on its backbone, which learn from its RoI head while it is trained.
         name: of the run folder, runs/NAME, unless --run says otherwise.
     """
 
@@ -276,6 +311,7 @@ class Experiment:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     distill: DistillConfig | None = None
+    self_distill: ExitsConfig | None = None
     name: str = "run"
 
     def as_dict(self) -> dict[str, Any]:
@@ -406,23 +442,6 @@ class TeachConfig:
     cache: bool = False
     cache_folder: str | None = None
     preflight: int = 96
-
-
-@dataclass
-class SelfTeachConfig:
-    """What the exits of a classifier learn from its deepest one.
-
-    Args:
-        temperature: T of the softened probabilities.
-        alpha: share of the deepest exit's word; the label has the rest.
-        hint: lambda, weight of the distance from the deepest features.
-        scale_by_temperature: multiply the softened part by T squared.
-    """
-
-    temperature: float = 3.0
-    alpha: float = 0.3
-    hint: float = 0.03
-    scale_by_temperature: bool = False
 
 
 @dataclass

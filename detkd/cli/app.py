@@ -18,7 +18,7 @@ COMMANDS = {
     "check": ("check_dataset", "every problem of a data set, with its file"),
     "split": ("split_dataset", "train, val and test that share no sample"),
     "synth": ("make_synthetic", "rendered phytoplankton scenes as a VOC tree"),
-    "train": ("train_det", "a teacher, a plain student or a distilled student"),
+    "train": ("train_det", "a detector: a teacher, a plain, a distilled or a self-distilled one"),
     "eval": ("eval_map", "COCO and VOC mAP of result files or of a checkpoint"),
     "export": ("export_model", "a detector as ONNX, proven to find the same as its checkpoint"),
     "predict": ("predict", "what a detector finds on frames, a stack, a video or a camera"),

@@ -19,6 +19,7 @@ from detkd.config import (
     ClassifierExperiment,
     DataConfig,
     DistillConfig,
+    ExitsConfig,
     Experiment,
     HeadsConfig,
     LabelLossConfig,
@@ -259,6 +260,7 @@ PARTS: dict[type[AnyExperiment], dict[str, type]] = {
         "train": TrainConfig,
         "distill": DistillConfig,
         "distill.heads": HeadsConfig,
+        "self_distill": ExitsConfig,
         **TERMS,
     },
     ClassifierExperiment: {

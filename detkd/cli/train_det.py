@@ -1,4 +1,4 @@
-"""Train a detector: a teacher, a plain student or a distilled student, as the config says.
+"""Train a detector: a teacher, a plain, a distilled or a self-distilled one, as the config says.
 
 One CPU or GPU:        detkd train --config configs/bccd/teacher.yaml
 Another value:         detkd train --config configs/bccd/student.yaml --train.epochs 50

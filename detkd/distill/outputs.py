@@ -152,17 +152,26 @@ class Outputs:
 
     @cached_property
     def _assigned(self) -> tuple[Tensor, Tensor]:
-        heads, proposals = self._student.roi_heads, self._reading.proposals
+        proposals, coder = self._reading.proposals, self._student.roi_heads.box_coder
+        matched, labels = match_proposals(self._student, self._reading)
         truths = [target["boxes"].to(proposals[0].dtype) for target in self._reading.targets]
-        names = [target["labels"] for target in self._reading.targets]
-        matched, labels = heads.assign_targets_to_proposals(proposals, truths, names)
         each = [
             boxes[index] if len(boxes) else own
             for boxes, index, own in zip(truths, matched, proposals, strict=True)
         ]
         if not self._labelled:
             labels = [torch.full_like(label, -1) for label in labels]
-        return torch.cat(labels), torch.cat(list(heads.box_coder.encode(each, proposals)))
+        return torch.cat(labels), torch.cat(list(coder.encode(each, proposals)))
+
+
+def match_proposals(detector: Detector, reading: Reading) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each image's proposals the place of the truth they belong to [R_n], and labels [R_n].
+
+    Label 0 is background, where the place says nothing.
+    """
+    truths = [target["boxes"].to(reading.proposals[0].dtype) for target in reading.targets]
+    names = [target["labels"] for target in reading.targets]
+    return detector.roi_heads.assign_targets_to_proposals(reading.proposals, truths, names)
 
 
 class ByName(Mapping[str, Tensor]):

@@ -25,7 +25,7 @@ from detkd.distill.classifier_distiller import ClassifierDistiller, build_classi
 from detkd.distill.self_distiller import SelfDistiller
 from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
-from detkd.engine.parts import leave_interrupts
+from detkd.engine.parts import check_one_teacher, leave_interrupts
 from detkd.engine.run import RunFolder
 from detkd.errors import ConfigError, DataError, UserError
 from detkd.evaluation.class_judge import ClassPredictions, judge_classes
@@ -157,10 +157,7 @@ def build_class_trainable(
         CheckpointError: weights or a teacher that cannot be used.
     """
     model, distill, own = experiment.model, experiment.distill, experiment.self_distill
-    if distill and own:
-        raise ConfigError(
-            "distill, self_distill: a network has a teacher or is its own; leave one out."
-        )
+    check_one_teacher(experiment)
     if model.cut:
         raise ConfigError("model.cut: train the whole with its exits, and cut it afterwards.")
     if model.exits and not own:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from detkd.config import AnyExperiment
 from detkd.data.sampler import EpochBatches
 from detkd.distill.classifier_distiller import ClassifierDistiller
+from detkd.distill.detector_exits import DetectorSelfDistiller
 from detkd.distill.distiller import Distiller
 from detkd.distill.self_distiller import SelfDistiller
 from detkd.engine.average import Average
@@ -33,7 +34,7 @@ from detkd.engine.watch import Watch
 from detkd.errors import UserError
 from detkd.models.network import Network
 
-Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller
+Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller | DetectorSelfDistiller
 Judge = Callable[[Network], dict[str, Any]]
 
 

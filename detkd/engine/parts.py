@@ -12,13 +12,14 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
-from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig
+from detkd.config import AnyExperiment, DataConfig, DistillConfig, Experiment, ModelConfig
 from detkd.data.anchors import fit_anchors
 from detkd.data.augment import VIEWS
 from detkd.data.dataset import CocoDataset, collate
 from detkd.data.frames import WithFrames, frames_of
 from detkd.data.sampler import EpochBatches
 from detkd.distill.cache import MapCache, maps_needed
+from detkd.distill.detector_exits import DetectorSelfDistiller
 from detkd.distill.distiller import Distiller, build_distiller
 from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
@@ -141,22 +142,37 @@ def _with_frames(dataset: CocoDataset, data: DataConfig) -> WithFrames:
 
 def build_trainable(
     experiment: Experiment, classes: Sequence[str], loader: DataLoader
-) -> Detector | Distiller:
-    """The network of the config; with its teacher, where it is to be distilled.
+) -> Detector | Distiller | DetectorSelfDistiller:
+    """The network of the config; with its teacher, or as its own, where it is to be distilled.
 
     Raises:
         ConfigError: parts that do not fit, of the network or of teacher and student.
         CheckpointError: weights or a teacher that cannot be used.
     """
+    check_one_teacher(experiment)
     torch.manual_seed(experiment.train.seed)
     student = build_detector(experiment.model, classes, experiment.data.image_size)
     student.levels = loader.dataset.levels  # type: ignore[attr-defined]
+    if experiment.self_distill:
+        return DetectorSelfDistiller(student, experiment.self_distill)
     if not experiment.distill:
         return student
     teacher = Detector.load(experiment.distill.teacher)
     cache = _build_cache(experiment, experiment.distill, teacher, loader)
     steps = experiment.train.epochs * len(loader)
     return build_distiller(student, teacher, experiment.distill, steps=steps, cache=cache)
+
+
+def check_one_teacher(experiment: AnyExperiment) -> None:
+    """Refuse a network that has a teacher and is its own.
+
+    Raises:
+        ConfigError: both are asked for.
+    """
+    if experiment.distill and experiment.self_distill:
+        raise ConfigError(
+            "distill, self_distill: a network has a teacher or is its own; leave one out."
+        )
 
 
 def _build_cache(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from detkd.errors import ConfigError
 from detkd.models.attention import attention
 from detkd.models.backbones import Feature
 from detkd.models.shallow import Separable
@@ -74,6 +75,21 @@ class Exit(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features [N, width] and logits [N, K] of a stage's features [N, C, h, w]."""
         return self.from_features(self.features(x))
+
+
+def exit_stages(names: Sequence[str], stages: Mapping[str, Feature], key: str) -> list[str]:
+    """The stages called `names`, in the order of the backbone's `stages`.
+
+    Raises:
+        ConfigError: under `key`: there is no such stage, or it is the deepest, which teaches.
+    """
+    there = list(stages)[:-1]
+    for name in names:
+        if name not in there:
+            raise ConfigError(
+                f"{key}: no exit can sit on '{name}'; there are {', '.join(there) or 'none'}."
+            )
+    return [name for name in there if name in names]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from detkd.models.backbones import (
     measure_stages,
     published_network,
 )
-from detkd.models.class_heads import BEHIND, Exit, Head
+from detkd.models.class_heads import BEHIND, Exit, Head, exit_stages
 from detkd.models.compression import compress
 from detkd.models.label_loss import LabelLoss, label_probabilities
 from detkd.models.weights import network_from, read_checkpoint
@@ -161,14 +161,10 @@ def build_classifier(
     """
     criterion = LabelLoss(loss or LabelLossConfig(), counts)
     backbone, head = _parts(config, len(classes))
-    last = list(backbone.features)[-1]
-    exits = {}
-    for name in config.exits:
-        if name not in backbone.features or name == last:
-            there = ", ".join(list(backbone.features)[:-1]) or "none"
-            raise ConfigError(f"model.exits: no exit can sit on '{name}'; there are {there}.")
-        exits[name] = _exit(backbone, name, config, len(classes))
-    exits = {name: exits[name] for name in backbone.features if name in exits}
+    exits = {
+        name: _exit(backbone, name, config, len(classes))
+        for name in exit_stages(config.exits, backbone.features, "model.exits")
+    }
     if config.cut:
         if config.cut not in exits:
             raise ConfigError(f"model.cut: '{config.cut}' is none of model.exits.")

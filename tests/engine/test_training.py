@@ -210,6 +210,60 @@ def test_a_distilled_student_is_saved_as_a_plain_one(tiny, tmp_path):
     assert {"kl@roi.logits", "hint@c3"} <= set(line)
 
 
+OWN = {"exits": ["c2", "c3"], "alpha": 0.4, "temperature": 2.0}
+
+
+def test_a_detector_that_was_its_own_teacher_is_saved_as_a_plain_one(tiny, tmp_path):
+    more = ["--train.precision", "bf16", "--train.epochs", "3"]
+    assert train(tiny("own", self_distill=OWN), tmp_path / "own", *more) == 0
+    assert train(tiny("plain"), tmp_path / "plain") == 0
+    for file in ("best.pt", "last.pt"):
+        plain, own = (
+            read_checkpoint(tmp_path / name / file)["weights"] for name in ("plain", "own")
+        )
+        assert {k: v.shape for k, v in plain.items()} == {k: v.shape for k, v in own.items()}
+    assert isinstance(Detector.load(tmp_path / "own/best.pt"), Detector)
+    assert any(key.startswith("exits.c3.") for key in weights(tmp_path / "own"))
+    lines = [x for x in read_log(RunFolder(tmp_path / "own")) if x["kind"] == "train"]
+    for term in ("loss_label", "kl", "hint"):
+        assert all(line[f"{term}@{name}"] > 0 for line in lines for name in ("c2", "c3"))
+    assert lines[-1]["loss_label@c2"] < lines[0]["loss_label@c2"]
+
+
+def test_a_killed_self_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
+    config = tiny("own", self_distill=OWN)
+    more = ["--train.save_every", "1", "--train.epochs", "4"]
+    train(config, tmp_path / "whole", *more)
+    kill_in_the_middle(config, tmp_path / "killed", *more)
+    assert train(config, tmp_path / "killed", *more, "--resume") == 0
+    assert same_course(tmp_path / "whole", tmp_path / "killed")
+    other = ["--self_distill.alpha", "0.2", "--resume"]
+    assert train(config, tmp_path / "killed", *more, *other) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"self_distill": {}}, "name stages in self_distill.exits"),
+        ({"self_distill": {"exits": ["c9"]}}, "no exit can sit on 'c9'; there are c2, c3, c4"),
+        ({"self_distill": OWN, "distill": {}}, "a network has a teacher or is its own"),
+        ({"self_distill": {**OWN, "alpha": 1.5}}, "self_distill.alpha: 1.5 makes no sense"),
+        ({"self_distill": {"exit": ["c2"]}}, "did you mean 'self_distill.exits'?"),
+        ({"model__exits": ["c2"]}, "unknown key 'model.exits'"),
+    ],
+)
+def test_exits_that_cannot_be_taught_end_in_a_sentence(tiny, tmp_path, capsys, changes, said):
+    if "distill" in changes:
+        assert train(tiny("teacher", train__epochs=1), tmp_path / "teacher") == 0
+        changes = {**changes, "distill": {"teacher": str(tmp_path / "teacher/best.pt")}}
+    capsys.readouterr()
+    assert train(tiny(**changes), tmp_path / "run") == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert len(shown.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_accumulated_batches_count_as_one_step(tiny, tmp_path):
     train(tiny(), tmp_path / "run", "--train.accumulate", "3")
     steps = [
