@@ -68,12 +68,11 @@ def read_kind(
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file of an experiment.")
     parser.add_argument("--run", type=str, default=None, help="run folder (runs/NAME).")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run.")
-    if kind is Experiment:
-        parser.add_argument(
-            "--suggest-weights",
-            action="store_true",
-            help="measure weights for the distillation terms, print them, and train nothing.",
-        )
+    parser.add_argument(
+        "--suggest-weights",
+        action="store_true",
+        help="measure weights for the distillation terms, print them, and train nothing.",
+    )
     parser.add_class_arguments(kind)
     argv = [*argv]
     for path_at in _config_positions(argv):
@@ -238,9 +237,8 @@ def _check_keys(
 
 def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
     """Refuse an unknown flag, with the nearest right one."""
-    flags = {"config", "run", "resume", "print_config", "help", *_all_keys(kind)}
-    if kind is Experiment:
-        flags.add("suggest-weights")
+    ours = ("config", "run", "resume", "suggest-weights", "print_config", "help")
+    flags = {*ours, *_all_keys(kind)}
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].removesuffix("+")

@@ -1,26 +1,30 @@
-"""What `detkd train --suggest-weights` does instead of training."""
+"""What `detkd train` and `detkd train-cls` do instead of training with `--suggest-weights`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from detkd.config import Experiment
 
 if TYPE_CHECKING:
-    from detkd.config import Experiment
+    from lightning_fabric import Fabric
+
+    from detkd.config import AnyExperiment, ClassifierExperiment
 
 
-def suggest(experiment: Experiment) -> None:
+def suggest(experiment: AnyExperiment) -> None:
     """Measure the terms of the config on a few batches, and print weights for them."""
-    from detkd.distill.distiller import Distiller
+    from detkd.distill.teaching import Teaching
     from detkd.engine.devices import build_fabric
-    from detkd.engine.parts import build_loader, build_trainable, open_data
     from detkd.engine.suggest import ALONE, suggest_weights
     from detkd.errors import ConfigError
 
     fabric = build_fabric(experiment.train)
-    train_set, _ = open_data(experiment)
-    loader = build_loader(train_set, experiment, fabric)
-    distiller = build_trainable(experiment, train_set.classes, loader)
-    if not isinstance(distiller, Distiller) or not len(distiller.terms):
+    if isinstance(experiment, Experiment):
+        distiller, loader = of_detector(experiment, fabric)
+    else:
+        distiller, loader = of_classifier(experiment, fabric)
+    if not isinstance(distiller, Teaching) or not len(distiller.terms):
         raise ConfigError("--suggest-weights: the config has no distill.losses to measure.")
     print(f"at weight 1, after {ALONE} steps of the task alone, as shares of the task's:")
     for found in suggest_weights(distiller, loader, experiment, fabric):
@@ -28,3 +32,25 @@ def suggest(experiment: Experiment) -> None:
         at = ", ".join(found["at"])
         sizes = f"loss {found['loss']:.3g}, pull {found['pull']:.3g}"
         print(f"  {found['term']} at [{at}]: {sizes}; for half of the task's pull, {weight}")
+
+
+def of_detector(experiment: Experiment, fabric: Fabric) -> tuple[Any, Any]:
+    """What a detector's config trains, and its batches."""
+    from detkd.engine.parts import build_loader, build_trainable, open_data
+
+    train_set, _ = open_data(experiment)
+    loader = build_loader(train_set, experiment, fabric)
+    return build_trainable(experiment, train_set.classes, loader), loader
+
+
+def of_classifier(experiment: ClassifierExperiment, fabric: Fabric) -> tuple[Any, Any]:
+    """What a classifier's config trains, and its batches."""
+    from detkd.engine.class_parts import (
+        build_class_loader,
+        build_class_trainable,
+        open_class_data,
+    )
+
+    train_set, _ = open_class_data(experiment)
+    loader = build_class_loader(train_set, experiment, fabric)
+    return build_class_trainable(experiment, train_set, loader), loader

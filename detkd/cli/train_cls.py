@@ -4,6 +4,7 @@ One CPU or GPU:        detkd train-cls --config configs/marine/teacher.yaml
 Another value:         detkd train-cls --config configs/marine/student.yaml --train.epochs 30
 A fold of five:        detkd train-cls --config configs/marine/student.yaml --data.folds 5 ...
 Go on after a stop:    detkd train-cls --config configs/marine/student.yaml --resume
+Weights that suit:     detkd train-cls --config configs/marine/distill.yaml --suggest-weights
 Several GPUs:          torchrun --nproc_per_node 4 -- tools/train_cls.py --config ...
 """
 
@@ -27,7 +28,12 @@ def main(argv: list[str]) -> int:
         description=__doc__.splitlines()[0],
         epilog=__doc__,
     )
-    run_classifier(experiment, folder=options.run, resume=options.resume)
+    if options.suggest_weights:
+        from detkd.cli.suggest_weights import suggest
+
+        suggest(experiment)
+    else:
+        run_classifier(experiment, folder=options.run, resume=options.resume)
     return 0
 
 

@@ -10,9 +10,10 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from detkd.config import Experiment
+from detkd.config import AnyExperiment
 from detkd.data.sampler import EpochBatches
 from detkd.distill.distiller import Distiller
+from detkd.distill.teaching import Teaching
 from detkd.distill.terms import Term
 from detkd.engine.devices import seed_step
 from detkd.engine.optimiser import build_optimizer
@@ -22,7 +23,7 @@ ALONE, MEASURED = 50, 12  # steps on the task alone, then steps that are measure
 
 
 def suggest_weights(
-    distiller: Distiller, loader: DataLoader, experiment: Experiment, fabric: Fabric
+    distiller: Teaching[Any], loader: DataLoader, experiment: AnyExperiment, fabric: Fabric
 ) -> list[dict[str, Any]]:
     """For each term its size and pull at weight 1, and the weight that gives it half of the task's.
 
@@ -35,7 +36,8 @@ def suggest_weights(
     terms: list[Term] = list(distiller.terms)  # type: ignore[arg-type]
     distiller.to(fabric.device).train()
     distiller.balance.every, distiller.balance.kind = 1, "fixed"
-    distiller.task_from = 0.0
+    if isinstance(distiller, Distiller):
+        distiller.task_from = 0.0
     optimizer = build_optimizer(distiller, train)
     sizes: list[list[float]] = [[] for _ in terms]
     pulls: list[list[float]] = [[] for _ in terms]

@@ -177,6 +177,45 @@ def test_a_student_learns_from_a_teacher_and_its_cache_changes_nothing(tiny, tmp
     assert {"loss_label", "kl@logits", "cosine@pooled", "pull/kl"} <= set(log[0])
 
 
+def test_suggested_weights_bring_back_a_term_that_pulls_too_hard(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert train(tiny("t"), tmp_path / "t") == 0
+
+    def config(weight):
+        losses = [{"name": "hint", "at": ["c3"], "weight": weight}]
+        losses.append({"name": "kl", "at": ["logits"], "options": {"temperature": 4.0}})
+        distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": losses, "preflight": 0}
+        return tiny("student", distill=distill, train__epochs=1)
+
+    def suggested(weight):
+        path = config(weight)
+        capsys.readouterr()
+        before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")}
+        assert launch("train-cls", ["--config", str(path), "--suggest-weights"]) == 0
+        assert {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")} == before
+        said = capsys.readouterr().out.splitlines()[1:]
+        assert [line.split(":")[0] for line in said] == ["  hint at [c3]", "  kl at [logits]"]
+        for line in said:
+            pull, own = (float(line.split(word)[1].split(";")[0]) for word in ("pull ", "weight: "))
+            assert own * pull == pytest.approx(0.5, rel=0.06)  # printed with two digits
+        return float(said[0].split("weight: ")[1])
+
+    weight = suggested(1.0)
+    assert suggested(100 * weight) == weight
+    pulls = []
+    for each in (weight, 100 * weight):
+        run = tmp_path / f"run-{each:g}"
+        assert train(config(each), run) == 0
+        pulls.append(read_log(RunFolder(run))[0]["pull/hint"])
+    assert 0.1 < pulls[0] < 2.5
+    assert pulls[1] == pytest.approx(100 * pulls[0], rel=1e-3)
+    capsys.readouterr()
+    assert launch("train-cls", ["--config", str(tiny("plain")), "--suggest-weights"]) == 2
+    assert "no distill.losses to measure" in capsys.readouterr().err
+
+
 def test_a_teacher_that_is_far_from_what_it_was_is_not_believed(tiny, tmp_path, capsys):
     assert train(tiny("t"), tmp_path / "t") == 0
     checkpoint = torch.load(tmp_path / "t/best.pt", weights_only=True)
