@@ -2,7 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# The same examples each time, however slow the machine is.
+settings.register_profile("detkd", derandomize=True, deadline=None)
+settings.load_profile("detkd")
 
 # The shapes in the signatures of the losses are checked at run time, in the tests alone.
 install_import_hook("detkd.distill.losses", "beartype.beartype")

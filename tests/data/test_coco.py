@@ -160,9 +160,7 @@ def entry(*keys):
     categories=st.lists(entry("id", "name"), max_size=3),
     info=VALUES,
 )
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_json_crashes_the_reader(written, tmp_path, images, annotations, categories, info):
     path = written(
         images=[*DOCUMENT["images"], *images],

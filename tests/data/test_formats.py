@@ -155,9 +155,7 @@ def test_a_broken_annotation_is_named_and_the_rest_goes_on(tmp_path, content):
 
 
 @given(st.binary(max_size=200))
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_crash_the_readers(tmp_path, content):
     root = tmp_path / "any"
     if not root.exists():

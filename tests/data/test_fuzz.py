@@ -67,9 +67,7 @@ def damaged(draw, text):
 
 @pytest.mark.parametrize("name", SOUND)
 @given(st.data())
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_end_in_a_traceback(tmp_path, name, data):
     file, text = SOUND[name]
     kind = name.split()[0]

@@ -275,7 +275,7 @@ def finished(tmp_path_factory):
     return place, [(place / f"out/{name}").read_bytes() for name in ("frames.csv", "results.csv")]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_run_goes_on_from_any_torn_files(finished, tmp_path_factory, data):
     """Whatever of the tables reached the disk, the results in front of the frames they are of."""
@@ -546,7 +546,7 @@ def seen(boxes, tile, least, random_):
     return Detections(table.astype(np.float32), scores, np.array(labels, np.int64))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(scenes_of_boxes(), st.integers(2, 4), st.integers(0, 2**16))
 def test_an_object_on_a_seam_counts_once(drawn, least, seed):
     width, height, side, overlap, boxes = drawn

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -384,10 +386,27 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     assert "command: is train or train-cls" in capsys.readouterr().err
 
 
+def child_of(parent):
+    """The process that `parent` has begun, by Linux's tables."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                return int(stat.parent.name)
+    raise AssertionError(f"{parent} has no child")
+
+
+def is_waiting_for(process, number):
+    """Whether a signal was sent to a process that has not taken it yet."""
+    status = Path(f"/proc/{process}/status").read_text()
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if "Pnd:" in line]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads Linux's process tables")
 def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
     """Stopped within a training and begun again, it ends with the scores of an unbroken one."""
     monkeypatch.chdir(tmp_path)
-    tiny("student", train__epochs=60)
+    tiny("student", train__epochs=30)
     study = {"command": "train-cls", "rows": {"plain": {"config": "student.yaml"}}}
     for name in ("whole", "stopped"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **study}))
@@ -401,7 +420,13 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatc
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    training = child_of(process.pid)  # which is held, so that it cannot end before the signal
+    os.kill(training, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
+    while not is_waiting_for(training, signal.SIGINT):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(training, signal.SIGCONT)
     assert process.wait() == 130
     ended = tmp_path / "runs/stopped/plain-0/metrics.json"
     assert not ended.exists()
