@@ -44,6 +44,10 @@ def main(argv: list[str]) -> int:
         raise ConfigError(f"{study.path}: studies classifiers; this is about detectors.")
     scores, key = _scores(study, Results(study).rows)
     metric = f"{key.removesuffix('_map')} mAP"
+    # What others gave us is looked at first: it is what may be wrong.
+    others = {name: (Path(model), Path(said)) for name, model, said in options.other}
+    theirs = [foreign(model, options.threads) for model, _ in others.values()]
+    found = {name: [_judged(said, study, key)] for name, (_, said) in others.items()}
     detectors, frames = _detectors(study, list(scores), options)
     points = []
     with Progress(transient=True) as bar, tempfile.TemporaryDirectory(prefix="detkd-") as folder:
@@ -52,9 +56,7 @@ def main(argv: list[str]) -> int:
         for at, (name, detector) in enumerate(detectors.items()):
             bar.update(task, description=f"writing the graph of {name}")
             sessions.append(exported(detector, Path(folder) / f"{at}.onnx", options.threads))
-        others = {name: (Path(model), Path(said)) for name, model, said in options.other}
-        sessions += [foreign(model, options.threads) for model, _ in others.values()]
-        found = {name: [_judged(said, study, key)] for name, (_, said) in others.items()}
+        sessions += theirs
         frames += frames[:1] * len(others)
         ms = take_times(
             sessions, frames, options.repeat, lambda said: bar.update(task, description=said)

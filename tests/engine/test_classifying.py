@@ -413,7 +413,13 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatc
     assert launch("study", ["whole.yaml"]) == 0
     code = "import sys; from detkd.cli.app import launch; sys.exit(launch('study'))"
     command = [sys.executable, "-c", code, "stopped.yaml"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        # A shell has its background jobs ignore Ctrl-C, and these tests may be run by one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     log = tmp_path / "runs/stopped/plain-0/log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.is_file() and '"epoch": 1' in log.read_text()):
