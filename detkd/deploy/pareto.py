@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from detkd.deploy.onnx_model import INPUT, needed, write_onnx
+from detkd.deploy.onnx_model import OnnxNetwork, write_onnx
 from detkd.errors import UserError
 from detkd.evaluation.canvas import pyplot, save
 from detkd.models.detector import Detector
@@ -64,8 +63,8 @@ Session = Callable[[np.ndarray], object]
 def exported(detector: Detector, path: Path, threads: int) -> Session:
     """The detector's graph in ONNX Runtime, for frames [3, H, W]; the file stays at `path`."""
     write_onnx(detector, path)
-    session = _session(path, threads)
-    return lambda frame: session.run(None, {INPUT: frame[None]})
+    network = OnnxNetwork(path, threads=threads)
+    return lambda frame: network(frame[None])
 
 
 def foreign(path: Path, threads: int) -> Session:
@@ -77,16 +76,16 @@ def foreign(path: Path, threads: int) -> Session:
         UserError: it cannot be read, or takes something else.
     """
     try:
-        session = _session(path, threads)
+        network = OnnxNetwork(path, threads=threads)
     except Exception as error:  # onnxruntime has an exception of its own for each kind of fault
         raise UserError(f"{path}: cannot be read as an ONNX model ({_line(error)}).") from error
-    inputs = session.get_inputs()
+    inputs = network.session.get_inputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
     is_float = len(inputs) == 1 and inputs[0].type == "tensor(float)"
     if len(shape) != 4 or shape[1] != 3 or not is_float:
         found = ", ".join(f"{each.name} {each.shape} of {each.type}" for each in inputs)
         raise UserError(
-            f"{path}: takes {found or 'nothing'}; only a model of one input [1, 3, H, W] of "
+            f"{path}: takes {found}; only a model of one input [1, 3, H, W] of "
             "float32 can be timed."
         )
     side = [length if isinstance(length, int) else None for length in shape[2:]]
@@ -98,16 +97,9 @@ def foreign(path: Path, threads: int) -> Session:
             size = [want or have for want, have in zip(side, frame.shape[1:], strict=True)]
             batch = torch.from_numpy(frame)[None]
             resized[key] = torch.nn.functional.interpolate(batch, size, mode="bilinear").numpy()
-        return session.run(None, {inputs[0].name: resized[key]})
+        return network(resized[key])
 
     return run
-
-
-def _session(path: Path, threads: int) -> Any:
-    runtime = needed()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def take_times(

@@ -114,15 +114,20 @@ def same_course(one, other):
     return logs[0] == logs[1] and same(weights(one), weights(other))
 
 
+def goes_on_after_a_kill(config, folder, *more):
+    """Assert that a run that was killed and resumed ends as the unbroken one, both in `folder`."""
+    train(config, folder / "whole", *more)
+    kill_in_the_middle(config, folder / "killed", *more)
+    assert train(config, folder / "killed", *more, "--resume") == 0
+    assert same_course(folder / "whole", folder / "killed")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, workers):
     optimizer = "sgd" if workers else "adamw"
     more = ["--data.workers", str(workers), "--train.optimizer", optimizer]
     more += ["--train.save_every", "1", "--train.epochs", "4"]
-    train(tiny(), tmp_path / "whole", *more)
-    kill_in_the_middle(tiny(), tmp_path / "killed", *more)
-    assert train(tiny(), tmp_path / "killed", *more, "--resume") == 0
-    assert same_course(tmp_path / "whole", tmp_path / "killed")
+    goes_on_after_a_kill(tiny(), tmp_path, *more)
 
 
 # Everything of a distillation that has a memory: trained losses, schedules, balance, thawing.
@@ -142,10 +147,7 @@ def test_a_killed_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_
     distill = {"teacher": str(tmp_path / "teacher/best.pt"), **REMEMBERS}
     config = tiny("student", distill=distill)
     more = ["--train.save_every", "1", "--train.epochs", "4"]
-    train(config, tmp_path / "whole", *more)
-    kill_in_the_middle(config, tmp_path / "killed", *more)
-    assert train(config, tmp_path / "killed", *more, "--resume") == 0
-    assert same_course(tmp_path / "whole", tmp_path / "killed")
+    goes_on_after_a_kill(config, tmp_path, *more)
 
 
 def test_a_run_that_was_begun_before_a_key_was_there_goes_on(tiny, tmp_path):
@@ -233,10 +235,7 @@ def test_a_detector_that_was_its_own_teacher_is_saved_as_a_plain_one(tiny, tmp_p
 def test_a_killed_self_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
     config = tiny("own", self_distill=OWN)
     more = ["--train.save_every", "1", "--train.epochs", "4"]
-    train(config, tmp_path / "whole", *more)
-    kill_in_the_middle(config, tmp_path / "killed", *more)
-    assert train(config, tmp_path / "killed", *more, "--resume") == 0
-    assert same_course(tmp_path / "whole", tmp_path / "killed")
+    goes_on_after_a_kill(config, tmp_path, *more)
     other = ["--self_distill.alpha", "0.2", "--resume"]
     assert train(config, tmp_path / "killed", *more, *other) == 2
 
