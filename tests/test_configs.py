@@ -64,13 +64,14 @@ def test_the_papers_readings_differ_in_what_the_teacher_says_alone(reading):
     )
 
 
-def test_every_study_is_one_whose_rows_can_be_trained():
+@pytest.mark.parametrize(("folder", "count"), [("microalgae", 7), ("bccd", 2)])
+def test_every_study_is_one_whose_rows_can_be_trained(folder, count):
     def resolve(argv):
         return read_experiment("detkd train", argv, description="", epilog="")[0]
 
-    folder = shipped("configs", "microalgae")
-    studies = [path for path in folder.glob("*.yaml") if "rows" in yaml.safe_load(path.read_text())]
-    assert len(studies) == 7
+    paths = shipped("configs", folder).glob("*.yaml")
+    studies = [path for path in paths if "rows" in yaml.safe_load(path.read_text())]
+    assert len(studies) == count
     for path in studies:
         assert len(plan(read_study(path), [0, 1], resolve)) >= 6, path
 
