@@ -57,7 +57,7 @@ def decoded(file: Path, flags: int) -> np.ndarray | None:
     try:
         data = np.fromfile(file, np.uint8)
         return cv2.imdecode(data, flags) if len(data) else None
-    except (OSError, cv2.error):
+    except (OSError, ValueError, cv2.error):
         return None
 
 
