@@ -181,7 +181,7 @@ def _write(
     for name, chosen in files.items():
         path = options.out / name
         inside = Path(os.path.relpath(root.resolve(), path.resolve().parent)).as_posix()
-        write_json(path, part_of(document, chosen, inside))
+        write_json(path, part_of(document, chosen, inside, path.stem))
     return list(files)
 
 

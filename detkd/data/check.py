@@ -75,6 +75,7 @@ class Examined:
     notes: list[Problem] = field(default_factory=list)
     sixteen_bit: dict[str, Any] | None = None
     image_of: dict[str, str] = field(default_factory=dict)  # of annotation files with problems
+    subset: str | None = None  # the only one that was read
 
     @property
     def images(self) -> Sequence[ImageRecord]:
@@ -160,6 +161,7 @@ def _examine(
         [problem for problem in problems if problem.note],
         levels_below(root) if found.deep else None,
         found.image_of,
+        subset,
     )
 
 

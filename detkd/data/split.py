@@ -294,12 +294,16 @@ def _content(
     return content
 
 
-def part_of(document: Mapping[str, Any], chosen: set[Any], root: str) -> dict[str, Any]:
-    """The COCO document of some of the images; ids are kept, `root` is its image root."""
-    said = document.get("info")
-    info = dict(said) if isinstance(said, dict) else {}
+def part_of(document: Mapping[str, Any], chosen: set[Any], root: str, side: str) -> dict[str, Any]:
+    """The COCO document of some of the images; ids are kept, `root` is its image root.
+
+    Its record says which side it is, so that no threshold is chosen on a test split.
+    """
+    info = document.get("info")
+    info = dict(info) if isinstance(info, dict) else {}
     record = info.get("detkd")
-    info["detkd"] = {**(record if isinstance(record, dict) else {}), "image_root": root}
+    said = record if isinstance(record, dict) else {}
+    info["detkd"] = {**said, "image_root": root, "split": side}
     return {
         **document,
         "info": info,

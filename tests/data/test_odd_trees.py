@@ -278,6 +278,28 @@ def test_images_of_a_coco_file_may_lie_in_another_folder(tmp_path, capsys):
     assert "--images: is for a COCO file" in capsys.readouterr().err
 
 
+def test_no_threshold_is_chosen_on_a_part_that_was_made_for_testing(tmp_path, capsys):
+    tree = tmp_path / "tree"
+    for name in "abcd":
+        picture(tree / f"JPEGImages/{name}.jpg", (100, 80 + ord(name) % 7))
+        (tree / f"{name}.xml").write_text(VOC.format(flags=""))
+    (tree / "ImageSets/Main").mkdir(parents=True)
+    (tree / "ImageSets/Main/test.txt").write_text("a\nb\n")
+    first, whole, again = (tmp_path / f"{name}.json" for name in ("first", "whole", "again"))
+    assert launch("convert", [str(tree), str(first), "--subset", "test"]) == 0
+    converted(tree, whole)
+    assert launch("split", [str(whole), "--out", str(tmp_path), "--ratios", "1", "0", "1"]) == 0
+    (tmp_path / "test.json").rename(tmp_path / "second.json")
+    converted(tmp_path / "second.json", again)
+    (tmp_path / "dt.json").write_text("[]")
+    choose = ["--dt", str(tmp_path / "dt.json"), "--out", str(tmp_path / "o"), "--choose-threshold"]
+    for truth in (first, tmp_path / "second.json", again):
+        capsys.readouterr()
+        assert launch("eval", ["--gt", str(truth), *choose, "f1"]) == 2
+        assert "is of a test split" in capsys.readouterr().err
+    assert launch("eval", ["--gt", str(whole), *choose, "f1"]) == 0
+
+
 def test_a_crowd_is_no_double_of_the_object_in_it(tmp_path):
     picture(tmp_path / "one.jpg")
     box = {"bbox": [10, 20, 20, 40]}
