@@ -18,7 +18,7 @@ def read_json(path: str | Path, remedy: str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; {remedy}.") from error
     except OSError as error:

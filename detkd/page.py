@@ -40,9 +40,10 @@ def page_html(title: str, parts: Mapping[str, str | Path | bytes]) -> str:
     for heading, part in parts.items():
         said.append(f"<h2>{html.escape(heading)}</h2>")
         said.append(part if isinstance(part, str) else picture_html(part, heading))
-    return (
+    page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
         + "\n".join(said)
         + "</body></html>\n"
     )
+    return page.encode("utf-8", "replace").decode()  # some file systems have names that are no text

@@ -42,8 +42,23 @@ def read_pixels(path: Path) -> np.ndarray | None:
     file, page = page_of(path)
     if file.suffix.lower() in (".tif", ".tiff"):
         return _read_tiff(file, page)
-    image = cv2.imread(str(file), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = decoded(file, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decoded(file: Path, flags: int) -> np.ndarray | None:
+    """What OpenCV makes of an image file; None if it is none.
+
+    OpenCV gets the bytes and not the name: it crashes on one that is not UTF-8, and on Windows
+    finds none with letters beyond ASCII.
+    """
+    import cv2
+
+    try:
+        data = np.fromfile(file, np.uint8)
+        return cv2.imdecode(data, flags) if len(data) else None
+    except (OSError, ValueError, cv2.error):
+        return None
 
 
 def _read_tiff(file: Path, page: int) -> np.ndarray | None:
@@ -62,7 +77,8 @@ def _read_tiff(file: Path, page: int) -> np.ndarray | None:
         return None
     if grey is None:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        found, pages = cv2.imreadmulti(str(file), page, 1, flags=flags)
+        data = np.fromfile(file, np.uint8)
+        found, pages = cv2.imdecodemulti(data, flags, range=(page, page + 1))
         return cv2.cvtColor(pages[0], cv2.COLOR_BGR2RGB) if found and pages else None
     if np.issubdtype(grey.dtype, np.floating):
         grey = np.nan_to_num(grey)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 
@@ -37,6 +38,9 @@ COMMANDS = {
 def launch(command: str, argv: list[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (problems found), 2 (refused) or 130."""
     module = importlib.import_module(f"detkd.cli.{COMMANDS[command][0]}")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that is no text is told all the same
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(module.main(sys.argv[1:] if argv is None else argv))
     except UserError as error:

@@ -75,6 +75,12 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help="only the images that SRC lists as NAME (VOC: ImageSets/Main/NAME.txt; YOLO: "
         "images/NAME, or NAME in data.yaml)",
     )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="the folder that a COCO file's names start from (its own folder, or what it says)",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write all problems as JSON")
     parser.add_argument(
         "--decode",
@@ -116,6 +122,7 @@ def examine_source(options: argparse.Namespace, *, similar: bool = False) -> Exa
             columns=read_columns(options.columns),
             decode=options.decode,
             similar=similar,
+            images=options.images,
         )
     except OSError as error:
         why = error.strerror or error

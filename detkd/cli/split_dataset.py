@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     if options.folds:
         names = [f"fold{at}" for at in range(1, options.folds + 1)]
         asked = dict.fromkeys(names, 1.0)
+        _refuse_other_folds(options.out, names)
     else:
         asked = dict(zip(SIDES, options.ratios, strict=True))
         _refuse_leftovers(options.out, asked)
@@ -136,6 +137,14 @@ def _refuse_leftovers(out: Path, asked: Mapping[str, float]) -> None:
             raise DataError(f"{old}: is of an earlier split and would not fit; remove it first.")
 
 
+def _refuse_other_folds(out: Path, names: list[str]) -> None:
+    for old in sorted(out.glob("fold*/val.json")):
+        if old.parent.name not in names:
+            raise DataError(
+                f"{old.parent}: is of an earlier split and would not fit; remove it first."
+            )
+
+
 def _groups(document: dict[str, Any], options: argparse.Namespace) -> dict[Any, str]:
     from detkd.data.split import groups_by_field, groups_by_pattern, groups_by_table
 
@@ -172,7 +181,7 @@ def _write(
     for name, chosen in files.items():
         path = options.out / name
         inside = Path(os.path.relpath(root.resolve(), path.resolve().parent)).as_posix()
-        write_json(path, part_of(document, chosen, inside))
+        write_json(path, part_of(document, chosen, inside, path.stem))
     return list(files)
 
 
@@ -186,6 +195,7 @@ def _tell(
     compare: bool,
 ) -> tuple[int, dict[str, Any]]:
     """Print what the sides hold and what leaks; the exit code, and the same as a report."""
+    from detkd.cli.check_dataset import plain
     from detkd.data.similar import MOST
     from detkd.data.split import leaks, report_of, similar_leaks, thin_classes, undivided
 
@@ -196,15 +206,16 @@ def _tell(
         print(sentence)
     thin = thin_classes(document, groups, sum(row["images"] > 0 for row in held.values()))
     for name, count in thin.items():
-        print(f"class '{name}' is in {count} groups: not every side can hold it")
+        number = "1 group" if count == 1 else f"{count} groups"
+        print(plain(f"class '{name}' is in {number}: not every side can hold it"))
     equal = leaks(document, sides, root)
     for first, second in equal[:SHOWN]:
-        print(f"leak: {first} and {second} have the same content and are on two sides")
+        print(plain(f"leak: {first} and {second} have the same content and are on two sides"))
     alike = []
     if compare and len(sides) <= MOST:
         alike = [pair for pair in similar_leaks(document, sides, root) if pair not in equal]
     for first, second in alike[:SHOWN]:
-        print(f"similar: {first} and {second} show the same and are on two sides")
+        print(plain(f"similar: {first} and {second} show the same and are on two sides"))
     print(f"leaks: {len(equal)} pairs of equal images on two sides; no group is on two sides")
     if alike:
         print(

@@ -33,7 +33,7 @@ def examine_boxes(
     With `whole_frames` a box of the whole image is what the format means.
     """
     problems: list[Problem] = []
-    kept: dict[Place, Numbered] = {}
+    kept: dict[tuple[Place, bool], Numbered] = {}
     width, height = image.width, image.height
     for at, box in enumerate(image.boxes):
         place = box[:5]  # its class and its sides
@@ -46,7 +46,8 @@ def examine_boxes(
                 continue
             sound = mended
             place = sound[:5]
-        if place in kept:
+        key = place, sound.crowd  # a crowd is no double of an object that fills it
+        if key in kept:
             message = "stands there twice"
             problems.append(
                 Problem(
@@ -54,7 +55,7 @@ def examine_boxes(
                 )
             )
         else:
-            kept[place] = at, sound
+            kept[key] = at, sound
     for (first, one), (second, other) in _near_pairs(list(kept.values())):
         if one.label == other.label:
             kind = "near-double box"

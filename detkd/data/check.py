@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from detkd.data.boxes import RuleWatch, examine_boxes, where_of
-from detkd.data.formats import FORMATS, OF_ONE_FILE, coco, guess
-from detkd.data.geometry import around, displayed, ring
+from detkd.data.formats import FORMATS, OF_ONE_FILE, coco, recognised
+from detkd.data.geometry import around, displayed, ring, rings_of
 from detkd.data.headers import Measured
 from detkd.data.images import (
     SUFFIXES_OF,
@@ -74,6 +75,7 @@ class Examined:
     notes: list[Problem] = field(default_factory=list)
     sixteen_bit: dict[str, Any] | None = None
     image_of: dict[str, str] = field(default_factory=dict)  # of annotation files with problems
+    subset: str | None = None  # the only one that was read
 
     @property
     def images(self) -> Sequence[ImageRecord]:
@@ -103,6 +105,7 @@ def examine(
     columns: Mapping[str, str] | None = None,
     decode: bool = False,
     similar: bool = False,
+    images: Path | None = None,
 ) -> Examined:
     """Read `source`, measure its images, mend what can be mended and drop what is impossible.
 
@@ -115,12 +118,13 @@ def examine(
         columns: name of the column of each part of a CSV table.
         decode: read every image to its last pixel.
         similar: compare the pictures of training, validation and test, turned and mirrored too.
+        images: the folder of a COCO file's images, if it is not the one that the file says.
 
     Raises:
         DataError: nothing there that could be read at all.
     """
     with remembering_files():
-        data, root = _open(source, source_format, zero_based, subset, classes, columns)
+        data, root = _open(source, source_format, zero_based, subset, classes, columns, images)
         return _examine(source, root, data, subset, classes, decode=decode, similar=similar)
 
 
@@ -157,6 +161,7 @@ def _examine(
         [problem for problem in problems if problem.note],
         levels_below(root) if found.deep else None,
         found.image_of,
+        subset,
     )
 
 
@@ -167,6 +172,7 @@ def _open(
     subset: str | None,
     classes: list[str] | None,
     columns: Mapping[str, str] | None,
+    images: Path | None,
 ) -> tuple[DataSet, Path]:
     """The data set as its format reads it, and the root of its images.
 
@@ -175,16 +181,23 @@ def _open(
     """
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.")
-    source_format = source_format or guess(source)
+    others: dict[str, int] = {}
+    if source_format is None:
+        source_format, *rest = (seen := recognised(source))
+        others = {name: seen[name] for name in rest if source.is_dir()}
     if source.is_file() and source_format not in OF_ONE_FILE:
         raise DataError(f"{source}: is no folder; name the folder of the {source_format} tree.")
+    if images is not None and source_format != "coco":
+        raise DataError("--images: is for a COCO file; other formats lie in one tree with them.")
     if source_format == "coco":
         if subset:
             raise DataError("--subset: a COCO file has no subsets; name the file of the subset.")
         if source.is_dir():
             raise DataError(f"{source}: is a folder; name the JSON file in it.")
-        data = coco.read(source)
-        root = coco.image_root(source, data.info)
+        if images is not None and not images.is_dir():
+            raise DataError(f"{images}: is no folder; name the folder of the images.")
+        data = coco.read(source, images)
+        root = coco.image_root(source, data.info) if images is None else images
     else:
         root = source if source.is_dir() else source.parent
         said: dict[str, Any] = {"zero_based": zero_based} if source_format == "voc" else {}
@@ -194,6 +207,9 @@ def _open(
             raise DataError(f"--subset: {source_format} has no subsets; convert the whole tree.")
         said |= {"subset": subset} if subset else {}
         data = FORMATS[source_format].read(source, **said)
+    for name, count in others.items():
+        message = f"annotations of {name} that are not read: {count}; --from {name} reads them"
+        data.problems.append(Problem("other format", None, "", message, REFUSED))
     return data, root
 
 
@@ -248,7 +264,9 @@ class _Examination:
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            return leave("missing image", "is not there")
+            coco_file = self.data.source_format == "coco"
+            hint = "; if it lies in another folder, name that with --images" if coco_file else ""
+            return leave("missing image", f"is not there{hint}")
         if linked and not Path(file).resolve().is_relative_to(self.root.resolve()):
             return leave("path outside", "is a link out of the image root")
         try:
@@ -310,11 +328,12 @@ class _Examination:
         problems = []
         folded: dict[str, set[str]] = defaultdict(set)
         for name in self.used:
-            folded[SEPARATORS.sub("", name.casefold())].add(name)
+            bare = unicodedata.normalize("NFKC", name.casefold())
+            folded[SEPARATORS.sub("", bare)].add(name)
         for names in folded.values():
             if len(names) > 1:
                 alike = len({name.casefold() for name in names}) == 1
-                how = "case" if alike else "case, blanks and the like"
+                how = "case" if alike else "case, blanks, ways to write a letter and the like"
                 message = f"{', '.join(sorted(names))} differ by {how} alone; they stay apart"
                 kind = "class case" if alike else "class spelling"
                 problems.append(Problem(kind, None, "classes", message, KEPT))
@@ -339,6 +358,11 @@ class _Examination:
         alike = {self.kept.added(at).file for numbers in self.stems.shared() for at in numbers}
         stems: dict[str, str] = {}
         problems = []
+        bare = {_without_suffix(name): name for name in self.unlabelled}
+        for image in self.kept if bare else ():
+            if name := bare.get(_without_suffix(image.file)):
+                message = f"shares its stem with {image.file}, which has their annotation"
+                problems.append(Problem("two images of one stem", name, "", message, KEPT))
         for file in sorted(alike):
             first = stems.setdefault(_without_suffix(file), file)
             if first != file:
@@ -383,6 +407,9 @@ def _sized(record: ImageRecord, size: Measured) -> tuple[ImageRecord, list[Probl
     said = record.said_size
     if said == size.stored != (size.width, size.height):
         message = "was annotated as it is stored; turned to the frame that is displayed"
+        lost = {key for box in record.boxes for key in box.extra if not _can_turn(key, box.extra)}
+        if lost:
+            message += f"; {', '.join(sorted(lost))} left out, for they are not turned"
         return _turn(record, size), [Problem("turned image", record.file, "", message, MENDED)]
     sized = ImageRecord(
         record.file,
@@ -406,7 +433,7 @@ def _name_notes(file: str) -> list[Problem]:
     if PLAIN_NAME.fullmatch(file):
         return []  # as nearly always
     found = []
-    if len(file.split(None, 1)) > 1:
+    if any(map(str.isspace, file)):
         found.append(noted("blank in file name", file, "", "has a blank in its name"))
     if not file.isascii():
         found.append(noted("letters in file name", file, "", "has a name that is not ASCII"))
@@ -446,15 +473,20 @@ def _turn(record: ImageRecord, size: Measured) -> ImageRecord:
         xmin, ymin, xmax, ymax = around(
             displayed([(box.xmin, box.ymin), (box.xmax, box.ymax)], stored, orientation)
         )
-        extra = dict(box.extra)
-        rings = extra.pop("segmentation", None)
-        if isinstance(rings, list):  # run lengths cannot be turned, and are left out
-            pairs = [list(zip(each[::2], each[1::2], strict=False)) for each in rings]
+        extra = {key: value for key, value in box.extra.items() if _can_turn(key, box.extra)}
+        if "segmentation" in extra:
+            rings = rings_of(extra["segmentation"])
+            pairs = [list(zip(each[::2], each[1::2], strict=True)) for each in rings]
             extra["segmentation"] = [ring(displayed(pair, stored, orientation)) for pair in pairs]
         boxes.append(box._replace(xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, extra=extra))
     return record._replace(
         width=size.width, height=size.height, boxes=tuple(boxes), fractions=False
     )
+
+
+def _can_turn(key: str, extra: Mapping[str, Any]) -> bool:
+    """Whether a field of a box holds in a turned frame, or can be turned: run lengths cannot."""
+    return key != "keypoints" and (key != "segmentation" or isinstance(extra[key], list))
 
 
 def _class_order(name: str) -> tuple[str, int]:

@@ -147,6 +147,10 @@ def _renaming(images: Iterable[ImageRecord]) -> Callable[[str], str]:
 def conversion_record(examined: Examined) -> dict[str, Any]:
     """What is said of a conversion besides its rule and its classes."""
     actions = Counter(problem.action for problem in examined.problems)
+    before = examined.data.info.get("detkd")
+    known = before if isinstance(before, dict) else {}
+    # Which part of a data set it is stays known: no threshold may be chosen on a test split.
+    part = {key: known[key] for key in ("split", "subset") if key in known}
     return {
         "dropped": {
             "boxes": actions["dropped box"],
@@ -154,5 +158,6 @@ def conversion_record(examined: Examined) -> dict[str, Any]:
         },
         "mended": actions["mended"],
         "unlabelled": examined.unlabelled,
+        **({"subset": examined.subset} if examined.subset else part),
         **({"sixteen_bit": examined.sixteen_bit} if examined.sixteen_bit else {}),
     }

@@ -15,6 +15,7 @@ import numpy as np
 
 from detkd.errors import DataError
 from detkd.files import new_folder
+from detkd.pixels import decoded
 
 BACKGROUND, UNKNOWN = "background", "unknown"
 TRIES = 50  # places that are looked at for a crop without objects
@@ -81,7 +82,7 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
     rows: list[tuple[Any, ...]] = []
     with new_folder(out) as folder:
         for image in document["images"]:
-            pixels = cv2.imread(str(root / image["file_name"]), cv2.IMREAD_COLOR)
+            pixels = decoded(root / image["file_name"], cv2.IMREAD_COLOR)
             if pixels is None:
                 told.unreadable.append(str(image["file_name"]))
                 continue
@@ -100,7 +101,7 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
             raise DataError(f"{root}: gives no crop: no image can be read, or none has an object.")
         table = io.StringIO()
         csv.writer(table).writerows([COLUMNS, *rows])
-        (folder / "crops.csv").write_text(table.getvalue(), encoding="utf-8", newline="")
+        (folder / "crops.csv").write_bytes(table.getvalue().encode("utf-8", "surrogateescape"))
     return told
 
 

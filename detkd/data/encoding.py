@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import codecs
+from pathlib import Path
 
 MARKS = {
     codecs.BOM_UTF8: ("utf-8-sig", "begins with a byte order mark"),
     codecs.BOM_UTF16_LE: ("utf-16", "is UTF-16"),
     codecs.BOM_UTF16_BE: ("utf-16", "is UTF-16"),
 }
+
+
+def encoding_of(path: Path) -> tuple[str, str]:
+    """What a text is to be opened with, by the mark that it begins with, and what is unusual there.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    return next((said for mark, said in MARKS.items() if head.startswith(mark)), ("utf-8", ""))
 
 
 def decode(data: bytes) -> tuple[str, str]:

@@ -20,6 +20,13 @@ def ring(points: Sequence[Point]) -> list[float]:
     return [value for point in points for value in point]
 
 
+def rings_of(segmentation: object) -> list[list[float]]:
+    """The rings of a segmentation that are some: three points and more, of finite numbers."""
+    rings = segmentation if isinstance(segmentation, list) else []
+    found = [finite(each) for each in rings if isinstance(each, list)]
+    return [each for each in found if each is not None and len(each) >= 6 and len(each) % 2 == 0]
+
+
 def turned(box: Box, degrees: float, pivot: Point | None = None) -> list[Point]:
     """Corners of a box turned clockwise (y points down) around its centre, or around `pivot`."""
     xmin, ymin, xmax, ymax = box
@@ -30,6 +37,16 @@ def turned(box: Box, degrees: float, pivot: Point | None = None) -> list[Point]:
         (cx + (x - cx) * cos - (y - cy) * sin, cy + (x - cx) * sin + (y - cy) * cos)
         for x, y in corners
     ]
+
+
+def around_ellipse(box: Box, degrees: float) -> Box:
+    """The box around the ellipse that fills `box`, when it is turned around its centre."""
+    xmin, ymin, xmax, ymax = box
+    cx, cy = (xmin + xmax) / 2, (ymin + ymax) / 2
+    rx, ry = (xmax - xmin) / 2, (ymax - ymin) / 2
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    w, h = math.hypot(rx * cos, ry * sin), math.hypot(rx * sin, ry * cos)
+    return cx - w, cy - h, cx + w, cy + h
 
 
 def displayed(points: Sequence[Point], size: tuple[int, int], orientation: int) -> list[Point]:

@@ -7,16 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from detkd.data.encoding import MARKS
+from detkd.data.encoding import encoding_of
 
 CHUNK = 1 << 18
-
-
-def encoding_of(path: Path) -> str:
-    """What a JSON file is to be opened with: UTF-8 unless its mark says another."""
-    with path.open("rb") as stream:
-        head = stream.read(4)
-    return next((name for mark, (name, _) in MARKS.items() if head.startswith(mark)), "utf-8")
 
 
 def entries(path: Path) -> Iterator[Any]:
@@ -27,7 +20,7 @@ def entries(path: Path) -> Iterator[Any]:
         OSError: the file cannot be read.
     """
     decoder = json.JSONDecoder()
-    with path.open(encoding=encoding_of(path), errors="replace") as stream:
+    with path.open(encoding=encoding_of(path)[0], errors="replace") as stream:
         text = stream.read(CHUNK).lstrip()
         if not text.startswith("["):
             raise ValueError("is no JSON array")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PureWindowsPath
@@ -70,12 +71,13 @@ class Images:
             return None
         candidates = [self.root / name for _, name in self._find("names", parts[-1])]
         for folder in (base, self.root):
-            exact = Path(os.path.normpath(folder.joinpath(*parts)))
-            if exact in candidates:
-                return exact
-        alike = [
-            (_common_end(image.relative_to(self.root).parts, parts), image) for image in candidates
-        ]
+            exact = composed(os.path.normpath(folder.joinpath(*parts)))
+            found = next((each for each in candidates if composed(str(each)) == exact), None)
+            if found is not None:
+                return found
+        parts = [composed(part) for part in parts]
+        ours = ([composed(p) for p in each.relative_to(self.root).parts] for each in candidates)
+        alike = [(_common_end(o, parts), i) for o, i in zip(ours, candidates, strict=True)]
         most = max((count for count, _ in alike), default=0)
         best = [image for count, image in alike if count == most]
         return best[0] if len(best) == 1 else None
@@ -91,7 +93,7 @@ class Images:
         if table not in self._made:
             self._make(table, stem_of if table == "stems" else _last)
         found = self._tables.execute(
-            f"SELECT image, name FROM {table} WHERE key = ? ORDER BY rowid", (_stored(key),)
+            f"SELECT image, name FROM {table} WHERE key = ? ORDER BY rowid", (_key(key),)
         )
         return [(image, name.decode("utf-8", "surrogatepass")) for image, name in found]
 
@@ -99,10 +101,10 @@ class Images:
         def rows() -> Iterator[tuple[bytes, int, bytes]]:
             for at, name in enumerate(self.names):
                 stored = _stored(name)
-                yield _stored(key_of(name)), at, stored
+                yield _key(key_of(name)), at, stored
                 if name.endswith(FIRST_PAGE):
                     # An annotation of a whole stack speaks of its first page.
-                    yield _stored(key_of(name.removesuffix(FIRST_PAGE))), at, stored
+                    yield _key(key_of(name.removesuffix(FIRST_PAGE))), at, stored
 
         self._tables.execute(f"CREATE TABLE {table} (key BLOB, image INTEGER, name BLOB)")
         self._tables.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", rows())
@@ -113,6 +115,15 @@ class Images:
 def _stored(name: str) -> bytes:
     """A name for the table: some file systems have names that are no text."""
     return name.encode("utf-8", "surrogatepass")
+
+
+def _key(name: str) -> bytes:
+    return _stored(composed(name))
+
+
+def composed(name: str) -> str:
+    """A name as it is compared: ö is one letter, or (on a Mac) an o and its dots."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _last(name: str) -> str:
@@ -127,7 +138,7 @@ def path_notes(said: str, file: str, where: str) -> list[Problem]:
     return [noted("path inside", file, where, f"says '{said}', a path of another computer")]
 
 
-def _common_end(one: tuple[str, ...], other: list[str]) -> int:
+def _common_end(one: list[str], other: list[str]) -> int:
     count = 0
     for ours, theirs in zip(reversed(one), reversed(other), strict=False):
         if ours != theirs:

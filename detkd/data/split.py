@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from detkd.data.encoding import decode
 from detkd.data.similar import find_similar, joined
 from detkd.errors import DataError
 from detkd.pixels import page_of
@@ -117,10 +119,10 @@ def with_similar(
 def _rows(table: Path, column: str | None) -> dict[str, str]:
     """Group of each image that a CSV file names, with commas or semicolons."""
     try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
+        with io.StringIO(decode(table.read_bytes())[0], newline="") as stream:
             header = stream.readline()
             stream.seek(0)
-            delimiter = ";" if ";" in header and "," not in header else ","
+            delimiter = max(",;\t", key=header.count)
             reader = csv.DictReader(stream, delimiter=delimiter)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
@@ -142,7 +144,7 @@ def _rows(table: Path, column: str | None) -> dict[str, str]:
                         "an image is in one."
                     )
             return rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as CSV ({error}).") from error
 
 
@@ -187,8 +189,9 @@ def divide(
     asked = np.flatnonzero(share)
     if len(images_of) < len(asked):
         raise DataError(
-            f"--groups: {len(images_of)} groups cannot fill {len(asked)} sides; the nearest is "
-            f"{len(images_of)} sides: set the ratio of the others to 0, or name smaller groups."
+            f"--groups: {len(images_of)} group{'s' * (len(images_of) != 1)} cannot fill "
+            f"{len(asked)} sides; the nearest division has {len(images_of)}: set the ratio of the "
+            "others to 0, ask for fewer folds, or name smaller groups."
         )
     names = sorted(images_of)
     np.random.default_rng(seed).shuffle(names)
@@ -291,12 +294,16 @@ def _content(
     return content
 
 
-def part_of(document: Mapping[str, Any], chosen: set[Any], root: str) -> dict[str, Any]:
-    """The COCO document of some of the images; ids are kept, `root` is its image root."""
-    said = document.get("info")
-    info = dict(said) if isinstance(said, dict) else {}
+def part_of(document: Mapping[str, Any], chosen: set[Any], root: str, side: str) -> dict[str, Any]:
+    """The COCO document of some of the images; ids are kept, `root` is its image root.
+
+    Its record says which side it is, so that no threshold is chosen on a test split.
+    """
+    info = document.get("info")
+    info = dict(info) if isinstance(info, dict) else {}
     record = info.get("detkd")
-    info["detkd"] = {**(record if isinstance(record, dict) else {}), "image_root": root}
+    said = record if isinstance(record, dict) else {}
+    info["detkd"] = {**said, "image_root": root, "split": side}
     return {
         **document,
         "info": info,

@@ -57,7 +57,7 @@ def plot_counts(boxes: Boxes) -> bytes:
     places = np.arange(len(shown))
     bars = left.barh(places, list(shown.values()), color=BLUE)
     left.bar_label(bars, padding=2, fontsize=7)
-    left.set_yticks(places, [name[:40] for name in shown], fontsize=8)
+    left.set_yticks(places, [name[:40] for name in shown], fontsize=8, parse_math=False)
     left.invert_yaxis()
     left.set(xlabel="boxes", title=f"{len(boxes.classes)} classes")
     most = int(boxes.an_image.max(initial=0))

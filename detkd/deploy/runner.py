@@ -196,7 +196,7 @@ def read_image(path: Path) -> np.ndarray:
         raise UnreadableError("is cut off: its end marker is missing")
     if cv2 is not None:
         try:
-            pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            pixels = cv2.imdecode(_bytes_of(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         except cv2.error:  # more pixels than it dares to decode
             pixels = None
         if pixels is None:
@@ -210,6 +210,11 @@ def read_image(path: Path) -> np.ndarray:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # Pillow's plugins raise anything on broken files
         raise UnreadableError(f"is no image that can be decoded ({error})") from error
+
+
+def _bytes_of(path: Path) -> np.ndarray:
+    """A file for OpenCV, which crashes where it gets a name that is not UTF-8."""
+    return np.fromfile(path, np.uint8)
 
 
 def _frames_of_tiff(path: Path, name: str) -> Iterator[Frame]:
@@ -237,7 +242,7 @@ def _read_tiff(image: Any, path: Path, page: int) -> np.ndarray:
         raise UnreadableError(f"is no TIFF that can be decoded ({error})") from error
     _needs(cv2, "reading 16-bit colour TIFF", "opencv-python-headless")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    found, pages = cv2.imreadmulti(str(path), page, 1, flags=flags)
+    found, pages = cv2.imdecodemulti(_bytes_of(path), flags, range=(page, page + 1))
     if not found or not pages:
         raise UnreadableError("is no TIFF that can be decoded")
     return cv2.cvtColor(pages[0], cv2.COLOR_BGR2RGB)

@@ -23,6 +23,11 @@ def pyplot() -> Any:
     return pyplot
 
 
+def written(name: str) -> str:
+    """A name for a picture: what stands between two dollars, matplotlib takes for a formula."""
+    return name.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
 def save(figure: Any, path: Path) -> None:
     """Write the figure as PNG, and forget it."""
     write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))

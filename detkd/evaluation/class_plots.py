@@ -48,8 +48,8 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
             fontsize=7,
         )
     places = range(len(classes))
-    axis.set_xticks(places, classes, rotation=90, fontsize=8)
-    axis.set_yticks(places, classes, fontsize=8)
+    axis.set_xticks(places, classes, rotation=90, fontsize=8, parse_math=False)
+    axis.set_yticks(places, classes, fontsize=8, parse_math=False)
     axis.set(xlabel="said", ylabel="true")
     _save(figure, path)
 
@@ -100,7 +100,11 @@ def plot_mistakes(
         with Image.open(files[at]) as opened:
             axis.imshow(ImageOps.exif_transpose(opened).convert("RGB"))
         sure = probabilities[at].max()
-        axis.set_title(f"{classes[labels[at]]}\nsaid {classes[said[at]]} {sure:.2f}", fontsize=7)
+        axis.set_title(
+            f"{classes[labels[at]]}\nsaid {classes[said[at]]} {sure:.2f}",
+            fontsize=7,
+            parse_math=False,
+        )
     _save(figure, path)
 
 

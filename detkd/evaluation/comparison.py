@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detkd.evaluation.canvas import picture, pyplot, save
+from detkd.evaluation.canvas import picture, pyplot, save, written
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#000000")
@@ -69,7 +69,7 @@ def draw_comparison(
                     plt.Rectangle((x, y), width, height, fill=False, color=colour, linewidth=1.6)
                 )
     handles = [
-        plt.Line2D([], [], color=colours[key], linewidth=2, label=name)
+        plt.Line2D([], [], color=colours[key], linewidth=2, label=written(name))
         for key, name in names.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)

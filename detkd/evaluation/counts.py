@@ -178,4 +178,4 @@ def write_counts(case: Case, thresholds: np.ndarray, path: Path) -> None:
                 counts.counted[image, category],
             )
         )
-    write_atomic(path, text.getvalue())
+    write_atomic(path, text.getvalue().encode("utf-8", "backslashreplace"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.canvas import STYLES, picture, pyplot, save
+from detkd.evaluation.canvas import STYLES, picture, pyplot, save, written
 from detkd.evaluation.case import Case
 from detkd.evaluation.coco_map import RECALLS, accumulate
 from detkd.evaluation.matching import match
@@ -70,7 +70,7 @@ def plot_precision(case: Case, path: Path) -> None:
         if precision.min() < 0:
             continue  # no truth of this class
         style = STYLES[at // 10 % len(STYLES)]
-        axis.plot(RECALLS, precision, style, label=f"{name} {precision.mean():.2f}")
+        axis.plot(RECALLS, precision, style, label=f"{written(name)} {precision.mean():.2f}")
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="overlap 0.5")
     axis.grid(alpha=0.3)
     if axis.lines:
@@ -88,7 +88,7 @@ def plot_classes(table: dict[str, dict[str, Any]], path: Path) -> None:
         axis.barh(
             places + offset, [row[key] for row in known.values()], 0.4, label=key, color=colour
         )
-    axis.set_yticks(places, [f"{name} ({row['truths']})" for name, row in known.items()])
+    axis.set_yticks(places, [f"{written(name)} ({row['truths']})" for name, row in known.items()])
     axis.set(xlim=(0, 1))
     axis.invert_yaxis()
     axis.grid(axis="x", alpha=0.3)
@@ -113,9 +113,9 @@ def plot_worst(
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, at in zip(axes.flat, worst, strict=False):
-        name = case.images[at]["file_name"]
+        name = str(case.images[at]["file_name"])
         axis.imshow(picture(images / name))
-        axis.set_title(f"{name}: {mistakes[at]} mistakes", fontsize=7)
+        axis.set_title(f"{written(name)}: {mistakes[at]} mistakes", fontsize=7)
         for boxes, colour, style in (
             (truths.box[truths.image == at], "#009E73", "-"),
             (found.box[kept & (found.image == at)], "#D55E00", "--"),

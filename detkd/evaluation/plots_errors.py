@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.canvas import pyplot, save
+from detkd.evaluation.canvas import pyplot, save, written
 from detkd.evaluation.errors import KINDS
 
 FEW = 12  # classes up to which the counts are written into the squares
@@ -30,7 +30,7 @@ def plot_confusion(confusion: dict[str, Any], path: Path) -> None:
     """The matrix, each row as shares of its truths; the last row, without truths, of its sum."""
     counts = np.array(confusion["counts"], dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names, every = confusion["classes"], len(counts)
+    names, every = list(map(written, confusion["classes"])), len(counts)
     side = 2.5 + 0.38 * every
     figure, axis = pyplot().subplots(figsize=(side + 0.8, side), layout="constrained")
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

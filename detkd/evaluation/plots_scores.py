@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from detkd.evaluation.canvas import STYLES, pyplot, save
+from detkd.evaluation.canvas import STYLES, pyplot, save, written
 from detkd.evaluation.case import Case
 from detkd.evaluation.curves import score_curve
 from detkd.evaluation.matching import match
@@ -19,7 +19,13 @@ def plot_f1(case: Case, path: Path) -> None:
         if not curve.truths or not len(curve.score):
             continue
         style = STYLES[at // 10 % len(STYLES)]
-        axis.step(curve.score, curve.f1, style, where="post", label=f"{name} {curve.f1.max():.2f}")
+        axis.step(
+            curve.score,
+            curve.f1,
+            style,
+            where="post",
+            label=f"{written(name)} {curve.f1.max():.2f}",
+        )
     axis.set(xlabel="score from which on one counts", ylabel="F1", ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     if axis.lines:

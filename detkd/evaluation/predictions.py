@@ -11,6 +11,7 @@ from typing import Any
 from detkd.coco_json import read_json
 from detkd.errors import DataError
 from detkd.evaluation.results import Result
+from detkd.pixels import PAGE
 
 IMAGE = ("image", "image_id", "file_name", "filename", "file")
 CLASS = ("class", "label", "category", "category_id", "name", "class_name")
@@ -94,7 +95,7 @@ def _yolo_categories(folder: Path, truth: dict[str, Any]) -> list[Any]:
 
 def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
     """A table with a header; boxes in px, by corners or by corner and size."""
-    header, rows = _rows(path)
+    header, rows, commas = _rows(path)
     columns = {name.strip().lower(): name for name in header}
     image, label, score = (_column(columns, names, path) for names in (IMAGE, CLASS, SCORE))
     box, corners = _box_columns(columns, path)
@@ -104,7 +105,7 @@ def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
     results = []
     for line, row in rows:
         where = f"{path}: line {line}"
-        x, y, third, fourth = (_number(row[column], where) for column in box)
+        x, y, third, fourth = (_number(row[column], where, commas) for column in box)
         size = [third - x, fourth - y] if corners else [third, fourth]
         if min(size) < 0:
             raise DataError(f"{where} has a box whose end is before its beginning; mend it.")
@@ -114,18 +115,23 @@ def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
                 "image_id": images.find((row[image] or "").strip(), where)["id"],
                 "category_id": ids.get(said, f"class {said}"),
                 "bbox": [x, y, *size],
-                "score": _number(row[score], where),
+                "score": _number(row[score], where, commas),
             }
         )
     return results
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The names of the columns, and each row with its line."""
-    reader = csv.DictReader(_text(path).splitlines(), restkey="")
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], bool]:
+    """The names of the columns, each row with its line, and whether decimals may have commas.
+
+    They may where the columns are divided by semicolons or tabs, as spreadsheets do.
+    """
+    lines = _text(path).splitlines()
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    reader = csv.DictReader(lines, restkey="", delimiter=delimiter)
     try:
         header = list(reader.fieldnames or ())
-        return header, [(reader.line_num, row) for row in reader]
+        return header, [(reader.line_num, row) for row in reader], delimiter != ","
     except csv.Error as error:
         raise DataError(
             f"{path}: line {reader.line_num} is no row of a table ({error})."
@@ -162,10 +168,11 @@ class _Images:
             for image in truth["images"]
         ]
         for image, file in files:
-            for name in {file.name, file.stem}:
+            for name in {file.name, *_stems(file)}:
                 self.by_name[name] = None if name in self.by_name else image
         for image, file in files:
-            self.by_name |= {str(file): image, str(file.with_suffix("")): image}
+            paths = (file, *(file.parent / stem for stem in _stems(file)))
+            self.by_name |= {str(path): image for path in paths}
         if by_id:
             self.by_name |= {str(image["id"]): image for image in truth["images"]}
 
@@ -185,6 +192,15 @@ class _Images:
         raise DataError(f"{where} is of image '{name}'; the truth lists {what}.")
 
 
+def _stems(file: PurePosixPath) -> list[str]:
+    """What a text about an image may be called; of a page, as its copy to YOLO is called, too."""
+    match = PAGE.fullmatch(file.name)
+    if match is None:
+        return [file.stem]
+    stem, page = PurePosixPath(match["file"]).stem, match["page"]
+    return [f"{stem}#page={page}", f"{stem}_page{page}"]
+
+
 def _size(image: dict[str, Any], where: str) -> tuple[float, float]:
     sides = [image.get("width"), image.get("height")]
     known = [float(s) for s in sides if isinstance(s, int | float) and 0 < s < math.inf]
@@ -193,13 +209,14 @@ def _size(image: dict[str, Any], where: str) -> tuple[float, float]:
     return known[0], known[1]
 
 
-def _number(text: str | None, where: str) -> float:
+def _number(text: str | None, where: str, commas: bool = False) -> float:
+    said = text or ""
     try:
-        value = float(text or "")
+        value = float(said.replace(",", ".") if commas else said)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{where} has '{text or ''}' where a finite number is needed.")
+        raise DataError(f"{where} has '{said}' where a finite number is needed.")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Sequence
 from numbers import Real
 from pathlib import Path
@@ -18,6 +19,8 @@ RELIED_ON = {
     "annotations": ("image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+# Control characters, which a terminal would obey, and halves of surrogate pairs.
+UNSHOWABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 NEEDED = ("image_id", "category_id", "bbox", "score")
 
 
@@ -114,6 +117,11 @@ def _check_names(categories: list[dict[str, Any]], path: str | Path) -> None:
         where = f"{path}: categories[{at}]"
         if not isinstance(name, str):
             raise DataError(f"{where} has the name {name!r}; a text is needed.")
+        if UNSHOWABLE.search(name):
+            raise DataError(
+                f"{where} has the name {name!r}, with letters that cannot be shown; mend the file "
+                "with 'detkd convert'."
+            )
         if name in first:
             raise DataError(
                 f"{where} has the name '{name}' of categories[{first[name]}]; mend the file with "

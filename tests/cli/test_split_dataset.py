@@ -53,7 +53,7 @@ def test_rows_are_matched_by_path_name_or_stem(whole, tmp_path, table):
         (["--ratios", "0", "0", "0"], "0 0 0 are not shares"),
         (["--ratios", "1", "1"], "expected 3 arguments"),
         (["--seed", "-1"], "-1 is negative"),
-        (["--groups", "one"], "1 groups cannot fill 3 sides"),
+        (["--groups", "one"], "1 group cannot fill 3 sides; the nearest division has 1"),
         (["--out", "{here}/all.json/x"], "cannot be written"),
     ],
 )
@@ -88,6 +88,25 @@ def test_a_part_of_an_earlier_split_never_stays_beside_a_new_one(whole, tmp_path
     assert launch("split", [*command, "2", "1", "1"]) == 0
     assert launch("split", [*command, "3", "1", "0"]) == 2
     assert "test.json: is of an earlier split" in capsys.readouterr().err
+
+
+def test_folds_of_an_earlier_split_never_stay_beside_new_ones(whole, tmp_path, capsys):
+    command = [str(whole), "--out", str(tmp_path / "out"), "--groups", "slide", "--folds"]
+    assert launch("split", [*command, "3"]) == 0
+    assert launch("split", [*command, "2"]) == 2
+    assert "fold3: is of an earlier split" in capsys.readouterr().err
+    assert launch("split", [*command, "3"]) == 0
+
+
+def test_a_table_of_groups_may_be_a_spreadsheet_of_windows(whole, tmp_path):
+    names = [image["file_name"] for image in json.loads(whole.read_text())["images"]]
+    rows = "".join(f"{name};{at % 3}ü\n" for at, name in enumerate(names))
+    (tmp_path / "g.csv").write_bytes(f"image;größe\n{rows}".encode("cp1252"))
+    given = ["--groups", str(tmp_path / "g.csv"), "--group-column", "größe"]
+    assert launch("split", [str(whole), "--out", str(tmp_path / "out"), *given]) == 0
+    for side in (tmp_path / "out").iterdir():
+        inside = {image["file_name"] for image in json.loads(side.read_text())["images"]}
+        assert len({names.index(name) % 3 for name in inside}) == 1
 
 
 def test_one_file_listed_twice_is_a_leak_even_where_it_is_missing(whole, tmp_path, capsys):

@@ -92,7 +92,7 @@ def test_numbers_that_are_not_finite_are_told_and_written_as_null(written, tmp_p
          "image listed twice"),
         ({"images": [*DOCUMENT["images"], {"id": 5, "file_name": "no.png"}]}, "missing image"),
         ({"images": [*DOCUMENT["images"], {"id": 5, "file_name": "a\0b.png"}]}, "path outside"),
-        ({"images": [*DOCUMENT["images"], {"id": 5, "file_name": "a\ud800.png"}]}, "path outside"),
+        ({"images": [*DOCUMENT["images"], {"id": 5, "file_name": "a\ud800.png"}]}, "missing image"),
         ({"annotations": [box(), box(image_id=77)]}, "unknown image"),
         ({"categories": [*DOCUMENT["categories"], {"id": 3, "name": "a"}]}, "double class"),
         ({"categories": [*DOCUMENT["categories"], {"id": 3}]}, "malformed entry"),

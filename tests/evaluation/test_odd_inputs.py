@@ -126,6 +126,10 @@ REFUSED = {
         edit("categories", 1, name=7),
         "categories[1] has the name 7",
     ),
+    "a class name that a terminal obeys": (
+        edit("categories", 1, name="a\x1b[31m"),
+        "categories[1] has the name 'a\\x1b[31m', with letters that cannot be shown",
+    ),
     "an image id that is null": (edit("images", 2, id=None), "images[2] has the id None"),
     "a truth of an unknown image": (edit("annotations", 2, image_id=99), "annotations[2] is of im"),
     "a truth of an unknown class": (edit("annotations", 2, category_id=99), "is of category 99"),

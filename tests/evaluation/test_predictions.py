@@ -146,3 +146,29 @@ def test_any_bytes_are_results_or_a_sentence(tmp_path, content, name):
     (folder / name).write_bytes(header + content)
     with contextlib.suppress(DataError):
         read_results(folder if name == "b.txt" else folder / name, TRUTH)
+
+
+def test_tables_may_have_semicolons_and_decimal_commas(tmp_path):
+    (tmp_path / "dt.csv").write_text(
+        "image;class;score;xmin;ymin;xmax;ymax\nb.png;one;0,5;1,5;2;4;8\n", encoding="utf-8-sig"
+    )
+    assert read_results(tmp_path / "dt.csv", TRUTH) == [entry(9, 1, [1.5, 2, 2.5, 6], 0.5)]
+    (tmp_path / "dt.csv").write_text('image,class,score,x,y,w,h\nb.png,one,"0,5",1,2,4,8\n')
+    with pytest.raises(DataError, match="line 2 has '0,5' where a finite number"):
+        read_results(tmp_path / "dt.csv", TRUTH)
+
+
+@pytest.mark.parametrize("name", ["stack#page=2", "stack_page2", "S1/stack#page=2"])
+def test_texts_of_pages_are_those_of_their_page(tmp_path, name):
+    pages = [
+        {"id": at, "file_name": f"S1/stack.tif#page={at}", "width": 200, "height": 100}
+        for at in (1, 2, 3)
+    ]
+    path = tmp_path / f"{name}.txt"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("0 .5 .5 1 1 .5\n")
+    (found,) = read_results(tmp_path, {**TRUTH, "images": pages})
+    assert found["image_id"] == 2
+    path.rename(tmp_path / "stack.txt")
+    with pytest.raises(DataError, match="the truth lists none of that name"):
+        read_results(tmp_path, {**TRUTH, "images": pages})

@@ -41,12 +41,21 @@ def guess(path: Path) -> str:
     Raises:
         DataError: nothing there, or nothing that is known.
     """
+    return next(iter(recognised(path)))
+
+
+def recognised(path: Path) -> dict[str, int]:
+    """How many annotations of each format are seen in `path`, the most first.
+
+    Raises:
+        DataError: nothing there, or nothing that is known.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
     counts = {name: module.recognise(path) for name, module in FORMATS.items()}
-    best = max(counts, key=lambda name: counts[name])
-    if counts[best]:
-        return best
+    seen = {name: count for name, count in counts.items() if count}
+    if seen:
+        return dict(sorted(seen.items(), key=lambda item: -item[1]))
     lists = list(files_below(path, ".json"))
     hint = f"for COCO, name the file, such as {lists[0]}" if lists else "name it with --from"
     raise DataError(

@@ -11,11 +11,14 @@ from typing import IO, Any
 
 import detkd
 from detkd.coco_json import require_lists
+from detkd.data.encoding import decode
+from detkd.data.geometry import Box, around, rings_of
+from detkd.data.masks import box_of_mask
+from detkd.data.pairing import Images, composed, path_notes
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
     MENDED,
-    UNWRITABLE,
     BoxRecord,
     DataSet,
     ImageRecord,
@@ -23,6 +26,7 @@ from detkd.data.records import (
     Rule,
     clean,
     noted,
+    relative,
     renamed,
 )
 from detkd.errors import DataError
@@ -41,8 +45,11 @@ def recognise(path: Path) -> int:
     return int(path.is_file() and path.suffix.lower() == ".json")
 
 
-def read(path: Path) -> DataSet:
-    """A COCO detection file.
+def read(path: Path, root: Path | None = None) -> DataSet:
+    """A COCO detection file whose images lie below `root`, or where `image_root` finds them.
+
+    An absolute path, which is one of another computer, means the image of the tree that ends most
+    alike.
 
     Raises:
         DataError: not JSON, or without the three lists of a COCO detection file. A broken entry
@@ -54,17 +61,18 @@ def read(path: Path) -> DataSet:
     trouble: dict[Any, list[Problem]] = {}
     for at, entry in enumerate(document["annotations"]):
         image = _key(entry.get("image_id")) if isinstance(entry, dict) else None
-        box = _read_box(entry, names, f"annotations[{at}]", path.name)
-        if isinstance(box, Problem):
-            trouble.setdefault(image, []).append(box)
-        else:
+        box, wrong = _read_box(entry, names, f"annotations[{at}]", path.name)
+        if wrong is not None:
+            trouble.setdefault(image, []).append(wrong)
+        if box is not None:
             boxes.setdefault(image, []).append(box)
     info = document.get("info")
+    images = Images(image_root(path, info) if root is None else root)
     return DataSet(
         "coco",
         RULE,
         list(dict.fromkeys(names.values())),
-        _records(document["images"], boxes, trouble, path.name, problems),
+        _records(document["images"], boxes, trouble, path.name, images, problems),
         problems,
         listed_classes=True,
         info=info if isinstance(info, dict) else {},
@@ -106,9 +114,11 @@ def _records(
     boxes: Mapping[Any, list[BoxRecord]],
     trouble: Mapping[Any, list[Problem]],
     file: str,
+    images: Images,
     problems: list[Problem],
 ) -> Iterator[ImageRecord]:
     known = set()
+    found = set()  # by another name than the one that is written
     for at, entry in enumerate(entries):
 
         def leave(kind: str, message: str, at: int = at) -> None:
@@ -123,13 +133,20 @@ def _records(
             leave("double image id", f"has the id {key!r} of another image")
             continue
         known.add(key)
-        if not stays_inside(name):
+        place = _place(name, images)
+        if place is None:
             leave("path outside", f"{name!r} leaves the image root and is not followed")
             continue
+        if place != name:
+            if place in found:
+                leave("image listed twice", f"{name!r} can only be {place}, as another entry is")
+                continue
+            found.add(place)
+            problems.extend(path_notes(name, file, f"images[{at}]"))
         inside, wrong = tuple(boxes.get(key, ())), tuple(trouble.get(key, ()))
         sample = entry.get("sample")
         yield ImageRecord(
-            name.replace("\\", "/"),
+            place,
             0,
             0,
             boxes=inside,
@@ -141,15 +158,33 @@ def _records(
         )
     for key in dict.fromkeys([*boxes, *trouble]):
         if key not in known:
-            count = len(boxes.get(key, [])) + len(trouble.get(key, []))
+            dropped = [each for each in trouble.get(key, []) if each.action == DROPPED_BOX]
+            count = len(boxes.get(key, [])) + len(dropped)
             message = f"{count} annotations are of image {key!r}, which is not listed"
             problems.append(Problem("unknown image", file, "annotations", message, DROPPED_BOX))
+
+
+def _place(name: str, images: Images) -> str | None:
+    """The place in the tree that a file name means; None for one that leaves it.
+
+    The same letters may be stored in two ways, as a Mac and other systems do.
+    """
+    if not stays_inside(name):
+        path = PureWindowsPath(name)
+        image = None if ".." in path.parts else images.named(name, images.root)
+        return relative(image, images.root) if image is not None else None
+    place = name.replace("\\", "/")
+    if not place.isascii() and not (images.root / place).exists():
+        image = images.named(place, images.root)
+        other = relative(image, images.root) if image is not None else place
+        return other if composed(other) == composed(place) else place
+    return place
 
 
 def stays_inside(name: str) -> bool:
     """Whether a file name is relative and does not climb, on any system."""
     path = PureWindowsPath(name)
-    return not (path.drive or path.root or ".." in path.parts or UNWRITABLE.search(name))
+    return not (path.drive or path.root or ".." in path.parts or "\0" in name)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -303,41 +338,48 @@ def _read_document(path: Path) -> tuple[dict[str, Any], list[Problem]]:
         return None
 
     try:
-        document = json.loads(
-            path.read_text(encoding="utf-8-sig"), parse_constant=number, parse_float=number
-        )
+        text, unusual = decode(path.read_bytes())
+        document = json.loads(text, parse_constant=number, parse_float=number)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); mend or replace it.") from error
     require_lists(document, path, dict.fromkeys(SECTIONS, ()), "name the annotation file")
+    problems = [noted("encoding", path.name, "", unusual)] if unusual else []
     if not odd:
-        return document, []
+        return document, problems
     message = f"{len(odd)} numbers are not finite ({', '.join(sorted(set(odd))[:3])}); read as null"
-    return document, [Problem("not finite", path.name, "", message, MENDED)]
+    return document, [*problems, Problem("not finite", path.name, "", message, MENDED)]
 
 
-def _read_box(entry: Any, names: Mapping[Any, str], where: str, file: str) -> BoxRecord | Problem:
-    def problem(kind: str, message: str) -> Problem:
-        return Problem(kind, file, where, message, DROPPED_BOX)
+def _read_box(
+    entry: Any, names: Mapping[Any, str], where: str, file: str
+) -> tuple[BoxRecord | None, Problem | None]:
+    def drop(kind: str, message: str) -> tuple[None, Problem]:
+        return None, Problem(kind, file, where, message, DROPPED_BOX)
 
     if not isinstance(entry, dict):
-        return problem("malformed entry", "is not an annotation")
+        return drop("malformed entry", "is not an annotation")
     label = names.get(_key(entry.get("category_id")))
     if label is None:
-        return problem("unlisted class", f"has the unknown category {entry.get('category_id')!r}")
+        return drop("unlisted class", f"has the unknown category {entry.get('category_id')!r}")
     values = entry.get("bbox")
+    told = None
+    if not values and (frame := _around(entry.get("segmentation"))) is not None:
+        values = [frame[0], frame[1], frame[2] - frame[0], frame[3] - frame[1]]
+        message = "has no bbox; the box around its segmentation is used"
+        told = Problem("missing coordinate", file, where, message, MENDED)
     if not isinstance(values, list) or len(values) != 4:
-        return problem("missing coordinate", "has no bbox of four numbers")
+        return drop("missing coordinate", "has no bbox of four numbers")
     try:
         x, y, width, height = (float(v) if isinstance(v, int | float) else math.nan for v in values)
     except OverflowError:  # an integer beyond all floats
         x = y = width = height = math.inf
     if not all(map(math.isfinite, (x, y, width, height))):
-        return problem("not finite", f"has the box {str(values)[:80]}")
+        return drop("not finite", f"has the box {str(values)[:80]}")
     said = entry.get("attributes")
     said = said if isinstance(said, dict) else {}
-    return BoxRecord(
+    box = BoxRecord(
         label,
         x,
         y,
@@ -349,6 +391,14 @@ def _read_box(entry: Any, names: Mapping[Any, str], where: str, file: str) -> Bo
         attributes={key: value for key, value in said.items() if key not in FLAGS},
         extra={key: value for key, value in entry.items() if key not in BOX_KEYS},
     )
+    return box, told
+
+
+def _around(segmentation: Any) -> Box | None:
+    """The box around rings of points, or around a mask."""
+    rings = rings_of(segmentation)
+    points = [point for each in rings for point in zip(each[::2], each[1::2], strict=True)]
+    return around(points) if points else box_of_mask(segmentation)
 
 
 def _said_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detkd.data.encoding import decode
-from detkd.data.geometry import around, finite, ring
-from detkd.data.images import files_below
+from detkd.data.geometry import around, around_ellipse, finite, ring
+from detkd.data.images import SUFFIXES, files_below
 from detkd.data.pairing import Images, path_notes
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
+    MENDED,
     BoxRecord,
     DataSet,
     ImageRecord,
@@ -145,7 +147,7 @@ def _understand(path: Path, columns: Mapping[str, str]) -> Table | None:
     except csv.Error:
         return None
     cells = [cell.strip() for cell in rows[0]] if rows else []
-    if not columns and len(cells) >= 6 and _is_plain_row(cells):
+    if not columns and len(cells) >= 6 and _is_plain_row(cells, delimiter):
         order = ("image", "xmin", "ymin", "xmax", "ymax", "class")
         return Table(delimiter, {part: at for at, part in enumerate(order)}, (), "corners")
     names = [re.sub(r"[\s-]+", "_", cell.lower()) for cell in cells]
@@ -161,9 +163,15 @@ def _understand(path: Path, columns: Mapping[str, str]) -> Table | None:
     return None
 
 
-def _is_plain_row(cells: Sequence[str]) -> bool:
+def _is_plain_row(cells: Sequence[str], delimiter: str) -> bool:
     empty = not any(cells[1:6])
-    return bool(cells[0]) and (empty or (finite(cells[1:5]) is not None and bool(cells[5])))
+    sides = finite(_points(cells[1:5], delimiter))
+    return bool(cells[0]) and (empty or (sides is not None and bool(cells[5])))
+
+
+def _points(values: Sequence[str], delimiter: str) -> list[str]:
+    """Numbers with decimal points, where a spreadsheet printed decimal commas."""
+    return list(values) if delimiter == "," else [each.replace(",", ".") for each in values]
 
 
 def _columns(cells: list[str], names: list[str], said: Mapping[str, str]) -> dict[str, int]:
@@ -188,7 +196,7 @@ def _records(
         for number, row in _rows(path, table, name, problems):
             at = table.column["filename" if table.form == "via" else "image"]
             said = row[at].strip() if at < len(row) else ""
-            image = images.named(said, path.parent) or images.named(f"{said}.jpg", path.parent)
+            image = _image(said, images, path.parent)
             if image is None:
                 missing.setdefault(said, number)
                 continue
@@ -208,6 +216,13 @@ def _records(
         rows = [(relative(p, root), tables[p], n, row) for p, n, row in rows_of.pop(image)]
         yield _record(relative(image, root), rows)
     yield from images.unlabelled(seen)
+
+
+def _image(said: str, images: Images, base: Path) -> Path | None:
+    """The image of a row; some tables leave out what its name ends in."""
+    ends = ("",) if said.lower().endswith(SUFFIXES) else ("", *SUFFIXES)
+    found = (images.named(f"{said}{end}", base) for end in ends)
+    return next((image for image in found if image is not None), None)
 
 
 def _rows(
@@ -278,9 +293,7 @@ def _read_row(
         return drop("object without name", "names no class")
     if not all(values):
         return drop("missing coordinate", "has fewer than four coordinates")
-    if table.delimiter != ",":
-        values = [value.replace(",", ".") for value in values]  # as spreadsheets print decimals
-    numbers = finite(values)
+    numbers = finite(_points(values, table.delimiter))
     if numbers is None:
         return drop("not finite", f"has coordinates that are no finite numbers: {values}"[:120])
     a, b, c, d = numbers
@@ -345,7 +358,15 @@ def _read_via(
         sides = finite([shape.get("cx"), shape.get("cy"), *radii])
         if sides is not None:
             cx, cy, rx, ry = sides
-            return BoxRecord(label, cx - rx, cy - ry, cx + rx, cy + ry, attributes=attributes), []
+            frame = (cx - rx, cy - ry, cx + rx, cy + ry)
+            theta = finite([shape.get("theta", 0)])
+            if not (theta and theta[0]):
+                return BoxRecord(label, *frame, attributes=attributes), []
+            degrees = math.degrees(theta[0])
+            message = f"is turned by {degrees:g} degrees; the box around it is kept"
+            told = Problem("rotated box", file, f"{where} ({label})", message, MENDED)
+            frame = around_ellipse(frame, degrees)
+            return BoxRecord(label, *frame, attributes=attributes), [told]
     if kind == "point":
         return drop("shape without area", "is a point, which is no box")
     sides = finite([shape.get(key) for key in ("x", "y", "width", "height")])

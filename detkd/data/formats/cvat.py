@@ -12,7 +12,8 @@ from typing import Any
 import defusedxml
 import defusedxml.ElementTree
 
-from detkd.data.geometry import Point, around, finite, ring, turned
+from detkd.data.encoding import decode, encoding_of
+from detkd.data.geometry import Point, around, around_ellipse, finite, ring, turned
 from detkd.data.images import names_below
 from detkd.data.pairing import Images, path_notes
 from detkd.data.records import (
@@ -27,6 +28,7 @@ from detkd.data.records import (
     Rule,
     clean,
     named,
+    noted,
     relative,
 )
 from detkd.errors import DataError
@@ -60,7 +62,7 @@ def documents(path: Path) -> list[Path]:
 def _is_cvat(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
-            return re.search(rb"<annotations[\s>]", stream.read(2048)) is not None
+            return re.search(r"<annotations[\s>]", decode(stream.read(2048))[0]) is not None
     except OSError:
         return False
 
@@ -112,6 +114,8 @@ def _read_document(
         problems.append(Problem(kind, name, "", message, DROPPED_IMAGE))
 
     try:
+        if said := encoding_of(path)[1]:
+            problems.append(noted("encoding", name, "", said))
         for event, element in defusedxml.ElementTree.iterparse(path, events=("start", "end")):
             if event == "start":
                 root = element if root is None else root
@@ -239,7 +243,7 @@ def _read_shape(
     if not label:
         return drop("object without name", "has no label")
     if shape.tag not in OUTLINES:
-        return drop("shape without area", f"is a {shape.tag}, which is no box")
+        return drop("shape without area", f"is of type {shape.tag}, which is no box")
     outline = OUTLINES[shape.tag](shape)
     if outline is None:
         return drop("missing coordinate", "has no coordinates that are finite numbers")
@@ -249,8 +253,11 @@ def _read_shape(
         problems.append(Problem("mask left out", file, where, message, MENDED))
     rotation = finite([shape.get("rotation", "0")])
     if rotation and rotation[0] % 360 and shape.tag in ("box", "ellipse"):
-        points = turned(frame, rotation[0])
-        frame = around(points)
+        if shape.tag == "ellipse":
+            frame = around_ellipse(frame, rotation[0])
+        else:
+            points = turned(frame, rotation[0])
+            frame = around(points)
         message = f"is turned by {rotation[0]:g} degrees; the box around it is kept"
         problems.append(Problem("rotated box", file, where, message, MENDED))
     extra = {"segmentation": [ring(points)]} if points else {}

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detkd.data.encoding import decode
-from detkd.data.geometry import Box, Point, around, finite, ring, turned
+from detkd.data.encoding import decode, encoding_of
+from detkd.data.geometry import Box, Point, around, around_ellipse, finite, ring, turned
 from detkd.data.images import SUFFIXES, files_below
 from detkd.data.json_stream import entries
 from detkd.data.pairing import Images
@@ -25,6 +25,7 @@ from detkd.data.records import (
     Rule,
     clean,
     named,
+    noted,
     relative,
 )
 from detkd.errors import DataError
@@ -88,6 +89,8 @@ def _records(root: Path, found: list[Path], problems: list[Problem]) -> Iterator
     for path in found:
         name = relative(path, root)
         try:
+            if unusual := encoding_of(path)[1]:
+                problems.append(noted("encoding", name, "", unusual))
             for at, task in enumerate(entries(path)):
                 record = _read_task(task, f"task {at + 1}", name, path.parent, images, problems)
                 if record is None:
@@ -265,22 +268,24 @@ def _outline(
         pairs = [finite(p) if isinstance(p, list) else None for p in value["points"]]
         points = [(p[0] / 100, p[1] / 100) for p in pairs if p is not None and len(p) == 2]
         return (around(points), points) if 3 <= len(points) == len(pairs) else None
+    width, height = size or (1, 1)  # angles are those of px
+    rotation = (finite([value.get("rotation") or 0]) or [0.0])[0] % 360
     if "radiusX" in value:
         sides = finite([value.get(key) for key in ("x", "y", "radiusX", "radiusY")])
         if sides is None:
             return None
         x, y, rx, ry = (side / 100 for side in sides)
-        return (x - rx, y - ry, x + rx, y + ry), []
+        frame = (x - rx) * width, (y - ry) * height, (x + rx) * width, (y + ry) * height
+        xmin, ymin, xmax, ymax = around_ellipse(frame, rotation) if rotation else frame
+        return (xmin / width, ymin / height, xmax / width, ymax / height), []
     sides = finite([value.get(key) for key in ("x", "y", "width", "height")])
     if sides is None:
         return None
     x, y, w, h = (side / 100 for side in sides)
-    rotation = finite([value.get("rotation") or 0])
-    if rotation is None or not rotation[0] % 360:
+    if not rotation:
         return (x, y, x + w, y + h), []
-    width, height = size or (1, 1)  # angles are those of px, around the first corner
     frame = (x * width, y * height, (x + w) * width, (y + h) * height)
-    corners = turned(frame, rotation[0], pivot=frame[:2])
+    corners = turned(frame, rotation, pivot=frame[:2])  # around the first corner
     points = [(px / width, py / height) for px, py in corners]
     return around(points), points
 

@@ -32,6 +32,7 @@ RULE = Rule("labelme", "[min x, min y, max x - min x, max y - min y] of the poin
 HEAD = 65536  # bytes in which a LabelMe file says what it is; image data come later
 OF_FILE = {"version", "flags", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth"}
 OF_SHAPE = {"label", "points", "shape_type", "group_id", "description", "flags", "mask"}
+ROTATED = {"rotation", "oriented_rectangle"}  # as X-AnyLabeling and LabelMe call them
 NO_AREA = {"point", "points", "line", "linestrip"}
 
 
@@ -181,7 +182,7 @@ def _read_shape(shape: Any, at: int, file: str) -> tuple[BoxRecord | None, list[
     if points is None:
         return drop("not finite", f"has points that are no finite numbers: {_short(shape)}")
     if kind in NO_AREA:
-        return drop("shape without area", f"is a {kind}, which is no box")
+        return drop("shape without area", f"is of type {kind}, which is no box")
     extra: dict[str, Any] = {}
     if kind == "circle" and len(points) == 2:
         (cx, cy), edge = points[0], points[1]
@@ -189,10 +190,13 @@ def _read_shape(shape: Any, at: int, file: str) -> tuple[BoxRecord | None, list[
         frame = cx - radius, cy - radius, cx + radius, cy + radius
     elif kind in ("rectangle", "mask") and len(points) in (2, 4):
         frame = around(points)
-    elif kind == "polygon" and len(points) >= 3:
+    elif (kind == "polygon" and len(points) >= 3) or (kind in ROTATED and len(points) == 4):
         frame, extra = around(points), {"segmentation": [ring(points)]}
     else:
-        return drop("missing coordinate", f"is a {str(kind)[:40]} of {len(points)} points")
+        return drop("missing coordinate", f"is of type {str(kind)[:40]}, with {len(points)} points")
+    if kind in ROTATED:
+        message = "is a turned rectangle; the box around it is kept"
+        problems.append(Problem("rotated box", file, where, message, MENDED))
     if kind == "mask":
         message = "has a mask, which is left out; its box is kept"
         problems.append(Problem("mask left out", file, where, message, MENDED))

@@ -424,6 +424,7 @@ def write(data: DataSet, folder: Path) -> list[str]:
         DataError: two images would get the same annotation file.
     """
     lost = data.fields_of_coco()
+    flags = not _of_voc(data)
     for record in data.images:
         inside = PurePosixPath(record.file)
         target = annotation_file(folder / "Annotations", record.file, ".xml")
@@ -443,15 +444,25 @@ def write(data: DataSet, folder: Path) -> list[str]:
         for key, value in besides.items():
             _add(root, key, value)
         for box in record.boxes:
-            lost |= _write_box(root, box)
+            lost |= _write_box(root, box, flags)
         lost |= {f"images[].{key}" for key in record.extra if key != "voc"}
         ElementTree.indent(root)
         ElementTree.ElementTree(root).write(target, encoding="utf-8", xml_declaration=True)
     return sorted(lost)
 
 
-def _write_box(root: ElementTree.Element, box: BoxRecord) -> set[str]:
-    """Add one object; the names of the fields that it cannot hold."""
+def _of_voc(data: DataSet) -> bool:
+    """Whether the boxes were VOC's before: they go back as they were, for an equal round trip.
+
+    Those of other formats get `truncated` and `difficult`, since readers of VOC ask for both.
+    """
+    record = data.info.get("detkd")
+    was = record.get("source_format") if isinstance(record, dict) else None
+    return "voc" in (data.source_format, was)
+
+
+def _write_box(root: ElementTree.Element, box: BoxRecord, flags: bool) -> set[str]:
+    """Add one object, with both flags or those that are known; what it cannot hold, by name."""
     element = ElementTree.SubElement(root, "object")
     _add(element, "name", box.label)
     lost = {f"annotations[].{key}" for key in box.extra if key != "area"}
@@ -461,9 +472,9 @@ def _write_box(root: ElementTree.Element, box: BoxRecord) -> set[str]:
             _add(element, key.lower(), value)
         else:
             lost.add(f"attributes.{key}")
-    # Readers of VOC ask for both tags, whatever the source said.
-    _add(element, "truncated", bool(box.truncated))
-    _add(element, "difficult", bool(box.difficult))
+    for key, said in (("truncated", box.truncated), ("difficult", box.difficult)):
+        if flags or said is not None:
+            _add(element, key, bool(said))
     corners = (box.xmin + 1, box.ymin + 1, box.xmax, box.ymax)
     frame = {side: f"{value:.10g}" for side, value in zip(SIDES, corners, strict=True)}
     _add(element, "bndbox", frame)

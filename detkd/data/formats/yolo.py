@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from detkd.data.encoding import decode
+from detkd.data.geometry import rings_of
 from detkd.data.images import SUFFIXES, files_below, image_names, images_below, stem_of
 from detkd.data.pairing import Images
 from detkd.data.records import (
@@ -146,13 +147,15 @@ def _class_names(root: Path, problems: list[Problem]) -> list[str]:
             continue
         file = relative(path, root)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text, unusual = decode(path.read_bytes())
             said = _yaml_names(text) if path.name in DATA_FILES else text.splitlines()
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
             message = f"has no readable list of classes ({type(error).__name__})"
             problems.append(Problem("malformed class list", file, "", message, REFUSED))
             broken.append(f"{path}: has no readable list 'names' ({type(error).__name__})")
             continue
+        if unusual:
+            problems.append(noted("encoding", file, "", unusual))
         if path.name in DATA_FILES and (tag := _foreign_tag(text)):
             message = f"has the tag {tag}, which is not obeyed; read as if it were not there"
             problems.append(Problem("tag in class list", file, "", message, MENDED))
@@ -438,7 +441,7 @@ def write(data: DataSet, folder: Path, *, polygons: bool = False) -> list[str]:
 def _ring(box: BoxRecord, lost: set[str]) -> list[float]:
     """The outline of a box in px; what one ring cannot say is added to `lost`."""
     said = box.extra.get("segmentation")
-    rings = [each for each in said if len(each) >= 6] if isinstance(said, list) else []
+    rings = rings_of(said)
     if not rings:
         lost |= {"annotations[].segmentation (run lengths)"} if isinstance(said, dict) else set()
         corners = (box.xmin, box.ymin, box.xmax, box.ymin, box.xmax, box.ymax, box.xmin, box.ymax)
