@@ -137,14 +137,51 @@ def test_pillow_alone_reads_nearly_the_same(tmp_path, monkeypatch):
 
 
 def test_video_frames_have_numbers(tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
-    for at in range(6):
-        writer.write(scene(at))
-    writer.release()
+    film(tmp_path / "a.avi", 6)
     tally, _ = go(tmp_path / "a.avi", tmp_path / "out", "--every", "2")
     assert tally.found == 3
     names = [row["frame"] for row in rows(tmp_path / "out/frames.csv")]
     assert names == ["a.avi#frame=1", "a.avi#frame=3", "a.avi#frame=5"]
+
+
+def film(path, count=12):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
+    for at in range(count):
+        writer.write(scene(at))
+    writer.release()
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_film_that_is_cut_off_says_so(tmp_path, every):
+    film(tmp_path / "a.avi")
+    whole = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(whole[: len(whole) * 8 // 10])
+    tally, said = go(tmp_path / "a.avi", tmp_path / "out", "--every", str(every))
+    *good, last = rows(tmp_path / "out/frames.csv")
+    assert 0 < len(good) == tally.found and tally.failed == 1
+    assert all(row["status"] == "found" for row in good) and last["status"] == "failed"
+    assert "says that it has 12 frames" in last["note"] and last["note"] in said[0]
+
+
+def test_a_stack_that_is_cut_off_keeps_its_pages_and_says_so(tmp_path):
+    pages = [Image.fromarray(scene(at)) for at in range(4)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) * 6 // 10])
+    tally, _ = go(tmp_path / "a.tif", tmp_path / "out")
+    found = {row["frame"]: row["status"] for row in rows(tmp_path / "out/frames.csv")}
+    assert found == {
+        **dict.fromkeys(("a.tif#page=1", "a.tif#page=2"), "found"),
+        **dict.fromkeys(("a.tif#page=3", "a.tif#page=4"), "failed"),  # half there, and not there
+    }
+    assert (tally.found, tally.failed) == (2, 2)
+
+
+def test_what_a_file_is_its_content_says(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), scene(3))
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    tally, _ = go(tmp_path, tmp_path / "out")
+    assert (tally.found, tally.failed) == (1, 0)
 
 
 # ------------------------------------------------------------------------------ tables
@@ -234,6 +271,33 @@ def test_what_others_wrote_is_left_alone(folder, tmp_path):
         go(folder, folder)
     with pytest.raises(runner.RefusedError, match="no such file"):
         go(tmp_path / "nowhere", tmp_path / "out2")
+
+
+def test_a_source_without_frames_is_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", folder / "*.tif"):
+        with pytest.raises(runner.RefusedError, match="there is no image or video"):
+            go(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_that_a_spreadsheet_saved_are_left_alone(folder, tmp_path):
+    out = tmp_path / "out"
+    go(folder, out)
+    table = (out / "frames.csv").read_bytes().replace(b"\n", b"\r\n")
+    (out / "frames.csv").write_bytes(table)
+    found = (out / "results.csv").read_bytes()
+    with pytest.raises(runner.RefusedError, match="its first line"):
+        go(folder, out)
+    assert (out / "frames.csv").read_bytes() == table
+    assert (out / "results.csv").read_bytes() == found
+
+
+def test_a_pattern_passes_over_what_a_run_drew(folder, tmp_path):
+    for before in (0, 8):
+        tally, _ = go(folder / "**/*.[pj][np]g", folder / "b/out", "--draw")
+        assert (tally.before, tally.found) == (before, 8 - before)
+    assert len(list((folder / "b/out/drawn").iterdir())) == 8
 
 
 def test_two_runs_do_not_write_at_once(folder, tmp_path):
