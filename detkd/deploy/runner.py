@@ -30,7 +30,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -621,6 +620,7 @@ class Journal:
                 stream.flush()
         self._end = os.fstat(self._results.fileno()).st_size
         self._waiting: tuple[list[bytes], list[bytes]] = ([], [])  # results, frames
+        self._broken_off = False
         self._last = time.monotonic()
 
     def _lock(self) -> None:
@@ -650,8 +650,9 @@ class Journal:
             before = {}
         for key in ("images", "digest", "settings", "thresholds", "um_per_px"):
             if before.get(key) != about[key]:
+                what = "a model of another digest" if key == "digest" else f"other {key}"
                 raise RefusedError(
-                    f"{self.out}: was begun with other {key} ({_short(before.get(key))}, now "
+                    f"{self.out}: was begun with {what} ({_short(before.get(key))}, now "
                     f"{_short(about[key])}); go on with those, or choose another --out."
                 )
 
@@ -694,12 +695,19 @@ class Journal:
             self.commit()
 
     def commit(self) -> None:
-        """Write and sync what was kept back."""
+        """Write and sync what was kept back.
+
+        Nothing more once that was broken off: what is half-written then, the next run cuts off.
+        """
+        if self._broken_off:
+            return
+        self._broken_off = True
         for stream, rows in zip((self._results, self._frames), self._waiting, strict=True):
             stream.write(b"".join(rows))
             stream.flush()
             os.fsync(stream.fileno())
             rows.clear()
+        self._broken_off = False
         self._last = time.monotonic()
 
     def close(self) -> None:
@@ -732,15 +740,15 @@ def _short(value: Any) -> str:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file to be written, which then takes the name `path`: never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.part")  # OUT is one run's alone: see Journal
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -204,6 +204,9 @@ def test_tables_say_what_was_found(folder, tmp_path):
     x1, y1, x2, y2 = (float(found[0][side]) for side in ("x1", "y1", "x2", "y2"))
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["image_id"] == 2
     assert cv2.imread(str(out / "drawn" / "b__7.png.jpg")).shape == (64, 64, 3)
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len(written) == 4 + 8  # nothing hidden among them, and all for the same people to read
+    assert {path.stat().st_mode for path in written} == {(out / "frames.csv").stat().st_mode}
 
 
 def cells(at):
@@ -359,6 +362,27 @@ def test_a_run_goes_on_from_any_torn_files(finished, tmp_path_factory, data):
     assert [(out / name).read_bytes() for name in ("frames.csv", "results.csv")] == whole
 
 
+@pytest.mark.parametrize("call", [1, 2], ids=["results", "frames"])
+def test_an_interrupt_while_rows_are_synced_writes_none_twice(finished, tmp_path, call):
+    place, whole = finished
+    sync, calls = os.fsync, itertools.count()  # the first call is run.json's
+
+    def interrupted(handle):
+        sync(handle)
+        if next(calls) == call:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(place / "frames", tmp_path / "out")
+    for name, expected in zip(("frames.csv", "results.csv"), whole, strict=True):
+        assert expected.startswith((tmp_path / "out" / name).read_bytes())
+    go(place / "frames", tmp_path / "out")
+    tables = [(tmp_path / "out" / name).read_bytes() for name in ("frames.csv", "results.csv")]
+    assert tables == whole
+
+
 def command(exported, source, out, *more):
     keep = ["--keep", "0.01", "--threads", "1"]
     return [
@@ -494,7 +518,7 @@ def test_predict_with_an_exported_folder_is_the_runner(model_folder, folder, tmp
     # Another model goes on with nothing of it.
     other = ["--checkpoint", str(checkpoint), "--keep", "0.01", "--out", str(tmp_path / "b")]
     assert launch("predict", [str(folder), *other]) == 2
-    assert "was begun with other digest" in capsys.readouterr().err
+    assert "was begun with a model of another digest" in capsys.readouterr().err
     for wrong in (["--model", str(folder)], ["--model", str(exported), "--thresholds", "x"]):
         assert launch("predict", [str(folder), *wrong, "--out", str(tmp_path / "c")]) == 2
         error = capsys.readouterr().err
