@@ -23,6 +23,7 @@ from detkd.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from detkd.deploy.pareto import Session
     from detkd.engine.study import Study
     from detkd.models.detector import Detector
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     from rich.progress import Progress
 
     from detkd.deploy.onnx_model import needed
-    from detkd.deploy.pareto import Point, exported, foreign, pareto_table, plot_pareto, take_times
+    from detkd.deploy.pareto import Foreign, Point, exported, pareto_table, plot_pareto, take_times
     from detkd.engine.study import Results, read_study
     from detkd.files import write_atomic, write_json
     from detkd.markdown import markdown_table
@@ -46,18 +47,18 @@ def main(argv: list[str]) -> int:
     metric = f"{key.removesuffix('_map')} mAP"
     # What others gave us is looked at first: it is what may be wrong.
     others = {name: (Path(model), Path(said)) for name, model, said in options.other}
-    theirs = [foreign(model, options.threads) for model, _ in others.values()]
+    theirs = [Foreign(model, options.threads) for model, _ in others.values()]
     found = {name: [_judged(said, study, key)] for name, (_, said) in others.items()}
     detectors, frames = _detectors(study, list(scores), options)
     points = []
     with Progress(transient=True) as bar, tempfile.TemporaryDirectory(prefix="detkd-") as folder:
         task = bar.add_task("", total=None)
-        sessions = []
+        sessions: list[Session] = []
         for at, (name, detector) in enumerate(detectors.items()):
             bar.update(task, description=f"writing the graph of {name}")
             sessions.append(exported(detector, Path(folder) / f"{at}.onnx", options.threads))
         sessions += theirs
-        frames += frames[:1] * len(others)
+        frames += [[other.fitted(frame) for frame in frames[0]] for other in theirs]
         ms = take_times(
             sessions, frames, options.repeat, lambda said: bar.update(task, description=said)
         )

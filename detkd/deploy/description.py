@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def describe(
     um_per_px: float | None,
     card: Card | None,
 ) -> dict[str, Any]:
-    """Classes (label 1 first), sizes, 16-bit levels, thresholds, scale, and where it comes from.
+    """Classes (label 1 first), sizes, 16-bit levels, thresholds, scale, card of the data, training.
 
     `config` is that of the training, as the checkpoint has it.
 
@@ -53,6 +54,7 @@ def describe(
         "shapes": {name: card.shapes[name] for name in detector.classes if name in card.shapes}
         if card
         else {},
+        "card": asdict(card) if card else None,
         # Done inside the graph; told for those who ask.
         "normalisation": {"mean": transform.image_mean, "std": transform.image_std},
         "training": {"config": config},

@@ -14,6 +14,7 @@ from detkd.deploy.made_frames import made_frame
 from detkd.deploy.parity import BOX_PX, SCORE, Found, difference
 from detkd.deploy.pictures import Differing
 from detkd.deploy.ties import Maps, found_by, without_ties
+from detkd.evaluation.bootstrap import bootstrap_map
 from detkd.evaluation.coco_map import coco_map
 from detkd.models.detector import Detector
 
@@ -36,6 +37,7 @@ class Gate:
     worst: list[Differing] = field(default_factory=list)  # of the failed, worst first
     map_checkpoint: float | None = None
     map_exported: float | None = None
+    map_interval: dict[str, Any] | None = None  # of the exported model's, over samples or images
 
     @property
     def passed(self) -> bool:
@@ -71,7 +73,7 @@ def compare(
     `maps` are the exported model's convolutions alone (see `Convolutions`); they tell a tie from a
     fault: a detection on one side only is a tie where the checkpoint shows it, too, when its
     numbers are moved by no more than rounding (see `detkd.deploy.ties`). Such frames are counted
-    as undecided. With a data set, also the mAP of both on it.
+    as undecided. With a data set, also the mAP of both on it, and the exported one's interval.
     """
     gate = Gate()
     detector = detector.cpu().eval()
@@ -103,6 +105,9 @@ def compare(
         gate.map_checkpoint, gate.map_exported = (
             coco_map(dataset.truth, found)["coco"]["AP"] for found in results
         )
+        drawn = bootstrap_map(dataset.truth, results[1])
+        told = ("level", "draws", "unit", "groups", "AP")
+        gate.map_interval = {key: drawn[key] for key in told} if drawn["AP"] else None
     return gate
 
 

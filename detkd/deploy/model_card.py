@@ -92,14 +92,25 @@ def _measured(parity: Mapping[str, Any], truth: Path | None) -> list[str]:
         lines.append("- Accuracy was not measured: the export was given no ground truth.")
     else:
         lines.append(
-            f"- mAP (COCO) on `{truth}`: {parity['map_exported']:.4f}, the checkpoint "
-            f"{parity['map_checkpoint']:.4f}. `detkd eval` gives intervals, counts and errors."
+            f"- mAP (COCO) on `{truth}`: {parity['map_exported']:.4f}{_limits(parity)}, the "
+            f"checkpoint {parity['map_checkpoint']:.4f}. `detkd eval` gives counts and errors."
         )
     for each in parity.get("variants", []):
         lines.append(
             f"- {each['name']}: {'kept' if each['kept'] else 'refused'}, it {each['why']}."
         )
     return lines
+
+
+def _limits(parity: Mapping[str, Any]) -> str:
+    said = parity["map_interval"]
+    if said is None:
+        return ""
+    low, high = said["AP"]
+    return (
+        f" ({low:.4f} to {high:.4f}, {said['level']:.0%} of {said['draws']} draws of "
+        f"{said['groups']} {said['unit']}s)"
+    )
 
 
 def _plain(text: str) -> str:

@@ -67,39 +67,38 @@ def exported(detector: Detector, path: Path, threads: int) -> Session:
     return lambda frame: network(frame[None])
 
 
-def foreign(path: Path, threads: int) -> Session:
-    """Any detector's graph of one input [1, 3, H, W], to which frames [3, h, w] are resized.
-
-    Resizing is done beforehand and is not timed, as the reading of a frame is not.
+class Foreign:
+    """Any detector's graph of one input [1, 3, H, W], for frames [3, H, W] of the size it takes.
 
     Raises:
         UserError: it cannot be read, or takes something else.
     """
-    try:
-        network = OnnxNetwork(path, threads=threads)
-    except Exception as error:  # onnxruntime has an exception of its own for each kind of fault
-        raise UserError(f"{path}: cannot be read as an ONNX model ({_line(error)}).") from error
-    inputs = network.session.get_inputs()
-    shape = inputs[0].shape if len(inputs) == 1 else []
-    is_float = len(inputs) == 1 and inputs[0].type == "tensor(float)"
-    if len(shape) != 4 or shape[1] != 3 or not is_float:
-        found = ", ".join(f"{each.name} {each.shape} of {each.type}" for each in inputs)
-        raise UserError(
-            f"{path}: takes {found}; only a model of one input [1, 3, H, W] of "
-            "float32 can be timed."
-        )
-    side = [length if isinstance(length, int) else None for length in shape[2:]]
-    resized: dict[int, np.ndarray] = {}
 
-    def run(frame: np.ndarray) -> object:
-        key = id(frame)
-        if key not in resized:
-            size = [want or have for want, have in zip(side, frame.shape[1:], strict=True)]
-            batch = torch.from_numpy(frame)[None]
-            resized[key] = torch.nn.functional.interpolate(batch, size, mode="bilinear").numpy()
-        return network(resized[key])
+    def __init__(self, path: Path, threads: int) -> None:
+        try:
+            self.network = OnnxNetwork(path, threads=threads)
+        except Exception as error:  # onnxruntime has an exception of its own for each kind of fault
+            raise UserError(f"{path}: cannot be read as an ONNX model ({_line(error)}).") from error
+        inputs = self.network.session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        is_float = len(inputs) == 1 and inputs[0].type == "tensor(float)"
+        if len(shape) != 4 or shape[1] != 3 or not is_float:
+            found = ", ".join(f"{each.name} {each.shape} of {each.type}" for each in inputs)
+            raise UserError(
+                f"{path}: takes {found}; only a model of one input [1, 3, H, W] of "
+                "float32 can be timed."
+            )
+        self.sides = [length if isinstance(length, int) else None for length in shape[2:]]
 
-    return run
+    def __call__(self, frame: np.ndarray) -> list[np.ndarray]:
+        """All outputs of one frame."""
+        return self.network(frame[None])
+
+    def fitted(self, frame: np.ndarray) -> np.ndarray:
+        """A frame resized to what the graph takes: no part of its time, as reading is not."""
+        size = [want or have for want, have in zip(self.sides, frame.shape[1:], strict=True)]
+        batch = torch.from_numpy(frame)[None]
+        return torch.nn.functional.interpolate(batch, size, mode="bilinear")[0].numpy()
 
 
 def take_times(
@@ -118,8 +117,6 @@ def take_times(
         progress(f"round {max(0, turn - WARM_UP + 1)} of {rounds}")
         for session, own, kept in zip(sessions, frames, times, strict=True):
             frame = own[turn % len(own)]
-            if turn < len(own):
-                session(frame)  # prepares the frame, where it has to be
             began = time.perf_counter()
             session(frame)
             kept.append(1000 * (time.perf_counter() - began))

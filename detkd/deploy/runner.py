@@ -30,11 +30,12 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -48,6 +49,9 @@ try:
     from PIL import Image, ImageDraw, ImageOps
 except ImportError:
     Image = None  # type: ignore[assignment]
+else:
+    Image.MAX_IMAGE_PIXELS = None  # a scanned slide is large, and no attack
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a frame is said once
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -177,13 +181,16 @@ class Frame(NamedTuple):
     load: Callable[[], np.ndarray]
 
 
-def frames_of(path: Path, name: str) -> Iterator[Frame]:
-    """An image, the pages of a TIFF stack (`a.tif#page=2`), the frames of a video (`#frame=2`)."""
+def frames_of(path: Path, name: str, every: int = 1) -> Iterator[Frame]:
+    """An image, the pages of a TIFF stack (`a.tif#page=2`), the frames of a video (`#frame=2`).
+
+    Of a stack or a video, only each `every`th. Where it is cut off, a last frame says so.
+    """
     suffix = path.suffix.lower()
     if suffix in VIDEOS:
-        yield from _frames_of_video(path, name)
+        yield from _frames_of_video(path, name, every)
     elif suffix in (".tif", ".tiff"):
-        yield from _frames_of_tiff(path, name)
+        yield from _frames_of_tiff(path, name, every)
     else:
         yield Frame(name, lambda: read_image(path))
 
@@ -217,16 +224,33 @@ def _bytes_of(path: Path) -> np.ndarray:
     return np.fromfile(path, np.uint8)
 
 
-def _frames_of_tiff(path: Path, name: str) -> Iterator[Frame]:
+def _frames_of_tiff(path: Path, name: str, every: int) -> Iterator[Frame]:
     _needs(Image, "reading TIFF", "pillow")
     try:
-        with Image.open(path) as image:
-            pages = int(getattr(image, "n_frames", 1))
-            for page in range(pages):
-                mark = f"#page={page + 1}" if pages > 1 else ""
-                yield Frame(name + mark, partial(_read_tiff, image, path, page))
-    except (OSError, ValueError, SyntaxError) as error:
+        image = Image.open(path)
+    except Exception as error:  # Pillow's plugins raise anything on broken files
         yield Frame(name, _raising(f"is no TIFF that can be decoded ({error})"))
+        return
+    with image:
+        pages, end = _count_pages(image)
+        for page in range(0, pages, every):
+            mark = f"#page={page + 1}" if pages > 1 or end else ""
+            yield Frame(name + mark, partial(_read_tiff, image, path, page))
+        if end:
+            yield Frame(f"{name}#page={pages + 1}", _raising(f"the stack is cut off here ({end})"))
+
+
+def _count_pages(image: Any) -> tuple[int, str]:
+    """How many pages of a stack can be found, and why there are no more if it is broken."""
+    pages = 1
+    try:
+        while True:
+            image.seek(pages)
+            pages += 1
+    except EOFError:
+        return pages, ""
+    except Exception as error:
+        return pages, str(error) or type(error).__name__
 
 
 def _read_tiff(image: Any, path: Path, page: int) -> np.ndarray:
@@ -256,16 +280,22 @@ def _from_grey(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.clip(0, 65535).astype(np.uint16)[..., None], 3, axis=2)
 
 
-def _frames_of_video(path: Path, name: str) -> Iterator[Frame]:
+def _frames_of_video(path: Path, name: str, every: int) -> Iterator[Frame]:
     _needs(cv2, "reading video", "opencv-python-headless")
     video = cv2.VideoCapture(str(path))
     try:
         if not video.isOpened():
             yield Frame(name, _raising("is no video that can be decoded"))
+            return
+        said = video.get(cv2.CAP_PROP_FRAME_COUNT)  # not above 0 where the file does not say
         number = 0
         while video.grab():  # one that is done already is passed over without decoding it
             number += 1
-            yield Frame(f"{name}#frame={number}", partial(_retrieved, video))
+            if (number - 1) % every == 0:
+                yield Frame(f"{name}#frame={number}", partial(_retrieved, video))
+        if number < max(1, said - 1):  # some count one too many
+            why = f"the video ends here, and says that it has {said:.0f} frames"
+            yield Frame(f"{name}#frame={number + 1}", _raising(why if number else "has no frame"))
     finally:
         video.release()
 
@@ -285,14 +315,16 @@ def _raising(why: str) -> Callable[[], np.ndarray]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a JPEG or PNG has its end marker; other formats have none."""
-    marker = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND"}.get(path.suffix.lower())
-    if marker is None:
-        return True
+    """Whether a JPEG or PNG has its end marker; other formats have none. Nothing is no image.
+
+    What a file is, its first bytes say: names may be wrong.
+    """
     with path.open("rb") as stream:
+        first = stream.read(2)
+        marker = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(first, b"")
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - 4096))
-        return marker in stream.read()
+        return bool(first) and marker in stream.read()
 
 
 def _needs(module: Any, what: str, package: str) -> None:
@@ -593,6 +625,7 @@ class Journal:
                 stream.flush()
         self._end = os.fstat(self._results.fileno()).st_size
         self._waiting: tuple[list[bytes], list[bytes]] = ([], [])  # results, frames
+        self._broken_off = False
         self._last = time.monotonic()
 
     def _lock(self) -> None:
@@ -622,8 +655,9 @@ class Journal:
             before = {}
         for key in ("images", "digest", "settings", "thresholds", "um_per_px"):
             if before.get(key) != about[key]:
+                what = "a model of another digest" if key == "digest" else f"other {key}"
                 raise RefusedError(
-                    f"{self.out}: was begun with other {key} ({_short(before.get(key))}, now "
+                    f"{self.out}: was begun with {what} ({_short(before.get(key))}, now "
                     f"{_short(about[key])}); go on with those, or choose another --out."
                 )
 
@@ -631,12 +665,18 @@ class Journal:
         """Where the good part of frames.csv and of results.csv ends, in bytes."""
         there = self.out / "results.csv"
         size = there.stat().st_size if there.exists() else 0
-        good, end = 0, 0
+        good, end, header = 0, 0, _line(FRAME_COLUMNS)
         self._frames.seek(0)
         for at, line in enumerate(self._frames):
-            if at == 0 and line == _line(FRAME_COLUMNS):
-                good, end = len(line), len(_line(RESULT_COLUMNS))
+            if at == 0:
+                if line == header:
+                    good, end = len(line), len(_line(RESULT_COLUMNS))
                 continue
+            if not good:  # a header that was torn has no rows behind it
+                raise RefusedError(
+                    f"{self.out}/frames.csv: its first line is not what a run writes (was it saved "
+                    "by a spreadsheet?), so the run cannot go on; choose another --out."
+                )
             row = _row(line)
             if row is None or not end <= row[1] <= size:
                 break
@@ -660,12 +700,19 @@ class Journal:
             self.commit()
 
     def commit(self) -> None:
-        """Write and sync what was kept back."""
+        """Write and sync what was kept back.
+
+        Nothing more once that was broken off: what is half-written then, the next run cuts off.
+        """
+        if self._broken_off:
+            return
+        self._broken_off = True
         for stream, rows in zip((self._results, self._frames), self._waiting, strict=True):
             stream.write(b"".join(rows))
             stream.flush()
             os.fsync(stream.fileno())
             rows.clear()
+        self._broken_off = False
         self._last = time.monotonic()
 
     def close(self) -> None:
@@ -698,15 +745,15 @@ def _short(value: Any) -> str:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file to be written, which then takes the name `path`: never half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.part")  # OUT is one run's alone: see Journal
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -731,7 +778,17 @@ def source_of(text: str) -> tuple[Path, Iterator[Path]]:
     plain = re.split(r"[*?\[]", text, maxsplit=1)[0]
     root = Path(plain if plain.endswith(os.sep) else Path(f"{plain}x").parent)
     found = (Path(each) for each in sorted(glob.glob(text, recursive=True)))  # noqa: PTH207
-    return root, (each for each in found if each.suffix.lower() in IMAGES + VIDEOS)
+    return root, (
+        each
+        for each in found
+        if each.suffix.lower() in IMAGES + VIDEOS and not _of_a_run(each, root)
+    )
+
+
+def _of_a_run(path: Path, root: Path) -> bool:
+    """Whether a run wrote it: a folder between it and the root holds tables."""
+    inner = list(path.parents)[: len(path.parts) - len(root.parts) - 1]
+    return any((folder / "frames.csv").exists() for folder in inner)
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -925,6 +982,14 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
         raise RefusedError(f"--out: {options.out} holds the frames; name another folder.")
     if options.watch and not Path(options.source).is_dir():
         raise RefusedError(f"--watch: {options.source} is no folder.")
+    if not options.watch:
+        first = next(iter(files), None)
+        if first is None:
+            raise RefusedError(
+                f"{options.source}: there is no image or video; their names end in "
+                f"{', '.join(IMAGES + VIDEOS)}."
+            )
+        files = chain([first], files)
     journal = Journal(options.out, about)
     tally = Tally(before=len(journal.done))
     if options.watch:
@@ -935,8 +1000,8 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
             if path is None:
                 journal.commit_if_due()
                 continue
-            for at, frame in enumerate(frames_of(path, name_below(path, root))):
-                if frame.name in journal.done or at % options.every:
+            for frame in frames_of(path, name_below(path, root), options.every):
+                if frame.name in journal.done:
                     continue
                 found, image = look_at(frame, model, settings)
                 _note(tally, found, frame.name, say)

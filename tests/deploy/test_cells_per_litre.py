@@ -219,6 +219,14 @@ def test_auto_takes_the_bootstrap_where_counts_are_clumped():
     assert (nothing.method, nothing.high) == ("poisson", pytest.approx(3.688879))
 
 
+def test_the_note_names_the_classes_whose_counts_are_clumped(capsys, tmp_path):
+    """Of one class by turns with another, so that their sum is even."""
+    frames = [(f"{at}.png", "found") for at in range(16)]
+    results = [(name, "ab"[at // 8], 0.9) for at, (name, _) in enumerate(frames) for _ in range(6)]
+    _, _, said = count(capsys, write_run(tmp_path / "found", frames, results))
+    assert "In 'all (a, b)' counts vary more from frame to frame" in said
+
+
 def test_bootstrap_of_exposures_brings_draws_to_all_of_the_water():
     # as many a mL in every frame: every draw gives the same
     counts = frame_counts([1, 2, 3, 4], [1, 2, 3, 4])

@@ -137,14 +137,51 @@ def test_pillow_alone_reads_nearly_the_same(tmp_path, monkeypatch):
 
 
 def test_video_frames_have_numbers(tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
-    for at in range(6):
-        writer.write(scene(at))
-    writer.release()
+    film(tmp_path / "a.avi", 6)
     tally, _ = go(tmp_path / "a.avi", tmp_path / "out", "--every", "2")
     assert tally.found == 3
     names = [row["frame"] for row in rows(tmp_path / "out/frames.csv")]
     assert names == ["a.avi#frame=1", "a.avi#frame=3", "a.avi#frame=5"]
+
+
+def film(path, count=12):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
+    for at in range(count):
+        writer.write(scene(at))
+    writer.release()
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_film_that_is_cut_off_says_so(tmp_path, every):
+    film(tmp_path / "a.avi")
+    whole = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(whole[: len(whole) * 8 // 10])
+    tally, said = go(tmp_path / "a.avi", tmp_path / "out", "--every", str(every))
+    *good, last = rows(tmp_path / "out/frames.csv")
+    assert 0 < len(good) == tally.found and tally.failed == 1
+    assert all(row["status"] == "found" for row in good) and last["status"] == "failed"
+    assert "says that it has 12 frames" in last["note"] and last["note"] in said[0]
+
+
+def test_a_stack_that_is_cut_off_keeps_its_pages_and_says_so(tmp_path):
+    pages = [Image.fromarray(scene(at)) for at in range(4)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) * 6 // 10])
+    tally, _ = go(tmp_path / "a.tif", tmp_path / "out")
+    found = {row["frame"]: row["status"] for row in rows(tmp_path / "out/frames.csv")}
+    assert found == {
+        **dict.fromkeys(("a.tif#page=1", "a.tif#page=2"), "found"),
+        **dict.fromkeys(("a.tif#page=3", "a.tif#page=4"), "failed"),  # half there, and not there
+    }
+    assert (tally.found, tally.failed) == (2, 2)
+
+
+def test_what_a_file_is_its_content_says(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), scene(3))
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    tally, _ = go(tmp_path, tmp_path / "out")
+    assert (tally.found, tally.failed) == (1, 0)
 
 
 # ------------------------------------------------------------------------------ tables
@@ -167,6 +204,9 @@ def test_tables_say_what_was_found(folder, tmp_path):
     x1, y1, x2, y2 = (float(found[0][side]) for side in ("x1", "y1", "x2", "y2"))
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["image_id"] == 2
     assert cv2.imread(str(out / "drawn" / "b__7.png.jpg")).shape == (64, 64, 3)
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len(written) == 4 + 8  # nothing hidden among them, and all for the same people to read
+    assert {path.stat().st_mode for path in written} == {(out / "frames.csv").stat().st_mode}
 
 
 def cells(at):
@@ -236,6 +276,33 @@ def test_what_others_wrote_is_left_alone(folder, tmp_path):
         go(tmp_path / "nowhere", tmp_path / "out2")
 
 
+def test_a_source_without_frames_is_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "empty", folder / "*.tif"):
+        with pytest.raises(runner.RefusedError, match="there is no image or video"):
+            go(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tables_that_a_spreadsheet_saved_are_left_alone(folder, tmp_path):
+    out = tmp_path / "out"
+    go(folder, out)
+    table = (out / "frames.csv").read_bytes().replace(b"\n", b"\r\n")
+    (out / "frames.csv").write_bytes(table)
+    found = (out / "results.csv").read_bytes()
+    with pytest.raises(runner.RefusedError, match="its first line"):
+        go(folder, out)
+    assert (out / "frames.csv").read_bytes() == table
+    assert (out / "results.csv").read_bytes() == found
+
+
+def test_a_pattern_passes_over_what_a_run_drew(folder, tmp_path):
+    for before in (0, 8):
+        tally, _ = go(folder / "**/*.[pj][np]g", folder / "b/out", "--draw")
+        assert (tally.before, tally.found) == (before, 8 - before)
+    assert len(list((folder / "b/out/drawn").iterdir())) == 8
+
+
 def test_two_runs_do_not_write_at_once(folder, tmp_path):
     about = dict.fromkeys(("images", "digest", "settings", "thresholds", "um_per_px"))
     journal = runner.Journal(tmp_path / "out", about)
@@ -293,6 +360,27 @@ def test_a_run_goes_on_from_any_torn_files(finished, tmp_path_factory, data):
     (out / "results.csv").write_bytes(whole[1][: end + more])
     go(place / "frames", out)
     assert [(out / name).read_bytes() for name in ("frames.csv", "results.csv")] == whole
+
+
+@pytest.mark.parametrize("call", [1, 2], ids=["results", "frames"])
+def test_an_interrupt_while_rows_are_synced_writes_none_twice(finished, tmp_path, call):
+    place, whole = finished
+    sync, calls = os.fsync, itertools.count()  # the first call is run.json's
+
+    def interrupted(handle):
+        sync(handle)
+        if next(calls) == call:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(place / "frames", tmp_path / "out")
+    for name, expected in zip(("frames.csv", "results.csv"), whole, strict=True):
+        assert expected.startswith((tmp_path / "out" / name).read_bytes())
+    go(place / "frames", tmp_path / "out")
+    tables = [(tmp_path / "out" / name).read_bytes() for name in ("frames.csv", "results.csv")]
+    assert tables == whole
 
 
 def command(exported, source, out, *more):
@@ -430,7 +518,7 @@ def test_predict_with_an_exported_folder_is_the_runner(model_folder, folder, tmp
     # Another model goes on with nothing of it.
     other = ["--checkpoint", str(checkpoint), "--keep", "0.01", "--out", str(tmp_path / "b")]
     assert launch("predict", [str(folder), *other]) == 2
-    assert "was begun with other digest" in capsys.readouterr().err
+    assert "was begun with a model of another digest" in capsys.readouterr().err
     for wrong in (["--model", str(folder)], ["--model", str(exported), "--thresholds", "x"]):
         assert launch("predict", [str(folder), *wrong, "--out", str(tmp_path / "c")]) == 2
         error = capsys.readouterr().err

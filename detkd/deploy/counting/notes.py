@@ -30,14 +30,16 @@ def notes_on(said: Mapping[str, Any], settings: Settings, samples: Samples) -> l
     failed = sum(sample["frames"]["failed"] for sample in said.values())
     if failed:
         notes.append(f"Frames that could not be read, no part of the imaged volume: {failed}.")
-    clumped = [
-        name
-        for name, sample in said.items()
-        if any(
-            row["dispersion_p"] is not None and row["dispersion_p"] < OVERDISPERSED
-            for row in (sample["all"], *sample["classes"].values())
-        )
-    ]
+    clumped = []
+    for name, sample in said.items():
+        rows = {"all cells": sample["all"], **sample["classes"]}
+        uneven = [
+            label
+            for label, row in rows.items()
+            if row["dispersion_p"] is not None and row["dispersion_p"] < OVERDISPERSED
+        ]
+        if uneven:
+            clumped.append(f"{name} ({', '.join(uneven)})")
     if clumped:
         what = {
             "poisson": "Poisson intervals, which were asked for, are too narrow there",
