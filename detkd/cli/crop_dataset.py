@@ -40,10 +40,9 @@ def main(argv: list[str]) -> int:
         raise DataError("--margin is from 0 to 4; --background and --seed are 0 or more.")
 
     from detkd.data.crops import CropRule, write_crops
-    from detkd.data.dataset import read_coco
-    from detkd.data.formats.coco import image_root
+    from detkd.data.formats.coco import image_root, read_document
 
-    document = read_coco(options.coco)
+    document = read_document(options.coco)
     root = options.images or image_root(options.coco, document.get("info"))
     rule = CropRule(
         options.margin, options.background, options.unknown, options.smallest, options.seed

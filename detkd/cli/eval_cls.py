@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkd.cli.parser import build_parser
+from detkd.errors import DataError
 
 if TYPE_CHECKING:
     from detkd.models.classifier import Classifier
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cut", metavar="STAGE", help="judge the network cut at this exit")
     parser.add_argument("--cut-out", type=Path, metavar="FILE", help="write it as a checkpoint")
     options = parser.parse_args(argv)
+    if options.bootstrap < 0:
+        raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
 
     from detkd.engine.class_parts import judge_side, write_class_judgement
     from detkd.engine.devices import choose_device
@@ -94,7 +97,6 @@ def _images(options: argparse.Namespace, network: Classifier) -> Any:
     from detkd.data.class_dataset import ClassDataset
     from detkd.data.labelled_images import LabelledSet, read_labelled
     from detkd.engine.class_parts import sides_of
-    from detkd.errors import DataError
     from detkd.models.weights import read_checkpoint
 
     def dataset(data: LabelledSet) -> ClassDataset:
@@ -104,7 +106,9 @@ def _images(options: argparse.Namespace, network: Classifier) -> Any:
                 f"{data.source}: has a class '{unknown}' that {options.checkpoint} does not know."
             )
         numbered = LabelledSet(data.source, data.root, network.classes, data.images)
-        return ClassDataset(numbered, image_size=network.image_size, cache="none")
+        return ClassDataset(
+            numbered, image_size=network.image_size, cache="none", levels=network.levels
+        )
 
     config = ClassDataConfig(**read_checkpoint(options.checkpoint)["config"]["data"])
     if options.train_data:
@@ -119,6 +123,8 @@ def _images(options: argparse.Namespace, network: Classifier) -> Any:
 def _show(metrics: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from detkd.cli.check_dataset import plain
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
@@ -141,7 +147,7 @@ def _show(metrics: dict[str, Any]) -> None:
         classes.add_column(name, justify="left" if name == "class" else "right")
     for name, row in metrics["per_class"].items():
         shown = [number(row[key]) for key in ("precision", "recall", "f1")]
-        classes.add_row(name, *shown, str(row["truths"]))
+        classes.add_row(plain(name), *shown, str(row["truths"]))
     console.print(classes)
     if unknown["threshold"] is not None:
         console.print(

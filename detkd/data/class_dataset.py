@@ -15,6 +15,7 @@ from detkd.data.augment import Augment
 from detkd.data.dataset import Target, load_image
 from detkd.data.labelled_images import LabelledSet, groups_of
 from detkd.errors import DataError
+from detkd.pixels import Levels
 
 SHOWN = 3  # files that a refusal names
 
@@ -48,6 +49,7 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         randaugment: operations of RandAugment (Cubuk et al., 2020) on top; 0 for none.
         cache: keep decoded images in memory, or not (none).
         mark_views: add the digest of the pixels, by which a view is known when it comes again.
+        levels: what becomes 0 and 255 in 16-bit images; without them, 16 bits are divided by 256.
 
     Raises:
         DataError: there are no images, or some cannot be read.
@@ -62,12 +64,13 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         randaugment: int = 0,
         cache: str = "memory",
         mark_views: bool = False,
+        levels: Levels | None = None,
     ) -> None:
         if not data.images:
             raise DataError(f"{data.source}: no image is left of it; give other ratios.")
         self.data, self.classes, self.image_size = data, data.classes, image_size
         self.augment, self.randaugment, self.cache = Augment(augment), randaugment, cache
-        self.mark_views = mark_views
+        self.mark_views, self.levels = mark_views, levels
         number = {name: at for at, name in enumerate(data.classes)}
         self.labels = np.array([number[image.label] for image in data.images], dtype=np.int64)
         self._kept: dict[int, np.ndarray] = {}
@@ -118,7 +121,8 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
     def _load(self, index: int) -> np.ndarray:
         if index in self._kept:
             return self._kept[index]
-        image, _ = load_image(self.data.root / self.data.images[index].file, self.image_size)
+        path = self.data.root / self.data.images[index].file
+        image, _ = load_image(path, self.image_size, self.levels)
         image = square(image)
         if self.cache == "memory":
             self._kept[index] = image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -231,8 +231,13 @@ def levels_below(root: Path) -> dict[str, Any] | None:
 
     Of the whole tree, not of a subset: training and validation have to be mapped alike.
     """
+    return levels_among(images_below(root))
+
+
+def levels_among(paths: Iterable[Path]) -> dict[str, Any] | None:
+    """The same of these images."""
     deep: list[Path] = []
-    for path in images_below(root):
+    for path in paths:
         try:
             if measure(path).deep:
                 deep.append(path)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detkd.data.images import images_below
+from detkd.data.encoding import decode
+from detkd.data.images import images_below, levels_among
 from detkd.data.split import SIDES, divide, groups_in_names
 from detkd.errors import DataError
+from detkd.pixels import Levels, page_of
 
 FILE_COLUMNS = ("file", "image", "file_name")
 LABEL_COLUMNS = ("label", "class")
@@ -76,6 +80,12 @@ class LabelledSet:
         return replace(self, images=images)
 
     @property
+    def levels(self) -> Levels | None:
+        """What becomes 0 and 255 in its 16-bit images; None without such images."""
+        said = levels_among(self.root / image.file for image in self.images)
+        return (float(said["low"]), float(said["high"])) if said else None
+
+    @property
     def counts(self) -> dict[str, int]:
         """Images of each class, in the order of the classes."""
         found = Counter(image.label for image in self.images)
@@ -119,12 +129,10 @@ def _of_folders(root: Path) -> Iterable[LabelledImage]:
 
 def _of_table(path: Path) -> Iterable[LabelledImage]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
+        with io.StringIO(decode(path.read_bytes())[0], newline="") as stream:
             header = stream.readline()
             stream.seek(0)
-            reader = csv.DictReader(
-                stream, delimiter=";" if ";" in header and "," not in header else ","
-            )
+            reader = csv.DictReader(stream, delimiter=max(",;\t", key=header.count))
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             file, label, group = (
@@ -137,26 +145,38 @@ def _of_table(path: Path) -> Iterable[LabelledImage]:
                     f"labels ({', '.join(LABEL_COLUMNS)}); it has {', '.join(columns) or 'none'}."
                 )
             rows = [
-                [(row[key] or "").strip() if key else "" for key in (file, label, group)]
+                (
+                    reader.line_num,
+                    [(row[key] or "").strip() if key else "" for key in (file, label, group)],
+                )
                 for row in reader
             ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}).") from error
-    seen: dict[str, str] = {}
-    for at, (name, label_, group_) in enumerate(rows, start=2):
+    seen: dict[str, LabelledImage] = {}
+    for at, (name, label_, group_) in rows:
         place = PurePosixPath(name.replace("\\", "/"))
         if not name or not label_:
             raise DataError(f"{path}, line {at}: has no {'file' if not name else 'label'}.")
         if place.is_absolute() or ".." in place.parts:
             raise DataError(f"{path}, line {at}: '{name}' leaves the folder of the table.")
-        if not (path.parent / place).is_file():
+        if not page_of(path.parent / place)[0].is_file():
             raise DataError(f"{path}, line {at}: '{name}' is not in {path.parent}; mend the table.")
-        if seen.setdefault(str(place), label_) != label_:
+        image = LabelledImage(str(place), label_, group_ or None)
+        before = seen.get(image.file)
+        if before and before.label != label_:
             raise DataError(
-                f"{path}, line {at}: calls '{name}' {label_}, and {seen[str(place)]} before; an "
+                f"{path}, line {at}: calls '{name}' {label_}, and {before.label} before; an "
                 "image has one label."
             )
-        yield LabelledImage(str(place), label_, group_ or None)
+        if before and before.group != image.group:
+            raise DataError(
+                f"{path}, line {at}: puts '{name}' into the group '{group_}', and into "
+                f"'{before.group or ''}' before; an image has one group."
+            )
+        if not before:  # a line that comes twice is one image
+            seen[image.file] = image
+            yield image
 
 
 def groups_of(data: LabelledSet) -> list[str]:
@@ -168,7 +188,8 @@ def groups_of(data: LabelledSet) -> list[str]:
 
 
 def _content(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    """A digest of the file: the pages of a stack belong together."""
+    return hashlib.blake2b(page_of(path)[0].read_bytes(), digest_size=16).hexdigest()
 
 
 def divide_labelled(
@@ -211,17 +232,25 @@ def fold_of(
     divided, classes in proportion as far as groups allow.
 
     Raises:
-        DataError: no such fold, or fewer groups than folds.
+        DataError: no such fold, fewer groups than folds, or no class with an image for each.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     groups = groups_of(data)
+    if folds < 2:
+        raise DataError(f"data.folds: {folds} leaves nothing to learn from; give 2 or more, or 0.")
     if not 0 <= fold < folds or len(set(groups)) < folds:
         raise DataError(
             f"data.fold: there is no fold {fold} of {folds} over {len(set(groups))} groups; folds "
             "are counted from 0, and each needs a group of its own."
         )
+    if max(data.counts.values()) < folds:
+        raise DataError(
+            f"data.folds: no class has {folds} images, one for each fold; ask for fewer folds."
+        )
     labels = [image.label for image in data.images]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    train, val = list(splitter.split(labels, labels, groups))[fold]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are not in every fold
+        train, val = list(splitter.split(labels, labels, groups))[fold]
     return data.part(train.tolist()), data.part(val.tolist())

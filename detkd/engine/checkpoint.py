@@ -3,7 +3,7 @@
 Every checkpoint has `version`, `network` (detector or classifier), `config`, `classes`, `weights`
 (of the network to use: averaged where averaging is on, without teacher and adapters), `score`
 (best.pt: on the validation data, mAP or balanced accuracy) and `sixteen_bit` (the levels of 16-bit
-images that a detector learned from, or None); last.pt has `training`, too.
+images that were learned from, or None); last.pt has `training`, too.
 """
 
 from __future__ import annotations

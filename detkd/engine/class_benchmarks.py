@@ -26,7 +26,7 @@ from detkd.distill.classifier_distiller import build_classifier_distiller
 from detkd.engine.benchmarks import Batch, step_of, take_turns
 from detkd.engine.devices import choose_device
 from detkd.errors import CheckpointError
-from detkd.models.classifier import Classifier, build_classifier
+from detkd.models.classifier import Classifier, build_classifier, without_exits
 from detkd.models.early_exit import LAST, each_exit, exit_flops
 
 CLASSES = tuple(str(at) for at in range(19))
@@ -144,9 +144,7 @@ def _exits(steps: int, image_size: int, run: Path | None) -> dict[str, Any]:
     side = network.image_size
     image = torch.rand(1, 3, side, side)
     flops = exit_flops(network, side)
-    alone = Classifier(
-        network.backbone, network.head, {}, network.classes, side, network.config, network.loss
-    ).eval()
+    alone = without_exits(network)
     with _one_thread(), torch.no_grad():
         times = _shortest(
             [

@@ -32,8 +32,9 @@ from detkd.evaluation.class_judge import ClassPredictions, judge_classes
 from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.files import write_json
-from detkd.models.classifier import Classifier, build_classifier, classifier_from
-from detkd.models.early_exit import exit_flops
+from detkd.models.backbones import TimmBackbone
+from detkd.models.classifier import Classifier, build_classifier, classifier_from, without_exits
+from detkd.models.early_exit import LAST, exit_flops
 from detkd.models.network import Network
 from detkd.models.weights import read_checkpoint
 
@@ -68,6 +69,8 @@ def sides_of(data: ClassDataConfig) -> Sides:
         DataError: a source that cannot be used, or a division that cannot be made.
         ConfigError: a pattern of groups that fits nothing.
     """
+    if data.val and data.folds:
+        raise ConfigError("data.folds: folds are made of data.train alone; leave data.val out.")
     whole = read_labelled(data.train).grouped(data.group_pattern).without(data.leave_out)
     if data.val:
         val = read_labelled(data.val).grouped(data.group_pattern)
@@ -106,6 +109,7 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
             f"{data.train}: no image of '{empty[0]}' is left to learn from; its images are of too "
             "few groups. Leave it out (data.leave_out), or divide otherwise (data.split_seed)."
         )
+    levels = sides.train.levels
     train_set = ClassDataset(
         sides.train,
         image_size=data.image_size,
@@ -113,8 +117,9 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
         randaugment=data.randaugment,
         cache=data.cache,
         mark_views=bool(experiment.distill and experiment.distill.cache),
+        levels=levels,
     )
-    val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache)
+    val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache, levels=levels)
     for each in (train_set, val_set):
         each.check_images()
     return train_set, val_set
@@ -170,6 +175,14 @@ def build_class_trainable(
         loss=experiment.loss,
         counts=list(dataset.data.counts.values()),
     )
+    network.levels = dataset.levels
+    stride, side = network.backbone.features[network.deepest].stride, experiment.data.image_size
+    assert isinstance(loader.batch_sampler, EpochBatches)
+    if loader.batch_sampler.batch_size == 1 and stride >= side:
+        raise ConfigError(
+            f"train.batch_size: at {side} px the deepest stage is one cell, and one cell of one "
+            "image cannot be normalised; take 2 images or more."
+        )
     if own:
         return SelfDistiller(network, own)
     if not distill:
@@ -254,7 +267,7 @@ def check_class_teacher(path: str, dataset: ClassDataset, images: int) -> None:
     teacher = classifier_from(checkpoint, path)
     if teacher.classes != dataset.classes:
         return  # what follows says which class is missing
-    chosen = list(range(0, len(dataset), max(1, len(dataset) // images)))[:images]
+    chosen = np.linspace(0, len(dataset) - 1, min(images, len(dataset)), dtype=int).tolist()
     said = predict_classes(teacher, dataset, chosen=chosen)
     found = class_scores(said.probabilities, said.labels)[SCORES[0]] or 0.0
     if found < FAR_BELOW * recorded:
@@ -273,8 +286,11 @@ def judge_side(
     """Predictions on one side, and all that is known about them; thresholds are validation's."""
     on_val = predict_classes(network, validation)
     said = on_val if judged is validation else predict_classes(network, judged)
-    flops = exit_flops(network, network.image_size) if network.exits else None
-    return said, judge_classes(said, on_val, flops=flops, bootstrap=bootstrap)
+    if not network.exits or isinstance(network.backbone, TimmBackbone):  # it runs as a whole
+        return said, judge_classes(said, on_val, bootstrap=bootstrap)
+    side = network.image_size
+    flops, alone = exit_flops(network, side), exit_flops(without_exits(network), side)[LAST]
+    return said, judge_classes(said, on_val, flops=flops, alone=alone, bootstrap=bootstrap)
 
 
 def write_class_judgement(

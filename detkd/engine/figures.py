@@ -71,7 +71,9 @@ def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
     test = sides_of(ClassDataConfig(**checkpoint["config"]["data"])).test
     on_test: dict[str, Any] = {}
     if test is not None and test.images:
-        said = predict_classes(network, ClassDataset(test, image_size=network.image_size))
+        said = predict_classes(
+            network, ClassDataset(test, image_size=network.image_size, levels=network.levels)
+        )
         on_test = class_scores(said.probabilities, said.labels)
     scores = {"top1": "top1", "balanced": "balanced_accuracy", "macro_f1": "macro_f1"}
     return {

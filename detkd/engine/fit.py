@@ -179,9 +179,13 @@ def fit(
 
 
 def _stale(progress: Progress, train: Any) -> bool:
-    """Whether the best epoch lies so far back that training ends early."""
+    """Whether the best epoch lies so far back that training ends early.
+
+    Only where an epoch was judged: of one that was not, nobody knows that it is no better.
+    """
     waited = progress.epoch - progress.best_epoch
-    return bool(train.early_stop) and progress.best_epoch >= 0 and waited >= train.early_stop
+    judged = progress.best_epoch >= 0 and progress.epoch % train.judge_every == 0
+    return bool(train.early_stop) and judged and waited >= train.early_stop
 
 
 def _timed(loader: DataLoader) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]], float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ def written(name: str) -> str:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write the figure as PNG, and forget it."""
-    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
+    """Write the figure as PNG, and forget it; a letter that no font has is an empty frame."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")
+        write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
     pyplot().close(figure)
 
 

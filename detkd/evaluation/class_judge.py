@@ -90,6 +90,7 @@ def judge_classes(
     validation: ClassPredictions,
     *,
     flops: Mapping[str, int] | None = None,
+    alone: int = 0,
     bootstrap: int = 0,
     accuracy: float = 0.95,
 ) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def judge_classes(
     Args:
         judged: the predictions.
         validation: those on which temperature and thresholds are chosen.
-        flops: operations until each exit, where there are exits.
+        flops: operations until each exit, where there are exits at which it can stop, and
+        alone: those of the head without an exit on the way.
         bootstrap: draws for the intervals; 0 for none.
         accuracy: of what gets a class, to choose the threshold of 'unknown' by.
     """
@@ -128,7 +130,7 @@ def judge_classes(
     }
     if judged.exits is not None and validation.exits is not None and flops:
         early = early_threshold(validation.exits, validation.labels)
-        document["early"] = early_table(judged.exits, labels, flops, early)
+        document["early"] = early_table(judged.exits, labels, flops, alone, early)
     if bootstrap:
         document["intervals"] = bootstrap_scores(
             probabilities, labels, judged.groups, draws=bootstrap

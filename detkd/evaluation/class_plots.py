@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from detkd.evaluation.calibration import reliability
+from detkd.evaluation.canvas import picture, pyplot, save
 from detkd.evaluation.classes import confusion
 from detkd.evaluation.unknown import coverage_curve
-from detkd.files import write_with
 
 WORST = 24  # mistakes on the contact sheet
 
@@ -31,7 +30,7 @@ def plot_classes(
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Shares of each true class (a row) by what was said, with the numbers of images."""
-    plt = _pyplot()
+    plt = pyplot()
     side = 2 + 0.38 * len(classes)
     figure, axis = plt.subplots(figsize=(side + 1, side), layout="constrained")
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -51,12 +50,12 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
     axis.set_xticks(places, classes, rotation=90, fontsize=8, parse_math=False)
     axis.set_yticks(places, classes, fontsize=8, parse_math=False)
     axis.set(xlabel="said", ylabel="true")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_trust(probabilities: np.ndarray, labels: np.ndarray, path: Path) -> None:
     """Share right over confidence, and accuracy over coverage."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     points = reliability(probabilities, labels)
     left.plot([0, 1], [0, 1], "--", color="grey")
@@ -67,7 +66,7 @@ def plot_trust(probabilities: np.ndarray, labels: np.ndarray, path: Path) -> Non
     right.set(xlabel="share that gets a class", ylabel="accuracy of those", xlim=(0, 1))
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_mistakes(
@@ -80,15 +79,13 @@ def plot_mistakes(
     count: int = WORST,
 ) -> None:
     """A contact sheet of the mistakes that the classifier was surest of."""
-    from PIL import Image, ImageOps
-
     said = probabilities.argmax(1)
     wrong = np.flatnonzero(said != labels)
     order = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:count]
     if not len(order):
         path.unlink(missing_ok=True)
         return
-    plt = _pyplot()
+    plt = pyplot()
     columns = min(6, len(order))
     rows = -(-len(order) // columns)
     figure, axes = plt.subplots(
@@ -97,26 +94,11 @@ def plot_mistakes(
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, at in zip(axes.flat, order, strict=False):
-        with Image.open(files[at]) as opened:
-            axis.imshow(ImageOps.exif_transpose(opened).convert("RGB"))
+        axis.imshow(picture(files[at]))
         sure = probabilities[at].max()
         axis.set_title(
             f"{classes[labels[at]]}\nsaid {classes[said[at]]} {sure:.2f}",
             fontsize=7,
             parse_math=False,
         )
-    _save(figure, path)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _save(figure: Any, path: Path) -> None:
-    write_with(path, lambda stream: figure.savefig(stream, dpi=110, format="png"))
-    _pyplot().close(figure)
+    save(figure, path)

@@ -32,7 +32,11 @@ def early_threshold(exit_logits: np.ndarray, labels: np.ndarray, *, loss: float 
 
 
 def early_table(
-    exit_logits: np.ndarray, labels: np.ndarray, flops: Mapping[str, int], threshold: float
+    exit_logits: np.ndarray,
+    labels: np.ndarray,
+    flops: Mapping[str, int],
+    alone: int,
+    threshold: float,
 ) -> dict[str, Any]:
     """Scores of each exit alone and of stopping early; shares of images, and saved operations.
 
@@ -40,6 +44,7 @@ def early_table(
         exit_logits: [N, E, K] by depth.
         labels: [N].
         flops: operations until each exit, by its name and in the same order.
+        alone: operations of the head without an exit on the way, of which is saved.
         threshold: from which an exit is sure.
     """
     at = stops(exit_logits, threshold)
@@ -57,7 +62,8 @@ def early_table(
         },
         "early": class_scores(softmax(chosen), labels),
         "flops": float(cost[at].mean()),
-        "saved": float(1 - cost[at].mean() / cost[-1]),
+        "flops_alone": alone,
+        "saved": float(1 - cost[at].mean() / alone),
     }
 
 

@@ -28,7 +28,8 @@ from detkd.models.backbones import (
 from detkd.models.class_heads import BEHIND, Exit, Head, exit_stages
 from detkd.models.compression import compress
 from detkd.models.label_loss import LabelLoss, label_probabilities
-from detkd.models.weights import network_from, read_checkpoint
+from detkd.models.weights import levels_in, network_from, read_checkpoint
+from detkd.pixels import Levels
 
 
 class Classifier(nn.Module):
@@ -42,6 +43,8 @@ class Classifier(nn.Module):
         image_size: side in px of the square images that it is trained on; others work, too.
         config: what it was built from.
         loss: what a wrong label costs, in training.
+
+    `levels` are what becomes 0 and 255 in 16-bit images, as in its training.
     """
 
     kind: ClassVar[str] = "classifier"
@@ -62,6 +65,7 @@ class Classifier(nn.Module):
         self.backbone, self.head, self.exits = backbone, head, nn.ModuleDict(exits)
         self.classes, self.image_size, self.config = tuple(classes), image_size, config
         self.loss = loss
+        self.levels: Levels | None = None
         for name in ("mean", "std"):
             values = torch.tensor(getattr(backbone, name))[:, None, None]
             self.register_buffer(name, values, persistent=False)
@@ -189,7 +193,22 @@ def cut_at(network: Classifier, stage: str) -> Classifier:
     config = ClassifierConfig(**{**vars(network.config), "cut": stage})
     backbone = _cut_backbone(network.backbone, stage)
     cut = Classifier(backbone, exit_, {}, network.classes, network.image_size, config, network.loss)
+    cut.levels = network.levels
     return cut.eval()
+
+
+def without_exits(network: Classifier) -> Classifier:
+    """The network with its head alone, in evaluation mode; it shares the weights of `network`."""
+    alone = Classifier(
+        network.backbone,
+        network.head,
+        {},
+        network.classes,
+        network.image_size,
+        network.config,
+        network.loss,
+    )
+    return alone.eval()
 
 
 def _exit(backbone: Backbone, name: str, config: ClassifierConfig, classes: int) -> Exit:
@@ -282,4 +301,6 @@ def classifier_from(checkpoint: dict[str, Any], path: str | Path) -> Classifier:
     Raises:
         CheckpointError: its config or weights are not those of a classifier.
     """
-    return network_from(checkpoint, path, Classifier.kind, ClassifierConfig, build_classifier)
+    network = network_from(checkpoint, path, Classifier.kind, ClassifierConfig, build_classifier)
+    network.levels = levels_in(checkpoint)
+    return network

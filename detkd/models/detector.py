@@ -21,7 +21,7 @@ from detkd.errors import ConfigError
 from detkd.models.backbones import Backbone, Feature, build_backbone
 from detkd.models.neck import Neck, build_neck
 from detkd.models.roi_features import build_roi_features
-from detkd.models.weights import network_from, read_checkpoint
+from detkd.models.weights import levels_in, network_from, read_checkpoint
 from detkd.pixels import Levels
 
 
@@ -205,9 +205,3 @@ def detector_from(checkpoint: dict[str, Any], path: str | Path) -> Detector:
     detector = network_from(checkpoint, path, Detector.kind, ModelConfig, build_detector)
     detector.levels = levels_in(checkpoint)
     return detector
-
-
-def levels_in(checkpoint: dict[str, Any]) -> Levels | None:
-    """The 16-bit levels of the images that it was trained on."""
-    said = checkpoint.get("sixteen_bit")
-    return (float(said[0]), float(said[1])) if said else None

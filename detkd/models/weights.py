@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detkd.errors import CheckpointError, ConfigError
+from detkd.pixels import Levels
 
 C = TypeVar("C")  # a model's config
 N = TypeVar("N", bound=nn.Module)
@@ -73,6 +74,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "plain backbone weights go into model.weights."
         )
     return checkpoint
+
+
+def levels_in(checkpoint: dict[str, Any]) -> Levels | None:
+    """The 16-bit levels of the images that its network was trained on."""
+    said = checkpoint.get("sixteen_bit")
+    return (float(said[0]), float(said[1])) if said else None
 
 
 # Beside each kind of network, the other one and the command that judges it.

@@ -1,7 +1,9 @@
 """Images with one label: where they are read from, how they are divided, drawn and mixed."""
 
 import csv
+import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,13 @@ from PIL import Image
 
 from detkd.cli.app import launch
 from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, square
-from detkd.data.labelled_images import divide_labelled, fold_of, groups_of, read_labelled
+from detkd.data.labelled_images import (
+    LabelledSet,
+    divide_labelled,
+    fold_of,
+    groups_of,
+    read_labelled,
+)
 from detkd.data.sampler import EpochBatches
 from detkd.errors import DataError
 
@@ -70,12 +78,50 @@ def test_a_table_is_read_and_what_is_wrong_in_it_is_named(folders):
         (["../x.png,one"], "file,label", "leaves the folder"),
         (["ant/s0/0.png,"], "file,label", "line 2: has no label"),
         (["ant/s0/0.png,one", "ant/s0/0.png,two"], "file,label", "an image has one label"),
+        (["ant/s0/0.png,one,x", "ant/s0/0.png,one,y"], "file,label,group", "line 3: .* one group"),
         (["ant/s0/0.png,one"], "file,label", "of 1 classes; two at least"),
     ):
         with pytest.raises(DataError, match=said):
             read(*rows, header=header)
     with pytest.raises(DataError, match="no such folder of class folders"):
         read_labelled(folders / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8-sig", ";"), ("utf-16", "\t"), ("cp1252", ";")],
+)
+def test_a_table_is_read_as_a_spreadsheet_writes_it(folders, encoding, delimiter):
+    rows = [["file", "label"], ["ant/s0/0.png", "grün"], ["bee/s0/0.png", "rot"]]
+    text = "\r\n".join(delimiter.join(row) for row in [*rows, rows[1]])  # a row comes twice
+    (folders / "t.csv").write_bytes(text.encode(encoding))
+    data = read_labelled(folders / "t.csv")
+    assert data.classes == ("grün", "rot")
+    assert len(data.images) == 2
+
+
+def test_the_pages_of_a_stack_are_images_of_one_group(folders):
+    page = Image.new("L", (9, 9))
+    page.save(folders / "ant/stack.tif", save_all=True, append_images=[Image.new("L", (9, 9), 5)])
+    data = read_labelled(folders)
+    pages = [at for at, image in enumerate(data.images) if "stack" in image.file]
+    assert [data.images[at].file[-6:] for at in pages] == ["page=1", "page=2"]
+    assert len({groups_of(data)[at] for at in pages}) == 1
+    (folders / "t.csv").write_text("file,label\nant/stack.tif#page=2,a\nbee/s0/0.png,b\n")
+    assert len(read_labelled(folders / "t.csv").images) == 2
+
+
+def test_images_of_few_deep_shades_are_stretched_alike(tmp_path):
+    for at, shade in enumerate((0, 1000, 4000)):
+        path = tmp_path / f"{'ab'[at % 2]}/{at}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), shade, np.uint16)).save(path)
+    data = read_labelled(tmp_path)
+    assert data.levels == (0, 4000)
+    shown = ClassDataset(data, image_size=8, levels=data.levels)
+    shades = {image.file[2]: float(shown[at][0].mean()) for at, image in enumerate(data.images)}
+    assert shades == pytest.approx({"0": 0, "1": 0.25, "2": 1}, abs=0.01)
+    assert data.part([]).levels is None
 
 
 def test_no_group_is_divided_and_equal_files_belong_together(folders):
@@ -111,6 +157,13 @@ def test_in_k_folds_each_image_is_validated_on_once(folders):
     assert sorted(seen) == sorted(image.file for image in data.images)
     with pytest.raises(DataError, match="no fold 3 of 3"):
         fold_of(data, 3, 3)
+    with pytest.raises(DataError, match="1 leaves nothing to learn from"):
+        fold_of(data, 1, 0)
+    alone = LabelledSet(
+        data.source, data.root, data.classes, tuple(replace(i, group=None) for i in data.images)
+    )
+    with pytest.raises(DataError, match="no class has 13 images"):
+        fold_of(alone, 13, 0)
 
 
 def test_a_crop_stands_on_a_square_of_its_borders_colour():
@@ -197,8 +250,6 @@ def rows(folder):
 
 
 def test_crops_keep_samples_and_are_read_as_labelled_images(scenes, tmp_path):
-    import json
-
     document = json.loads((scenes / "all.json").read_text())
     out = tmp_path / "crops"
     command = ["crop", str(scenes / "all.json"), str(out), "--background", "2", "--margin", "0"]
@@ -244,6 +295,72 @@ def test_crops_are_refused_in_a_sentence(scenes, tmp_path, capsys):
         assert launch("crop", argv) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def coco(folder, files, boxes, **more):
+    """A COCO file of these images with one class, and boxes by the place of their image."""
+    document = {
+        "images": [{"id": at, "file_name": file} for at, file in enumerate(files)],
+        "annotations": [
+            {"id": at, "image_id": image, "category_id": 1, "bbox": box}
+            for at, (image, box) in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "ant"}],
+        **more,
+    }
+    (folder / "all.json").write_text(json.dumps(document))
+    return str(folder / "all.json")
+
+
+def test_crops_of_images_of_like_names_are_all_kept(tmp_path):
+    picture(tmp_path / "a/b.png", (9, 0, 0), (20, 30))
+    picture(tmp_path / "a_b.png", (0, 9, 0), (20, 30))
+    made = coco(tmp_path, ["a/b.png", "a_b.png"], [(0, [-4, -4, 10, 10]), (1, [15, 25, 10, 10])])
+    assert launch("crop", [made, str(tmp_path / "out"), "--margin", "0.2"]) == 0
+    table = rows(tmp_path / "out")
+    cut = [[int(row[k]) for k in ("xmin", "ymin", "xmax", "ymax")] for row in table]
+    assert cut == [[0, 0, 8, 8], [13, 23, 20, 30]]  # with the margin, as far as the image goes
+    colours = [Image.open(tmp_path / "out" / row["file"]).getpixel((0, 0)) for row in table]
+    assert colours == [(9, 0, 0), (0, 9, 0)]
+
+
+def test_crops_have_the_shades_and_pages_that_a_detector_sees(tmp_path):
+    Image.fromarray(np.full((20, 20), 2000, np.uint16)).save(tmp_path / "deep.png")
+    first = Image.new("L", (20, 20), 7)
+    first.save(tmp_path / "s.tif", save_all=True, append_images=[Image.new("L", (20, 20), 99)])
+    info = {"detkd": {"sixteen_bit": {"low": 0, "high": 4000}}}
+    boxes = [(0, [2, 2, 9, 9]), (1, [2, 2, 9, 9])]
+    made = coco(tmp_path, ["deep.png", "s.tif#page=2"], boxes, info=info)
+    assert launch("crop", [made, str(tmp_path / "out")]) == 0
+    shades = [
+        Image.open(tmp_path / "out" / row["file"]).getpixel((0, 0))[0]
+        for row in rows(tmp_path / "out")
+    ]
+    assert shades == [128, 99]
+
+
+def test_background_is_found_in_a_narrow_image(tmp_path):
+    picture(tmp_path / "tall.png", (1, 2, 3), (8, 200))
+    made = coco(tmp_path, ["tall.png"], [])
+    assert launch("crop", [made, str(tmp_path / "out"), "--background", "2"]) == 0
+    assert [row["label"] for row in rows(tmp_path / "out")] == ["background"] * 2
+
+
+@pytest.mark.parametrize(
+    ("image", "box", "said"),
+    [
+        (7, [1, 1, 9, 9], "annotations[0] has an unknown image_id"),
+        (0, [1, float("nan"), 9, 9], "four finite numbers"),
+        (0, [1, 9, 9], "four finite numbers"),
+        (0, ["1", 1, 9, 9], "four finite numbers"),
+    ],
+)
+def test_boxes_that_cannot_be_cut_are_refused(tmp_path, capsys, image, box, said):
+    picture(tmp_path / "a.png", (1, 2, 3), (20, 20))
+    made = coco(tmp_path, ["a.png"], [(image, box)])
+    assert launch("crop", [made, str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_marked_view_is_known_when_it_comes_again(tmp_path):

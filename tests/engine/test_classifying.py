@@ -9,11 +9,16 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from detkd.cli.app import launch
+from detkd.data.class_dataset import ClassDataset
+from detkd.data.labelled_images import read_labelled
+from detkd.engine.class_parts import check_class_teacher
 from detkd.engine.run import RunFolder, read_log
 from detkd.evaluation.class_judge import read_predictions
 from detkd.models.classifier import Classifier
@@ -21,6 +26,7 @@ from detkd.models.network import load_network
 from detkd.models.weights import read_checkpoint
 from detkd.shipped import shipped
 
+ODD = ["[/b]", "[red]", "$x_1$"]
 EXITS = {"backbone": "shallow_x0.5_d1", "exits": ["c2", "c3"]}
 CONFIGS = [
     ("marine", "teacher"),
@@ -236,6 +242,32 @@ def test_early_stopping_and_folds(tiny, tmp_path):
     assert read_checkpoint(tmp_path / "a/last.pt")["training"]["progress"]["epoch"] < 30
 
 
+def test_training_ends_early_at_an_epoch_that_was_judged(tiny, tmp_path):
+    config = tiny(train__early_stop=1, train__judge_every=2, train__epochs=9, train__lr=0.0)
+    assert train(config, tmp_path / "a") == 0
+    judged = [
+        line["epoch"] for line in read_log(RunFolder(tmp_path / "a")) if line["kind"] == "val"
+    ]
+    assert judged == [2, 4]  # the second one is no better
+
+
+def test_a_teacher_is_looked_at_all_over_the_images(tiny, tmp_path, crops, monkeypatch):
+    assert train(tiny(), tmp_path / "t") == 0
+    checkpoint = read_checkpoint(tmp_path / "t/best.pt")
+    torch.save({**checkpoint, "score": 1e-9}, tmp_path / "t.pt")
+    network = Classifier.load(tmp_path / "t.pt")
+    data = ClassDataset(read_labelled(crops), image_size=32)
+    assert list(network.classes) == list(data.classes)
+    looked: list[int] = []
+    original = ClassDataset.__getitem__
+    monkeypatch.setattr(
+        ClassDataset, "__getitem__", lambda self, at: looked.append(at) or original(self, at)
+    )
+    check_class_teacher(str(tmp_path / "t.pt"), data, len(data) - 1)
+    assert len(looked) == len(data) - 1
+    assert (looked[0], looked[-1]) == (0, len(data) - 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -245,6 +277,8 @@ def test_early_stopping_and_folds(tiny, tmp_path):
         ({"data__leave_out": ["elephant"]}, "has no class 'elephant' to leave out"),
         ({"data__augment": "upside"}, "no augmentation 'upside'"),
         ({"data__folds": 3, "data__fold": 3}, "there is no fold 3 of 3"),
+        ({"data__folds": 3, "data__val": "x"}, "folds are made of data.train alone"),
+        ({"train__batch_size": 1}, "take 2 images or more"),
         ({"train__epoch": 3}, "did you mean 'train.epochs'?"),
         ({"model__necks": 3}, "unknown key 'model.necks'"),
         ({"loss__smoothing": 2.0}, "loss.smoothing: 2.0 makes no sense"),
@@ -294,6 +328,10 @@ def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path
     exits = metrics["early"]["exits"]
     assert list(exits) == ["c2", "c3", "last"]
     assert sum(row["share"] for row in exits.values()) == pytest.approx(1)
+    early = metrics["early"]
+    spent = sum(row["share"] * row["flops"] for row in exits.values())
+    assert early["flops_alone"] < exits["last"]["flops"]  # without the exits on the way
+    assert early["saved"] == pytest.approx(1 - spent / early["flops_alone"])
     assert exits["c2"]["flops"] < exits["c3"]["flops"] < exits["last"]["flops"]
     best, cut = tmp_path / "run/best.pt", tmp_path / "c3.pt"
     made = ["--checkpoint", best, "--cut", "c3", "--cut-out", cut]
@@ -307,6 +345,49 @@ def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path
     capsys.readouterr()
     assert judge("--checkpoint", best, "--cut", "c4") == 2
     assert "no exit on 'c4' to cut the network at; there are c2, c3" in capsys.readouterr().err
+
+
+def test_a_network_that_runs_as_a_whole_has_exits_and_none_to_stop_at(tiny, tmp_path):
+    timm = {"backbone": "timm/resnet10t", "exits": ["c2"]}
+    assert train(tiny(self_distill={}, model=timm, train__epochs=1), tmp_path / "run") == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["classes"]["top1"] is not None
+    assert "early" not in metrics
+
+
+def test_a_classifier_knows_the_shades_that_it_learned_from(tiny, tmp_path):
+    random = np.random.default_rng(0)
+    for at in range(12):
+        path = tmp_path / f"deep/{'ab'[at % 2]}/{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shades = random.integers(500, 4000, (24, 24)) // (1 + at % 2)
+        Image.fromarray(shades.astype(np.uint16)).save(path)
+    config = tiny(data__train=str(tmp_path / "deep"), self_distill={}, model=EXITS)
+    assert train(config, tmp_path / "run") == 0
+    best = tmp_path / "run/best.pt"
+    low, high = Classifier.load(best).levels
+    assert 0 < low < 600
+    assert 3900 < high < 4001
+    assert judge("--checkpoint", best, "--out", tmp_path / "j") == 0
+    said = [json.loads((tmp_path / at / "metrics.json").read_text()) for at in ("run", "j")]
+    assert said[0]["calibration"] == said[1]["calibration"]
+    assert judge("--checkpoint", best, "--cut", "c2", "--cut-out", tmp_path / "cut.pt") == 0
+    assert Classifier.load(tmp_path / "cut.pt").levels == (low, high)
+
+
+def test_class_names_are_shown_as_they_are(tiny, tmp_path, crops, capsys):
+    table = crops.with_name("odd.csv")
+    lines = crops.read_text().splitlines()
+    names = dict(zip(sorted({line.split(",")[1] for line in lines[1:]}), ODD, strict=True))
+    rows = [line.split(",") for line in lines]
+    table.write_text("\n".join(",".join([r[0], names.get(r[1], r[1]), *r[2:]]) for r in rows))
+    assert train(tiny(data__train=str(table)), tmp_path / "run") == 0
+    capsys.readouterr()
+    assert judge("--checkpoint", tmp_path / "run/best.pt") == 0
+    shown = capsys.readouterr()
+    assert all(name in shown.out for name in ODD)
+    assert judge("--checkpoint", tmp_path / "run/best.pt", "--bootstrap", "-1") == 2
+    assert "-1 is negative" in capsys.readouterr().err
 
 
 def test_a_classifier_is_not_taken_for_a_detector(tiny, tmp_path, capsys, scenes):

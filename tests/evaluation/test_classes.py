@@ -158,12 +158,12 @@ def test_stopping_early_by_hand():
     assert stops(logits, 0.75).tolist() == [0, 1, 0, 1]
     assert early_threshold(logits, labels) == pytest.approx(0.8)
     assert early_threshold(logits, labels, loss=0.3) == pytest.approx(0.6)
-    table = early_table(logits, labels, {"c2": 10, "last": 100}, 0.8)
+    table = early_table(logits, labels, {"c2": 10, "last": 100}, 80, 0.8)
     assert table["early"]["top1"] == 1.0
     assert table["exits"]["c2"]["share"] == 0.5
     assert table["exits"]["c2"]["top1"] == 0.75
     assert table["flops"] == 55
-    assert table["saved"] == pytest.approx(0.45)
+    assert table["saved"] == pytest.approx(1 - 55 / 80)  # of the head without exits on the way
 
 
 def test_where_no_exit_can_be_trusted_none_is_stopped_at():
@@ -171,8 +171,8 @@ def test_where_no_exit_can_be_trusted_none_is_stopped_at():
     labels = np.array([0, 0])
     threshold = early_threshold(logits, labels)
     assert threshold == float("inf")
-    table = early_table(logits, labels, {"c2": 10, "last": 100}, threshold)
-    assert table["saved"] == 0
+    table = early_table(logits, labels, {"c2": 10, "last": 100}, 80, threshold)
+    assert table["saved"] == -0.25  # exits that nobody stops at cost what they cost
     assert table["threshold"] is None
 
 
