@@ -71,6 +71,8 @@ class ModelConfig:
             or psroi (channels of its own for each cell of a RoI: position-sensitive RoIAlign).
         roi_channels: values a cell of thin and psroi features; plain ones have neck_channels.
         roi_scale: side in px of an object that is read from level p4.
+        classifier: of the RoI head: softmax (over classes and background) or sigmoid (each class
+            alone; background is where none is seen).
         anchor_sizes: sides in px for each level, or 'fit' to measure them on the training boxes (a
             student takes its teacher's).
         anchor_ratios: height over width.
@@ -95,6 +97,7 @@ class ModelConfig:
     roi_features: Literal["plain", "thin", "psroi"] = "plain"
     roi_channels: int = 10
     roi_scale: float = 112.0
+    classifier: Literal["softmax", "sigmoid"] = "softmax"
     anchor_sizes: Literal["fit"] | list[list[float]] = "fit"
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     rpn_samples: int = 256

@@ -21,6 +21,7 @@ from detkd.deploy.parts import Convolutions, RegionHead
 from detkd.deploy.position_sensitive import position_sensitive
 from detkd.models.detector import Detector
 from detkd.models.roi_features import PositionSensitiveRoIAlign
+from detkd.models.roi_heads import object_scores
 
 
 class DetectionGraph(nn.Module):
@@ -114,8 +115,9 @@ class DetectionGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         heads = self.detector.roi_heads
         batch, count = real.shape
-        classes = logits.shape[-1] - 1
-        scores = logits.softmax(-1).view(batch, count, classes + 1)[:, :, 1:].transpose(1, 2)
+        classes = deltas.shape[-1] // 4 - 1
+        scores = object_scores(logits, self.detector.config.classifier)
+        scores = scores.view(batch, count, classes).transpose(1, 2)
         deltas = deltas.view(batch, count, classes + 1, 4)[:, :, 1:].transpose(1, 2)
         corners = proposals.unsqueeze(1).expand(-1, classes, -1, -1)
         boxes = clip_boxes_to_image(_decode(heads.box_coder, deltas, corners), (height, width))

@@ -40,7 +40,10 @@ class Convolutions(nn.Module):
 
 
 class RegionHead(nn.Module):
-    """Pooled features [R, C, s, s] to class logits [R, K+1] and box deltas [R, 4(K+1)]."""
+    """Pooled features [R, C, s, s] to class logits [R, K+1] and box deltas [R, 4(K+1)].
+
+    With `model.classifier: sigmoid` the logits are [R, K].
+    """
 
     names = ("class_logits", "box_deltas")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkd.config import ExitsConfig
@@ -16,15 +15,17 @@ from detkd.models.backbones import Feature
 from detkd.models.class_heads import Exit, exit_stages
 from detkd.models.detector import Detector
 from detkd.models.roi_features import RoIAlign
+from detkd.models.roi_heads import class_loss, rare_at_first
 
 
 class DetectorSelfDistiller(SelfTeaching[Detector]):
     """A detector whose RoI head teaches exits on the stages of its backbone.
 
     A box takes the place of a classifier's image: a stage is cut out at each box by RoIAlign, and
-    an `Exit` makes features F_i and logits q_i over the K + 1 classes (background first) of it. Of
-    the deepest, q_C are the logits of the RoI head, whose CE is the detector's own
-    `loss_classifier`, and F_C is the deepest stage of the backbone, cut out at the same boxes.
+    an `Exit` makes features F_i and logits q_i of it, read as the RoI head's are: over K + 1
+    classes (background first), or each of K alone by a sigmoid, with CE and KL of that kind. Of the
+    deepest, q_C are the logits of the RoI head, whose CE is the detector's own `loss_classifier`,
+    and F_C is the deepest stage of the backbone, cut out at the same boxes.
 
     The boxes are those from which the RoI head learns at this step: truth and proposals near it up
     to a quarter, and background. So head and exits answer the same questions, the head's answers
@@ -57,19 +58,24 @@ class DetectorSelfDistiller(SelfTeaching[Detector]):
         self.exits, self.cut = nn.ModuleDict(), nn.ModuleDict()
         for name in (*names, self.deepest):
             self.cut[name] = RoIAlign({name: stages[name]}, model.roi_size, round(model.roi_scale))
+        head = detector.roi_heads.box_predictor.cls_score
         for name in names:
             # All stages are cut out at one size, so an exit has no resolution to halve.
             alike = Feature(stages[self.deepest].channels, stages[name].stride)
-            self.exits[name] = Exit(
+            exit_ = Exit(
                 stages[name],
                 alike,
-                len(detector.classes) + 1,
+                head.out_features,
                 attention_kind=config.exit_attention,
             )
+            if model.classifier == "sigmoid":
+                rare_at_first(exit_.classes)
+            self.exits[name] = exit_
 
     def see(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> Said:
         with read(self.student) as reading:
             task = self.student(images, targets)
+        kind = self.student.config.classifier
         labels = torch.cat(match_proposals(self.student, reading)[1])
 
         def cut(name: str) -> Tensor:
@@ -88,5 +94,6 @@ class DetectorSelfDistiller(SelfTeaching[Detector]):
             reading.features["roi.logits"],
             deepest,
             exits,
-            lambda logits: F.cross_entropy(full(logits), labels),
+            lambda logits: class_loss(full(logits), labels, kind),
+            kind,
         )

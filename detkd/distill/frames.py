@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from detkd.models.detector import Detector
 
@@ -37,6 +37,7 @@ def boxes_of_teacher(
 ) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     """Targets from the teacher's detections with a score of `sure` or more, in px of `images`.
 
+    Where classes are judged alone, two may be sure of one object: the surer one names it.
     `batch` and `maps` are what the teacher has already made of them. Besides, in px of the batch,
     the boxes [M, 4] of each image whose score lies from `unsure` to below `sure`.
     """
@@ -51,7 +52,10 @@ def boxes_of_teacher(
     targets = []
     for each in found:
         width, height = (each["boxes"][:, 2:] - each["boxes"][:, :2]).unbind(1)
-        kept = (each["scores"] >= sure) & (width > 0) & (height > 0)
+        kept = torch.where((each["scores"] >= sure) & (width > 0) & (height > 0))[0]
+        if teacher.config.classifier == "sigmoid":
+            overlap = teacher.roi_heads.nms_thresh
+            kept = kept[nms(each["boxes"][kept], each["scores"][kept], overlap)]
         targets.append({"boxes": each["boxes"][kept], "labels": each["labels"][kept]})
     return targets, uncertain
 

@@ -30,7 +30,8 @@ class Outputs:
     `student` and `teacher` map names to tensors:
 
     - c2..c5, p2..p6: maps [N, C, h, w];
-    - roi.logits [R, K+1], roi.boxes [R, 4(K+1)]: for the R proposals that the student was given;
+    - roi.logits [R, K+1] ([R, K] of sigmoids), roi.boxes [R, 4(K+1)]: for the R proposals that the
+      student was given;
     - cross.logits, cross.boxes: the teacher's RoI head on the student's levels, for the same
       proposals, with gradients to the student's features (on the teacher's side: roi.*);
     - rpn.logits [S, 1], rpn.boxes [S, 4]: at S anchors, half of them those in which the teacher
@@ -63,6 +64,11 @@ class Outputs:
         self.student: Mapping[str, Tensor] = ByName(self._of_student)
         self.teacher: Mapping[str, Tensor] = ByName(self._of_teacher)
         self.truth: Mapping[str, Tensor] = ByName(self._true)
+
+    @property
+    def classifier(self) -> str:
+        """How the teacher's class logits are read: by softmax or sigmoid."""
+        return self._teacher.config.classifier
 
     @cached_property
     def anchors(self) -> dict[str, Tensor]:

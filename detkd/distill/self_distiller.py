@@ -30,6 +30,7 @@ class Said:
         features: [R, C, h, w] that lie behind them.
         exits: by stage, the features [R, C, h', w'] and the logits [R, K] of the exit there.
         cost: what logits [R, K] cost, by the labels.
+        classifier: how logits are read: softmax or sigmoid.
     """
 
     task: dict[str, Tensor]
@@ -37,6 +38,7 @@ class Said:
     features: Tensor
     exits: Mapping[str, tuple[Tensor, Tensor]]
     cost: Callable[[Tensor], Tensor]
+    classifier: str = "softmax"
 
 
 class SelfTeaching(nn.Module, Generic[Net]):
@@ -97,8 +99,8 @@ class SelfTeaching(nn.Module, Generic[Net]):
                     height, width = features.shape[-2:]
                     mapped = F.adaptive_avg_pool2d(mapped, (height, width))
                 losses[f"loss_label@{name}"] = (1 - config.alpha) * said.cost(own)
-                softened = divergences(full(own), logits, config.temperature).mean()
-                losses[f"kl@{name}"] = config.alpha * scale * softened
+                rows = divergences(full(own), logits, config.temperature, said.classifier)
+                losses[f"kl@{name}"] = config.alpha * scale * rows.mean()
                 losses[f"hint@{name}"] = config.hint * F.mse_loss(full(mapped), features)
         return losses
 

@@ -187,6 +187,12 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
             f"{cut[0]}. Give both the same model.roi_features, roi_channels and roi_size, or set "
             "distill.heads.roi_heads: none."
         )
+    ends = [d.config.classifier for d in (student, teacher)]
+    if ends[0] != ends[1]:
+        raise ConfigError(
+            f"cannot share the RoI head: the teacher's ends in a {ends[1]} and the student's in a "
+            f"{ends[0]}. Give both the same model.classifier, or set distill.heads.roi_heads: none."
+        )
     if student.roi_heads.box_coder.weights != teacher.roi_heads.box_coder.weights:
         raise ConfigError("cannot share the RoI head: the two code boxes with other weights.")
 

@@ -28,10 +28,11 @@ HEAD_FEATURES = (
 class Reading:
     """What one forward pass of a detector said.
 
-    `features` has c2..c5 and p2..p6 [N, C, h, w] and, in training, roi.logits [R, K+1] and
-    roi.boxes [R, 4(K+1)]; `proposals` are the boxes [R_n, 4] of each image that the RoI head was
-    given, row by row those of roi.logits. Of the RPN there are `objectness` [N, A, h, w] and
-    `deltas` [N, 4A, h, w] of each level, and `anchors` [M, 4], the same for every image.
+    `features` has c2..c5 and p2..p6 [N, C, h, w] and, in training, roi.logits [R, K+1] ([R, K] of
+    sigmoids) and roi.boxes [R, 4(K+1)]; `proposals` are the boxes [R_n, 4] of each image that the
+    RoI head was given, row by row those of roi.logits. Of the RPN there are `objectness`
+    [N, A, h, w] and `deltas` [N, 4A, h, w] of each level, and `anchors` [M, 4], the same for every
+    image.
     `image_sizes` and `padded_size` are those of the batch; `targets` are in its frame.
     """
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from detkd.config import PublishedWeight, TermConfig
 from detkd.distill.adapters import Adapter
-from detkd.distill.losses import build_loss, find_loss
+from detkd.distill.losses import LOSSES, build_loss, find_loss
 from detkd.distill.losses.reduction import full
 from detkd.distill.losses.traits import Traits, traits_of
 from detkd.distill.outputs import BothSay
@@ -138,6 +138,8 @@ def _check_heads(config: TermConfig, traits: Traits, student: Detector, teacher:
             f"RoI head, and they have {student.backbone.out_channels} channels, not "
             f"{teacher.backbone.out_channels}; give both the same model.neck_channels."
         )
+    if logits := [name for name in config.at if name in ("roi.logits", "cross.logits")]:
+        _check_classifiers(config.name, logits, traits, student, teacher)
     anchors = [
         (net.rpn.anchor_generator.sizes, net.rpn.anchor_generator.aspect_ratios)
         for net in (student, teacher)
@@ -147,3 +149,29 @@ def _check_heads(config: TermConfig, traits: Traits, student: Detector, teacher:
             f"distill.losses: '{config.name}' compares anchors, and the two have others; give "
             "both the same levels, model.anchor_sizes and model.anchor_ratios."
         )
+
+
+def _check_classifiers(
+    name: str, logits: list[str], traits: Traits, student: Detector, teacher: Detector
+) -> None:
+    """Refuse class logits of two kinds, or of one that the loss has no form for."""
+    ours, theirs = student.config.classifier, teacher.config.classifier
+    # At cross.logits both sides are the teacher's head.
+    if "roi.logits" in logits and ours != theirs:
+        raise ConfigError(
+            f"distill.losses: '{name}' compares class logits, and those of the teacher are of "
+            f"model.classifier: {theirs}, the student's of {ours}; give both the same, or take "
+            "another feature."
+        )
+    if theirs not in traits.classifiers:
+        others = [known for known, loss in LOSSES.items() if _compares(loss, logits, theirs)]
+        raise ConfigError(
+            f"distill.losses: '{name}' has no form for model.classifier: {theirs}, which the "
+            f"teacher has; take {' or '.join(others)}, or train with "
+            f"{' or '.join(traits.classifiers)}."
+        )
+
+
+def _compares(loss: type[nn.Module], logits: list[str], classifier: str) -> bool:
+    traits = traits_of(loss)
+    return set(logits) <= set(traits.reads) and classifier in traits.classifiers

@@ -20,7 +20,8 @@ class View:
     `targets` hold boxes [N, 4] xyxy in the same frame. `at` is the feature that is compared.
     `anchors` are those of each level [h·w·A, 4]. `teacher` and `truth` are named in
     `detkd/distill/outputs.py` and computed when a loss asks for them: what the teacher says, and
-    which class and box each proposal should have had.
+    which class and box each proposal should have had. `classifier` is how the logits in `teacher`,
+    and those compared with them, are read: softmax or sigmoid (`detkd/models/roi_heads.py`).
     """
 
     image_sizes: list[tuple[int, int]]
@@ -30,6 +31,7 @@ class View:
     anchors: Mapping[str, Tensor] = field(default_factory=dict)
     teacher: Mapping[str, Tensor] = field(default_factory=dict)
     truth: Mapping[str, Tensor] = field(default_factory=dict)
+    classifier: str = "softmax"
 
     @classmethod
     def of_outputs(cls, reading: Reading, outputs: Outputs) -> View:
@@ -41,6 +43,7 @@ class View:
             anchors=outputs.anchors,
             teacher=outputs.teacher,
             truth=outputs.truth,
+            classifier=outputs.classifier,
         )
 
     def of(self, feature: str) -> View:

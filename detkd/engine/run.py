@@ -26,6 +26,7 @@ FREE_KEYS = {("data", "cache"), ("data", "workers"), ("data", "images"), ("train
 NEW_KEYS: dict[tuple[str, ...], Any] = {
     ("model", "roi_features"): "plain",
     ("model", "roi_channels"): 10,
+    ("model", "classifier"): "softmax",
 }
 
 

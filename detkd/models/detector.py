@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detkd.config import ModelConfig
@@ -21,6 +22,7 @@ from detkd.errors import ConfigError
 from detkd.models.backbones import Backbone, Feature, build_backbone
 from detkd.models.neck import Neck, build_neck
 from detkd.models.roi_features import build_roi_features
+from detkd.models.roi_heads import BoxPredictor, SigmoidRoIHeads
 from detkd.models.weights import levels_in, network_from, read_checkpoint
 from detkd.pixels import Levels
 
@@ -64,6 +66,7 @@ class Detector(FasterRCNN):
 
     kind: ClassVar[str] = "detector"
     backbone: Trunk
+    roi_heads: RoIHeads
 
     def __init__(
         self, trunk: Trunk, classes: Sequence[str], image_size: int, model: ModelConfig
@@ -102,12 +105,14 @@ class Detector(FasterRCNN):
             rpn_batch_size_per_image=model.rpn_samples,
             box_roi_pool=roi_features,
             box_head=TwoMLPHead(values, model.head_width),
-            box_predictor=BoxPredictor(model.head_width, len(classes)),
+            box_predictor=BoxPredictor(model.head_width, len(classes), model.classifier),
             box_score_thresh=model.score_threshold,
             box_nms_thresh=model.nms,
             box_detections_per_img=model.detections,
             box_batch_size_per_image=model.roi_samples,
         )
+        if model.classifier == "sigmoid":
+            self.roi_heads = SigmoidRoIHeads(self.roi_heads)
         self.transform = FitInside(image_size, trunk.body.mean, trunk.body.std)
         self.classes = tuple(classes)
         self.image_size = image_size
@@ -164,20 +169,8 @@ class ProposalHead(nn.Module):
         return [self.cls_logits(x) for x in hidden], [self.bbox_pred(x) for x in hidden]
 
 
-class BoxPredictor(nn.Module):
-    """Class logits [R, K+1] and box deltas [R, 4(K+1)] of RoI features [R, width]."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.cls_score = nn.Linear(width, classes + 1)
-        self.bbox_pred = nn.Linear(width, 4 * (classes + 1))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls_score(x), self.bbox_pred(x)
-
-
 def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) -> Detector:
-    """A detector for `classes` (the background comes on top) at `image_size` px.
+    """A detector for `classes` (the background is none of them) at `image_size` px.
 
     Raises:
         ConfigError: a name that does not exist, or parts that do not fit.

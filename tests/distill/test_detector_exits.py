@@ -10,6 +10,7 @@ from torchvision.ops import box_iou, roi_align
 
 from detkd.config import ExitsConfig
 from detkd.distill.detector_exits import DetectorSelfDistiller
+from detkd.distill.outputs import match_proposals
 from detkd.distill.taps import read
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
@@ -72,6 +73,28 @@ def test_its_losses_by_hand(student, batch):
         assert torch.allclose(losses[f"kl@{name}"], 0.3 * divergence, rtol=1e-3, atol=1e-7)
         distance = ((mapped - deep) ** 2).mean()
         assert torch.allclose(losses[f"hint@{name}"], 0.03 * distance, **close)
+
+
+def test_its_losses_where_classes_are_judged_alone(batch):
+    torch.manual_seed(0)
+    distiller = taught(small(classifier="sigmoid"), ["c3"])
+    whole = copy.deepcopy(distiller)
+    losses = losses_of(distiller, batch)
+    torch.manual_seed(6)
+    with read(whole.student) as reading:
+        whole.student(*batch)
+    labels = torch.cat(match_proposals(whole.student, reading)[1])
+    maps = whole.cut["c3"](reading.features, reading.proposals, reading.image_sizes)
+    q = whole.exits["c3"](maps)[1]
+    z = reading.features["roi.logits"]
+    assert q.shape == z.shape == (len(labels), 2)
+    targets = F.one_hot(labels, 3)[:, 1:].float()
+    label = F.binary_cross_entropy_with_logits(q, targets) * 2  # the sum over both classes
+    assert torch.allclose(losses["loss_label@c3"], 0.7 * label, rtol=1e-4)
+    p, own = (z / 3).sigmoid(), (q / 3).sigmoid()
+    coins = p * (p / own).log() + (1 - p) * ((1 - p) / (1 - own)).log()
+    expected = 0.3 * coins.sum(1).mean()
+    assert torch.allclose(losses["kl@c3"], expected, rtol=1e-2, atol=1e-6)
 
 
 def test_temperature_squared_is_put_in_front_where_asked_for(student, batch):

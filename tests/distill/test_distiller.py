@@ -587,3 +587,51 @@ def test_a_teacher_in_lower_precision_under_autocast(student, teacher, batch):
     with torch.autocast("cpu", torch.bfloat16):
         losses = distiller(*batch)
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def judging_alone(backbone="shallow_x1", **changes):
+    torch.manual_seed(3)
+    return small(backbone, classifier="sigmoid", **changes)
+
+
+SOFTMAX_ONLY = ("dkd", "dist")
+
+
+@pytest.mark.parametrize("heads", ["none", "inherit", "freeze", "joint"])
+def test_terms_teach_where_classes_are_judged_alone(batch, heads):
+    terms = [term for term in ALL_TERMS if term.name not in SOFTMAX_ONLY]
+    student, teacher = judging_alone(), judging_alone("resnet18@c4").eval()
+    distiller = build_distiller(student, teacher, DistillConfig("t.pt", heads, terms)).train()
+    images, targets = batch[0] * 2, [*batch[1], *({**each, "unlabelled": 1} for each in batch[1])]
+    losses = distiller(images, targets)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["kl@roi.logits"] > 0 and losses["boxes@roi.boxes"] > 0
+    sum(losses.values()).backward()
+    assert any(p.grad is not None and p.grad.any() for p in student.backbone.parameters())
+
+
+@pytest.mark.parametrize("name", SOFTMAX_ONLY)
+def test_terms_of_softmax_alone_are_refused_for_sigmoids(name):
+    said = f"'{name}' has no form for model.classifier: sigmoid.* take kl or decoupled_kl, or train"
+    for feature in ("roi.logits", "cross.logits"):
+        with pytest.raises(ConfigError, match=said):
+            Distiller(judging_alone(), judging_alone(), [TermConfig(name, [feature])])
+
+
+def test_a_head_of_softmax_and_one_of_sigmoids_share_and_compare_only_what_can_be(teacher, batch):
+    student = judging_alone()
+    with pytest.raises(ConfigError, match="ends in a softmax and the student's in a sigmoid"):
+        build_distiller(student, teacher, DistillConfig("t.pt"))
+    apart = HeadsConfig(roi_heads="none")
+    kl = DistillConfig("t.pt", apart, [TermConfig("kl", ["roi.logits"])])
+    with pytest.raises(ConfigError, match=r"'kl' compares class logits.* softmax.* sigmoid"):
+        build_distiller(student, teacher, kl)
+    # At cross.logits both say what the teacher's head says: by softmax.
+    terms = [TermConfig("dkd", ["cross.logits"]), TermConfig("boxes", ["roi.boxes"])]
+    distiller = build_distiller(student, teacher, DistillConfig("t.pt", apart, terms)).train()
+    losses = distiller(*batch)
+    assert losses["dkd@cross.logits"] > 0 and losses["boxes@roi.boxes"] > 0
+    other = build_distiller(
+        small(), judging_alone().eval(), DistillConfig("t.pt", apart, terms[1:])
+    )
+    assert other.train()(*batch)["boxes@roi.boxes"] > 0

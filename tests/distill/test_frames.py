@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+from networks import small
+from torchvision.ops import box_iou
 
 from detkd.cli.app import launch
 from detkd.config import DistillConfig, TermConfig
@@ -92,6 +94,24 @@ def test_the_teachers_confident_boxes_stand_in(teacher, batch):
         assert torch.allclose(target["boxes"], each["boxes"][kept])
         assert torch.equal(target["labels"], each["labels"][kept])
         assert len(band) == int(((each["scores"] >= unsure) & ~kept).sum())
+
+
+def test_one_object_gets_one_label_where_classes_are_judged_alone(batch):
+    torch.manual_seed(1)
+    teacher = small(classifier="sigmoid").eval()
+    with torch.no_grad():  # two classes are seen in each box
+        teacher.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([1.0, 2.0]))
+        teacher.roi_heads.box_predictor.bbox_pred.weight.zero_()
+        teacher.roi_heads.box_predictor.bbox_pred.bias.zero_()
+    images, maps = Distiller(copy.deepcopy(teacher), teacher, [])._ask(batch[0])
+    found = teacher(batch[0])
+    targets, _ = boxes_of_teacher(teacher, batch[0], images, maps, 0.5, 0.2)
+    for each, target in zip(found, targets, strict=True):
+        assert {1, 2} == set(each["labels"].tolist()) and each["scores"].min() > 0.5
+        assert len(target["boxes"]) == len(each["boxes"]) / 2 > 0
+        overlaps = box_iou(target["boxes"], target["boxes"]).fill_diagonal_(0)
+        assert overlaps.max() <= 0.5
+        assert target["labels"].tolist() == [2] * len(target["labels"])  # the surer one
 
 
 def test_anchors_and_proposals_beside_uncertain_boxes_are_no_background(student, batch):

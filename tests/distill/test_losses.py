@@ -169,6 +169,59 @@ def test_kl_at_temperature_two_is_four_times_that_of_halved_logits():
     )
 
 
+def alone(**more):
+    """A view of RoI heads that judge each class alone."""
+    return whole(maps(), classifier="sigmoid", **more)
+
+
+def test_kl_of_classes_judged_alone_is_a_sum_over_coins():
+    s = torch.zeros(2, 2)
+    t = torch.tensor([[0.0, math.log(3.0)], [-math.log(3.0), math.log(3.0)]])
+    coin = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert float(build_loss("kl", {})(s, t, alone())) == pytest.approx(3 * coin / 2)
+    warm = build_loss("kl", {"temperature": 2.0})
+    assert float(warm(2 * s, 2 * t, alone())) == pytest.approx(4 * 3 * coin / 2)
+    assert float(build_loss("kl", {})(t, t, alone())) == 0
+    assert float(build_loss("kl", {})(s[:0], t[:0], alone())) == 0
+
+
+def test_kl_of_one_class_is_the_same_by_sigmoid_and_by_softmax():
+    s, t = inputs("kl"), inputs("kl", 1)
+    one_s, one_t = (x[:, 1:2] - x[:, :1] for x in (s, t))
+    expected = compare("kl", s[:, :2], t[:, :2])
+    assert float(build("kl")(one_s, one_t, alone())) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+@pytest.mark.parametrize("name", ["kl", "decoupled_kl"])
+def test_gradients_of_coins_are_the_students_error_and_finite(name, size):
+    s, t = size * inputs("kl"), -size * inputs("kl", 1)
+    s.requires_grad_()
+    build(name)(s, t, alone()).backward()
+    error = s.detach().sigmoid() - t.sigmoid()
+    # Three of the six proposals are objects, and three are background.
+    assert torch.allclose(s.grad, error / (6 if name == "kl" else 3))
+
+
+def test_the_teacher_says_what_is_background_where_classes_are_judged_alone():
+    s, t = torch.zeros(3, 2), torch.tensor([[1.0, -2.0], [-1.0, -0.5], [-3.0, 2.0]])
+    unknown = alone(truth={"labels": torch.full((3,), -1)})
+    chosen = alone(truth={"labels": torch.tensor([1, 0, 2])})
+    loss = build_loss("decoupled_kl", {"objects": 2.0, "background": 5.0})
+    assert float(loss(s, t, unknown)) == float(loss(s, t, chosen))
+    objects, rest = (float(build_loss("kl", {})(s[r], t[r], alone())) for r in ([0, 2], [1]))
+    assert float(loss(s, t, unknown)) == pytest.approx(2 * objects + 5 * rest)
+
+
+def test_boxes_follow_the_surest_class_where_classes_are_judged_alone():
+    teacher = {"roi.logits": torch.tensor([[math.log(3.0), 0.0], [-math.log(3.0), 0.0]])}
+    s, t = torch.zeros(2, 12), torch.zeros(2, 12)
+    t[0, 4:8], t[1, 8:12] = 1.0, torch.tensor([1.0, 2.0, 3.0, -6.0])  # class 1, then class 2
+    t[:, :4] = 100.0  # background's box means nothing
+    expected = (0.75 * 1 + 0.5 * 3) / (0.75 + 0.5)
+    assert float(build_loss("boxes", {})(s, t, alone(teacher=teacher))) == pytest.approx(expected)
+
+
 def test_cosine_is_the_mean_angle_and_blind_to_length():
     s = torch.tensor([[[[1.0, 3.0]], [[0.0, 4.0]]]])
     t = torch.tensor([[[[0.0, 6.0]], [[2.0, 8.0]]]])  # at right angles, then parallel

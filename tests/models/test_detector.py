@@ -33,6 +33,7 @@ def batch():
         {"neck": "cem", "roi_features": "thin"},
         {"neck": "cem", "levels": ["p4"], "anchor_sizes": [[32.0]], "roi_features": "psroi"},
         {"roi_features": "psroi", "roi_channels": 5, "roi_size": 5},
+        {"classifier": "sigmoid"},
     ],
 )
 def test_it_keeps_torchvisions_contract(changes):
@@ -85,6 +86,7 @@ def test_boxes_come_back_in_the_frame_of_the_given_image():
         ({"neck": "cem", "backbone": "resnet18@c4", "levels": ["p5"]}, "needs stage c5"),
         ({"backbone": "shallow_x1@c3", "levels": ["p4", "p5", "p6"]}, "needs stage c4"),
         ({"anchor_sizes": "fit"}, "must be measured"),
+        ({"classifier": "softmin"}, "'softmin' is not softmax or sigmoid"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes, said):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detkd.distill.losses.reduction import full
 from detkd.distill.view import View
+from detkd.models.roi_heads import object_scores
 
 
 class TeacherBoxes(nn.Module):
@@ -25,8 +26,8 @@ class TeacherBoxes(nn.Module):
     def forward(
         self, student: Float[Tensor, "r d"], teacher: Float[Tensor, "r d"], view: View
     ) -> Float[Tensor, ""]:
-        probabilities = full(view.teacher["roi.logits"]).softmax(1)[:, 1:]
-        weights, classes = probabilities.max(1)
+        scores = object_scores(full(view.teacher["roi.logits"]), view.classifier)
+        weights, classes = scores.max(1)
         s, t = (of_class(full(x), classes + 1) for x in (student, teacher))
         distance = (s - t).abs().mean(1)
         return (weights * distance).sum() / weights.sum().clamp(min=1e-12)

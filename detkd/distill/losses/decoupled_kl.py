@@ -9,6 +9,7 @@ from detkd.distill.losses.dkd import target_classes
 from detkd.distill.losses.kl import divergences
 from detkd.distill.losses.reduction import full, mean_over
 from detkd.distill.view import View
+from detkd.models.roi_heads import CLASSIFIERS
 
 
 class GroupedKL(nn.Module):
@@ -19,6 +20,7 @@ class GroupedKL(nn.Module):
 
     Most proposals are background, so in a mean over all of them the few cells are drowned. Which
     is which says the truth, or the teacher in a frame without annotations. Published with 2 and 2.
+    The KL of a head that judges each class alone is that of `kl`, a sum over classes.
 
     Args:
         objects, background: a and b.
@@ -27,6 +29,7 @@ class GroupedKL(nn.Module):
 
     needs_equal_width = True
     reads = ("roi.logits", "cross.logits")
+    classifiers = CLASSIFIERS
 
     def __init__(
         self, objects: float = 1.0, background: float = 1.0, temperature: float = 1.0
@@ -38,7 +41,7 @@ class GroupedKL(nn.Module):
         self, student: Float[Tensor, "r k"], teacher: Float[Tensor, "r k"], view: View
     ) -> Float[Tensor, ""]:
         s, t = full(student), full(teacher)
-        divergence = divergences(s, t, self.temperature)
+        divergence = divergences(s, t, self.temperature, view.classifier)
         is_object = target_classes(t, view) > 0
         total = self.objects * mean_over(divergence, is_object)
         total = total + self.background * mean_over(divergence, ~is_object)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detkd.distill.losses.reduction import full
 from detkd.distill.view import View
+from detkd.models.roi_heads import likeliest
 
 
 class DecoupledLogits(nn.Module):
@@ -51,7 +52,7 @@ class DecoupledLogits(nn.Module):
 
 def target_classes(teacher: Tensor, view: View) -> Tensor:
     """The class of each proposal [R]: the truth, or the teacher's choice where there is none."""
-    chosen = teacher.argmax(1)
+    chosen = likeliest(teacher, view.classifier)
     if "labels" not in view.truth:
         return chosen
     labels = view.truth["labels"]

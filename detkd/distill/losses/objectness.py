@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from detkd.distill.losses.kl import coin_divergences
 from detkd.distill.losses.reduction import full
 from detkd.distill.view import View
 
@@ -26,9 +26,4 @@ class Objectness(nn.Module):
     def forward(
         self, student: Float[Tensor, "a 1"], teacher: Float[Tensor, "a 1"], view: View
     ) -> Float[Tensor, ""]:
-        s, t = full(student), full(teacher)
-        probability = t.sigmoid()
-        divergence = probability * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - probability) * (
-            F.logsigmoid(-t) - F.logsigmoid(-s)
-        )
-        return divergence.sum() / max(1, len(s))
+        return coin_divergences(full(student), full(teacher)).sum() / max(1, len(student))

@@ -15,6 +15,7 @@ class Traits:
         reads: features it can compare: 'map' (c2..c5, p2..p6, a classifier's pooled and logits as
             maps of one cell), 'level' (those that the RPN sees), or a head's output by name, such
             as roi.logits, or a classifier's logits as rows.
+        classifiers: kinds of RoI heads (`model.classifier`) whose logits it knows how to compare.
         needs_equal_width: the student's channels are adapted to the teacher's first.
         joint: it takes the lists of all features of its term at once, not one after the other.
         at_least: features that its term must name.
@@ -23,6 +24,7 @@ class Traits:
     """
 
     reads: tuple[str, ...] = ("map",)
+    classifiers: tuple[str, ...] = ("softmax",)
     needs_equal_width: bool = True
     joint: bool = False
     at_least: int = 1
