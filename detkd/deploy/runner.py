@@ -49,9 +49,6 @@ try:
     from PIL import Image, ImageDraw, ImageOps
 except ImportError:
     Image = None  # type: ignore[assignment]
-else:
-    Image.MAX_IMAGE_PIXELS = None  # a scanned slide is large, and no attack
-    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a frame is said once
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -958,6 +955,25 @@ class Tally:
         return self.found + self.empty + self.failed
 
 
+@contextlib.contextmanager
+def _frames_of_any_size() -> Iterator[None]:
+    """Pillow reads a scanned slide, which is large and no attack, and is quiet about what we say.
+
+    After it, Pillow is as it was: `detkd` has other uses of it in the same process.
+    """
+    if Image is None:
+        yield
+        return
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
+@_frames_of_any_size()
 def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> Tally:
     """Every frame of the source that is not done yet, into the journal.
 

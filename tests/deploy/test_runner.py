@@ -177,6 +177,14 @@ def test_a_stack_that_is_cut_off_keeps_its_pages_and_says_so(tmp_path):
     assert (tally.found, tally.failed) == (2, 2)
 
 
+def test_a_stack_of_any_size_is_read_and_pillow_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # twice as many are a bomb
+    Image.fromarray(scene(0)).save(tmp_path / "a.tif")
+    tally, _ = go(tmp_path / "a.tif", tmp_path / "out")
+    assert (tally.found, tally.failed) == (1, 0)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 def test_what_a_file_is_its_content_says(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), scene(3))
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
