@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detkd.data.encoding import decode
 from detkd.data.images import images_below, levels_among
 from detkd.data.split import SIDES, divide, groups_in_names
+from detkd.data.tables import open_table
 from detkd.errors import DataError
 from detkd.pixels import Levels, page_of
 
@@ -129,28 +128,24 @@ def _of_folders(root: Path) -> Iterable[LabelledImage]:
 
 def _of_table(path: Path) -> Iterable[LabelledImage]:
     try:
-        with io.StringIO(decode(path.read_bytes())[0], newline="") as stream:
-            header = stream.readline()
-            stream.seek(0)
-            reader = csv.DictReader(stream, delimiter=max(",;\t", key=header.count))
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            file, label, group = (
-                next((name for name in names if name in columns), None)
-                for names in (FILE_COLUMNS, LABEL_COLUMNS, GROUP_COLUMNS)
+        reader = open_table(path)
+        columns = list(reader.fieldnames or ())
+        file, label, group = (
+            next((name for name in names if name in columns), None)
+            for names in (FILE_COLUMNS, LABEL_COLUMNS, GROUP_COLUMNS)
+        )
+        if file is None or label is None:
+            raise DataError(
+                f"{path}: needs a column of images ({', '.join(FILE_COLUMNS)}) and one of "
+                f"labels ({', '.join(LABEL_COLUMNS)}); it has {', '.join(columns) or 'none'}."
             )
-            if file is None or label is None:
-                raise DataError(
-                    f"{path}: needs a column of images ({', '.join(FILE_COLUMNS)}) and one of "
-                    f"labels ({', '.join(LABEL_COLUMNS)}); it has {', '.join(columns) or 'none'}."
-                )
-            rows = [
-                (
-                    reader.line_num,
-                    [(row[key] or "").strip() if key else "" for key in (file, label, group)],
-                )
-                for row in reader
-            ]
+        rows = [
+            (
+                reader.line_num,
+                [(row[key] or "").strip() if key else "" for key in (file, label, group)],
+            )
+            for row in reader
+        ]
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}).") from error
     seen: dict[str, LabelledImage] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from detkd.data.encoding import decode
 from detkd.data.similar import find_similar, joined
+from detkd.data.tables import open_table
 from detkd.errors import DataError
 from detkd.pixels import page_of
 
@@ -117,33 +116,28 @@ def with_similar(
 
 
 def _rows(table: Path, column: str | None) -> dict[str, str]:
-    """Group of each image that a CSV file names, with commas or semicolons."""
+    """Group of each image that a CSV file names."""
     try:
-        with io.StringIO(decode(table.read_bytes())[0], newline="") as stream:
-            header = stream.readline()
-            stream.seek(0)
-            delimiter = max(",;\t", key=header.count)
-            reader = csv.DictReader(stream, delimiter=delimiter)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            key = next((name for name in FILE_COLUMNS if name in columns), None)
-            value = column or next((name for name in GROUP_COLUMNS if name in columns), None)
-            if key is None or value is None or value not in columns:
+        reader = open_table(table)
+        columns = list(reader.fieldnames or ())
+        key = next((name for name in FILE_COLUMNS if name in columns), None)
+        value = column or next((name for name in GROUP_COLUMNS if name in columns), None)
+        if key is None or value is None or value not in columns:
+            raise DataError(
+                f"{table}: needs a column of images ({', '.join(FILE_COLUMNS)}) and one of "
+                f"groups ({', '.join(GROUP_COLUMNS)}, or --group-column); "
+                f"it has {', '.join(columns)}."
+            )
+        rows: dict[str, str] = {}
+        for row in reader:
+            image = (row[key] or "").strip().replace("\\", "/")
+            group = (row[value] or "").strip()
+            if rows.setdefault(image, group) != group:
                 raise DataError(
-                    f"{table}: needs a column of images ({', '.join(FILE_COLUMNS)}) and one of "
-                    f"groups ({', '.join(GROUP_COLUMNS)}, or --group-column); "
-                    f"it has {', '.join(columns)}."
+                    f"{table}: puts '{image}' into two groups, '{rows[image]}' and '{group}'; "
+                    "an image is in one."
                 )
-            rows: dict[str, str] = {}
-            for row in reader:
-                image = (row[key] or "").strip().replace("\\", "/")
-                group = (row[value] or "").strip()
-                if rows.setdefault(image, group) != group:
-                    raise DataError(
-                        f"{table}: puts '{image}' into two groups, '{rows[image]}' and '{group}'; "
-                        "an image is in one."
-                    )
-            return rows
+        return rows
     except (OSError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as CSV ({error}).") from error
 

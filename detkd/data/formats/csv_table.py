@@ -33,6 +33,7 @@ from detkd.data.records import (
     noted,
     relative,
 )
+from detkd.data.tables import delimiter_of
 from detkd.errors import DataError
 
 # What each column may be called, in lower case with _ for blanks. The first that is there counts.
@@ -141,7 +142,7 @@ def _understand(path: Path, columns: Mapping[str, str]) -> Table | None:
     lines = [line for line in _head(path).splitlines() if line.strip()]
     if not lines:
         return None
-    delimiter = max(",;\t", key=lines[0].count)
+    delimiter = delimiter_of(lines[0])
     try:
         rows = list(csv.reader(lines[:2], delimiter=delimiter))
     except csv.Error:
