@@ -13,8 +13,8 @@ A row that distils learns from the row `teacher` of the same seed, or from the o
 its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, and
 with `teacher: FILE` from that checkpoint, which another study has made. `gap: [plain, teacher]`,
 beside `name` or in a row, names the rows between which it is told how much of the gap a row closes;
-`[]` tells nothing. With `command: train-cls` the rows are classifiers, judged on the test side of
-their own data.
+`[]` tells nothing. `set` beside `name` changes the configs of all rows, before each row's own. With
+`command: train-cls` the rows are classifiers, judged on the test side of their own data.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"{path}: cannot be read as a study ({why}).") from error
     if not isinstance(tree, dict) or not isinstance(tree.get("rows"), dict) or not tree["rows"]:
         raise ConfigError(f"{path}: is no study: it has no 'rows' with a name each.")
-    known = ("name", "command", "test", "teacher", "teacher_seed", "gap", "rows")
+    known = ("name", "command", "test", "teacher", "teacher_seed", "gap", "set", "rows")
     _check_keys(tree, known, path, "")
     command = str(tree.get("command", "train"))
     if command not in KINDS or (command != "train" and tree.get("test")):
@@ -138,12 +138,13 @@ def read_study(path: Path) -> Study:
     teacher_seed = tree.get("teacher_seed")
     if not isinstance(teacher_seed, int | None):
         raise ConfigError(f"{path}: teacher_seed: {teacher_seed!r} is no seed; give a number.")
-    rows = {}
+    rows, shared = {}, _changes(tree, path, "")
     for name, row in tree["rows"].items():
         if not isinstance(row, dict) or "config" not in row:
             raise ConfigError(f"{path}: rows.{name}: names no 'config' of the study's folder.")
         _check_keys(row, [key.name for key in fields(Row)], path, f"rows.{name}.")
-        rows[str(name)] = Row(**{"gap": tree.get("gap", GAP), **row})
+        changes = {**shared, **_changes(row, path, f"rows.{name}.")}
+        rows[str(name)] = Row(**{"gap": tree.get("gap", GAP), **row, "set": changes})
     for name, each in rows.items():
         _check_gap(each, rows, f"{path}: rows.{name}.gap")
     test = tree.get("test")
@@ -375,6 +376,14 @@ def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:
         raise ConfigError(
             f"{where}: {row.gap!r} are not two rows; name two of {', '.join(rows)}, or none: []."
         )
+
+
+def _changes(tree: dict[str, Any], path: Path, where: str) -> dict[str, Any]:
+    """What `set` changes in a config."""
+    changes = tree.get("set") or {}
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{path}: {where}set: {changes!r} names no settings; write KEY: VALUE.")
+    return changes
 
 
 def _check_keys(tree: dict[str, Any], known: Sequence[str], path: Path, where: str) -> None:

@@ -511,7 +511,8 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatc
     os.kill(training, signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
     while not is_waiting_for(training, signal.SIGINT):
-        assert time.monotonic() < deadline
+        states = [Path(f"/proc/{each}/status").read_text() for each in (process.pid, training)]
+        assert time.monotonic() < deadline, "\n".join(states)
         time.sleep(0.005)
     os.kill(training, signal.SIGCONT)
     assert process.wait() == 130

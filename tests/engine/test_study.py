@@ -100,6 +100,18 @@ def test_students_can_learn_from_the_teacher_of_another_study(study, capsys):
     assert config["distill"]["teacher"] == teacher
 
 
+def test_what_a_study_sets_holds_for_all_rows_that_do_not_set_it_themselves(study):
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    plain = {"config": "student.yaml", "set": {"train.lr": 0.004}}
+    rows = {"teacher": tree["rows"]["teacher"], "plain": plain}
+    shared = {"train.lr": 0.003, "train.epochs": 1}
+    (study / "study.yaml").write_text(yaml.safe_dump({**tree, "set": shared, "rows": rows}))
+    assert launch("study", ["."]) == 0
+    for row, lr in (("teacher", 0.003), ("plain", 0.004)):
+        config = yaml.safe_load((study / f"runs/small/{row}-0/config.yaml").read_text())
+        assert (config["train"]["lr"], config["train"]["epochs"]) == (lr, 1)
+
+
 def test_a_row_whose_settings_change_begins_anew(study):
     results = Results(Study(study / "study.yaml", "small", {"a": Row("x")}))
     figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}
@@ -258,6 +270,8 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
         ({"rwos": {}}, "unknown key 'rwos'; did you mean 'rows'?"),
         ({"rows": {}}, "is no study"),
         ({"teacher_seed": "first"}, "teacher_seed: 'first' is no seed"),
+        ({"set": ["train.epochs"]}, "set: ['train.epochs'] names no settings"),
+        ({"rows": {"a": {"config": "student.yaml", "set": 3}}}, "rows.a.set: 3 names no settings"),
         ({"rows": {"a": {"set": {}}}}, "rows.a: names no 'config'"),
         ({"rows": {"a": {"config": "student.yaml", "sett": {}}}}, "did you mean 'rows.a.set'?"),
         ({"gap": ["plain", "best"]}, "rows.pkd.gap: ['plain', 'best'] are not two rows"),
