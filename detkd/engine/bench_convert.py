@@ -50,11 +50,12 @@ def bench_convert(images: int) -> dict[str, Any]:
             write_dataset(examine(root), Path(folder) / "all.json", "coco")
 
         def convert_by_globox() -> None:
+            globox = importlib.import_module("globox")
             boxes = globox.AnnotationSet.from_pascal_voc(root / "Annotations")
             boxes.save_coco(Path(folder) / "globox.json", auto_ids=True)
 
-        globox = importlib.import_module("globox") if importlib.util.find_spec("globox") else None
-        ways = [parse, convert, *([convert_by_globox] if globox else [])]
+        there = importlib.util.find_spec("globox") is not None
+        ways = [parse, convert, *([convert_by_globox] if there else [])]
         times = [[_seconds(way) for way in ways] for _ in range(ROUNDS)]
         memory: dict[str, float | None] = {}
         for count in MEMORY:
