@@ -110,6 +110,10 @@ class ImageRecord(NamedTuple):
                     [value * (w, h)[at % 2] for at, value in enumerate(ring)]
                     for ring in extra["segmentation"]
                 ]
+            if "keypoints" in extra:  # x, y and a flag of each
+                extra["keypoints"] = [
+                    value * (w, h, 1)[at % 3] for at, value in enumerate(extra["keypoints"])
+                ]
             x1, y1, x2, y2 = box.xyxy
             boxes.append(
                 box._replace(xmin=x1 * w, ymin=y1 * h, xmax=x2 * w, ymax=y2 * h, extra=extra)

@@ -250,12 +250,41 @@ def test_yolo_polygons_give_boxes_and_stay_as_segmentation(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("shape", "points", "keypoints"),
+    [
+        ("[2, 3]", ".1 .25 2 .5 .5 1", [10, 20, 2, 50, 40, 1]),
+        ("[2, 3]", ".1 .25 2 0 0 0", [10, 20, 2, 0, 0, 0]),
+        ("[2, 2]", ".1 .25 0 0", [10, 20, 2, 0, 0, 0]),  # of odd length, as a polygon is
+    ],
+)
+def test_yolo_poses_are_boxes_with_keypoints(tmp_path, shape, points, keypoints):
+    yolo(tmp_path, f"1 .5 .25 .2 .1 {points}\n", names="")
+    (tmp_path / "data.yaml").write_text(f"names: [a, b]\nkpt_shape: {shape}\n")
+    found = examine(tmp_path)
+    box = found.data.images[0].boxes[0]
+    assert (box.label, box.xyxy) == ("b", pytest.approx((40, 16, 60, 24)))
+    assert box.extra["keypoints"] == pytest.approx(keypoints)
+    assert box.extra["num_keypoints"] == sum(v > 0 for v in keypoints[2::3])
+    assert [kind for kind, _ in kinds(found)] == ["unused class"]
+
+
+@pytest.mark.parametrize(
+    "shape", ["[0, 3]", "[2, 4]", "17", "[a, b]", "[1, 2, 3]", "{1: 2}", "null"]
+)
+def test_a_shape_of_keypoints_that_is_none_changes_nothing(tmp_path, shape):
+    yolo(tmp_path, "0 .5 .25 .2 .1\n", names="")
+    (tmp_path / "data.yaml").write_text(f"names: [a]\nkpt_shape: {shape}\n")
+    assert examine(tmp_path).data.images[0].boxes[0].extra == {}
+
+
+@pytest.mark.parametrize(
     ("line", "kind"),
     [
         ("0 0.5 0.5 0.1", "malformed line"),
         ("zero 0.5 0.5 0.1 0.1", "malformed line"),
         ("7 0.5 0.5 0.1 0.1", "unlisted class"),
         ("0 nan 0.5 0.1 0.1", "not finite"),
+        ("0 .1 .1 .3 .1 .3 1e308 .1 .5", "not finite"),  # in px it is not
         ("0 0.5 0.5 0 0.1", "empty box"),
     ],
 )

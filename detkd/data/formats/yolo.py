@@ -1,4 +1,8 @@
-"""YOLO: one text file an image, `class cx cy w h` in fractions of the image's sides."""
+"""YOLO: one text file an image, `class cx cy w h` in fractions of the image's sides.
+
+Polygons (`class x1 y1 x2 y2 ...`) and poses (keypoints after the box, as `kpt_shape` of data.yaml
+says) are read as boxes, and stay beside them.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,7 @@ NAMES_SUFFIX, LISTS_SUFFIX = ".names", ".data"  # Darknet: names of classes, and
 SUBSETS = ("train", "val", "valid", "test")
 DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
 IMAGE_FOLDERS = ("images", "image", "jpegimages")
+LONGEST = 1e6  # px that no side of an image has
 MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
 
 
@@ -104,7 +109,8 @@ def read(root: Path, *, subset: str | None = None, names: list[str] | None = Non
     if not found:
         message = "no classes.txt or data.yaml; classes are called class_0, class_1 and so on"
         problems.append(Problem("no class names", None, "", message, KEPT))
-    records = (_read_image(image, root, texts, found) for image in images)
+    keypoints = _keypoint_shape(root)
+    records = (_read_image(image, root, texts, found, keypoints) for image in images)
     classes = list(dict.fromkeys(name for name in found if name))
     return DataSet("yolo", RULE, classes, records, problems, listed_classes=bool(found))
 
@@ -193,6 +199,20 @@ def _yaml_names(text: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("names is no list of names")
     return list(names)
+
+
+def _keypoint_shape(root: Path) -> tuple[int, int] | None:
+    """How many keypoints follow a box, and of how many numbers each; None where there are none."""
+    for path in files_below(root, ".yaml", ".yml"):
+        if path.name in DATA_FILES:
+            try:
+                document = yaml.load(decode(path.read_bytes())[0], Loader=_Text)
+                count, numbers = map(int, document["kpt_shape"])
+            except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
+                continue
+            if count > 0 and numbers in (2, 3):
+                return count, numbers
+    return None
 
 
 def _foreign_tag(text: str) -> str:
@@ -328,7 +348,13 @@ def lines_of(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> ImageRecord:
+def _read_image(
+    image: Path,
+    root: Path,
+    texts: set[Path],
+    names: list[str],
+    keypoints: tuple[int, int] | None,
+) -> ImageRecord:
     file = relative(image, root)
     path = label_file(image, root, texts)
     if path is None:
@@ -345,7 +371,7 @@ def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> 
     # Lines end in \n or \r\n; splitlines would also cut at characters that only text has.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            box, trouble = _read_line(line, names, name, f"line {number}")
+            box, trouble = _read_line(line, names, name, f"line {number}", keypoints)
             found += trouble
             if box is not None:
                 boxes.append(box)
@@ -362,7 +388,7 @@ def _read_image(image: Path, root: Path, texts: set[Path], names: list[str]) -> 
 
 
 def _read_line(
-    line: str, names: list[str], file: str, where: str
+    line: str, names: list[str], file: str, where: str, keypoints: tuple[int, int] | None
 ) -> tuple[BoxRecord | None, list[Problem]]:
     def drop(kind: str, message: str) -> tuple[None, list[Problem]]:
         return None, [Problem(kind, file, where, message, DROPPED_BOX)]
@@ -372,10 +398,11 @@ def _read_line(
         values = [float(word) for word in words]
     except ValueError:
         values = []
-    polygon = len(values) > 6 and len(values) % 2 == 1
-    if len(values) not in (5, 6) and not polygon:
+    pose = keypoints is not None and len(values) == 5 + keypoints[0] * keypoints[1]
+    polygon = not pose and len(values) > 6 and len(values) % 2 == 1
+    if len(values) not in (5, 6) and not polygon and not pose:
         return drop("malformed line", f"'{clean(line)[:60]}' is not 'class cx cy w h'")
-    if not all(map(math.isfinite, values)):
+    if not all(math.isfinite(value * LONGEST) for value in values):
         return drop("not finite", "has a number that is not finite")
     number = int(values[0])
     if number != values[0] or not 0 <= number < (len(names) or MOST_CLASSES):
@@ -390,10 +417,20 @@ def _read_line(
         return BoxRecord(label, min(xs), min(ys), max(xs), max(ys), extra=extra), []
     cx, cy, w, h = values[1:5]
     problems = []
-    if len(values) == 6:
+    extra = _pose(values[5:], keypoints[1]) if pose and keypoints else {}
+    if len(values) == 6 and not pose:
         message = f"the sixth number, {words[5][:40]}, is no part of a label; left out"
         problems.append(Problem("sixth number", file, where, message, MENDED))
-    return BoxRecord(label, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), problems
+    box = BoxRecord(label, cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, extra=extra)
+    return box, problems
+
+
+def _pose(values: list[float], numbers: int) -> dict[str, Any]:
+    """Keypoints as COCO has them: x, y, and whether each is not there (0), hidden (1) or seen."""
+    points = [values[at : at + numbers] for at in range(0, len(values), numbers)]
+    seen = [int(point[2]) if numbers == 3 else 2 * any(point) for point in points]
+    flat = [value for (x, y, *_), v in zip(points, seen, strict=True) for value in (x, y, v)]
+    return {"keypoints": flat, "num_keypoints": sum(v > 0 for v in seen)}
 
 
 def write(data: DataSet, folder: Path, *, polygons: bool = False) -> list[str]:
