@@ -116,7 +116,12 @@ def _images(options: argparse.Namespace, network: Classifier) -> Any:
     sides = sides_of(config)
     validation = dataset(sides.val)
     if options.data:
-        return dataset(read_labelled(options.data)), validation
+        other = read_labelled(options.data)
+        try:
+            other = other.grouped(config.group_pattern)
+        except DataError:
+            print(f"{options.data}: data.group_pattern matches no name; each image stands alone")
+        return dataset(other), validation
     return (validation if options.side == "val" else dataset(sides.of("test"))), validation
 
 

@@ -28,6 +28,7 @@ from detkd.engine.fit import Judge
 from detkd.engine.parts import check_one_teacher, leave_interrupts
 from detkd.engine.run import RunFolder
 from detkd.errors import ConfigError, DataError, UserError
+from detkd.evaluation.calibration import scaled
 from detkd.evaluation.class_judge import ClassPredictions, judge_classes
 from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.classes import class_scores, softmax
@@ -300,7 +301,8 @@ def write_class_judgement(
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "predictions.json", said.as_dict())
     files = [dataset.data.root / file for file in said.files]
-    plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots")
+    mended = scaled(said.logits, metrics["calibration"]["temperature"])
+    plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots", mended)
 
 
 def final_class_judgement(

@@ -21,10 +21,14 @@ def plot_classes(
     classes: Sequence[str],
     files: Sequence[Path],
     folder: Path,
+    mended: np.ndarray,
 ) -> None:
-    """Write confusion.png, calibration.png and, where there are mistakes, worst_mistakes.png."""
+    """Write confusion.png, calibration.png and, where there are mistakes, worst_mistakes.png.
+
+    `mended` are the probabilities after temperature scaling.
+    """
     plot_confusion(confusion(probabilities, labels), classes, folder / "confusion.png")
-    plot_trust(probabilities, labels, folder / "calibration.png")
+    plot_trust(probabilities, mended, labels, folder / "calibration.png")
     plot_mistakes(probabilities, labels, classes, files, folder / "worst_mistakes.png")
 
 
@@ -53,15 +57,22 @@ def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> No
     save(figure, path)
 
 
-def plot_trust(probabilities: np.ndarray, labels: np.ndarray, path: Path) -> None:
-    """Share right over confidence, and accuracy over coverage."""
+def plot_trust(
+    probabilities: np.ndarray, mended: np.ndarray, labels: np.ndarray, path: Path
+) -> None:
+    """Share right over confidence as trained and as mended, and accuracy over coverage as mended.
+
+    The thresholds of 'unknown' are of the mended probabilities.
+    """
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    points = reliability(probabilities, labels)
     left.plot([0, 1], [0, 1], "--", color="grey")
-    left.plot([p[0] for p in points], [p[1] for p in points], marker="o")
+    for each, name in ((probabilities, "as trained"), (mended, "temperature scaled")):
+        points = reliability(each, labels)
+        left.plot([p[0] for p in points], [p[1] for p in points], marker="o", label=name)
+    left.legend(fontsize=8)
     left.set(xlabel="confidence", ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
-    curve = coverage_curve(probabilities, labels)
+    curve = coverage_curve(mended, labels)
     right.plot([p["coverage"] for p in curve], [p["accuracy"] for p in curve])
     right.set(xlabel="share that gets a class", ylabel="accuracy of those", xlim=(0, 1))
     for axis in (left, right):

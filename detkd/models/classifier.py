@@ -250,8 +250,12 @@ def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
         head = _pooled(
             list(backbone.features.values())[-1].channels, classes, config, nn.Identity()
         )
-    if config.convolutions != "full":
-        compress(backbone, config.convolutions, config.groups)
+    compressed = config.convolutions != "full"
+    if compressed and not compress(backbone, config.convolutions, config.groups):
+        raise ConfigError(
+            f"model.convolutions: '{config.backbone}' has no full convolution of 3x3 that "
+            f"{config.convolutions} ones could replace; leave it at full."
+        )
     if config.attention != "none":
         if isinstance(backbone, TimmBackbone):
             raise ConfigError(

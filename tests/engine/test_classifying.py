@@ -322,6 +322,28 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     assert judge("--checkpoint", best, "--data", crops) == 0
 
 
+def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path, capsys):
+    for at, row in enumerate(crops.read_text().splitlines()[1:]):
+        file, label, group, *_ = row.split(",")
+        for folder, name in (("own", f"{group}+{at}.png"), ("foreign", f"{at}.png")):
+            copy = tmp_path / folder / label / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes((crops.parent / file).read_bytes())
+    config = tiny(data__train=str(tmp_path / "own"), data__group_pattern=r"([^/]+)\+")
+    assert train(config, tmp_path / "run") == 0
+    groups = {}
+    for folder in ("own", "foreign"):
+        argv = ["--checkpoint", tmp_path / "run/best.pt", "--data", tmp_path / folder]
+        capsys.readouterr()
+        assert judge(*argv, "--out", tmp_path / f"judged_{folder}") == 0
+        said = read_predictions(tmp_path / f"judged_{folder}/predictions.json")
+        groups[folder] = len(set(said.groups)), len(said.files)
+        unmatched = "matches no name; each image stands alone" in capsys.readouterr().out
+        assert unmatched == (folder == "foreign")
+    assert 1 < groups["own"][0] < groups["own"][1]
+    assert groups["foreign"][0] == groups["foreign"][1]
+
+
 def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path, capsys):
     assert train(tiny(self_distill={}, model=EXITS), tmp_path / "run") == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())

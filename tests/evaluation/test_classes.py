@@ -231,6 +231,6 @@ def test_everything_in_one_document_and_pictures(predictions, tmp_path):
     files = [tmp_path / file for file in predictions.files]
     probabilities = softmax(predictions.logits)
     labels, classes = predictions.labels, predictions.classes
-    plot_classes(probabilities, labels, classes, files, tmp_path / "plots")
+    plot_classes(probabilities, labels, classes, files, tmp_path / "plots", probabilities)
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     assert names == {"confusion.png", "calibration.png", "worst_mistakes.png"}

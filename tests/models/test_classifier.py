@@ -236,6 +236,7 @@ def test_operations_until_an_exit_are_counted_by_hand():
         ({"cut": "c3"}, "'c3' is none of model.exits"),
         ({"head": "published"}, "'published' is for resnet18"),
         ({"convolutions": "grouped", "weights": "x.pt"}, "start from scratch"),
+        ({"backbone": "shallow_x1", "convolutions": "depthwise"}, "has no full convolution of 3x3"),
         ({"frozen_stages": 9}, "more than the 4 stages"),
     ],
 )
