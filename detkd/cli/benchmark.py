@@ -1,7 +1,8 @@
 """Measure ratios of speed in one run: nothing here is compared over machines or days.
 
 detkd bench train      a step of our loop against a plain PyTorch loop, teacher and student
-detkd bench distill    a distilling step against a plain step plus the teacher's forward pass
+detkd bench distill    a distilling step against a plain step plus the teacher's forward pass; of
+                       your own configs with --config distill.yaml --teacher teacher.yaml
 detkd bench classify   the marine student: a distilling step with and without a cache, one image in
                        ONNX Runtime against MobileNetV3-small, and what stopping at an exit saves
 detkd bench loading    share of an epoch that the loop waits for data
@@ -19,10 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detkd.cli.parser import build_parser
 from detkd.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from detkd.config import Experiment
 
 NAMES = (
     *("train", "distill", "classify", "loading", "convert", "eval", "bootstrap", "empty"),
@@ -47,6 +51,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, help="images (8, of classify 32)")
     parser.add_argument("--images", type=int, default=10_819, help="files to convert (10819)")
     parser.add_argument("--gt", type=Path, metavar="FILE", help="annotated images, for empty")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="of distill: a student's config"
+    )
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="of distill: its teacher's")
     parser.add_argument("--run", type=Path, help="of classify: a run whose exits are counted with")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     options = parser.parse_args(argv)
@@ -87,8 +95,24 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         return _classify(options)
     from detkd.engine.benchmarks import bench_distill, bench_loading, bench_train
 
-    bench = {"train": bench_train, "distill": bench_distill, "loading": bench_loading}
-    return bench[options.name](options.steps, options.image_size, options.batch_size)
+    sizes = (options.steps, options.image_size, options.batch_size)
+    if options.name == "distill":
+        return bench_distill(*sizes, _pair(options.config, options.teacher))
+    return (bench_train if options.name == "train" else bench_loading)(*sizes)
+
+
+def _pair(config: Path | None, teacher: Path | None) -> tuple[Experiment, Experiment] | None:
+    """The experiments of a distilled student and of its teacher."""
+    from detkd.cli.bench_cost import experiment_of
+
+    if config is None and teacher is None:
+        return None
+    if config is None or teacher is None:
+        raise ConfigError("bench distill: give both, --config of the student and --teacher.")
+    student, other = (experiment_of(["--config", str(file)]) for file in (config, teacher))
+    if student.distill is None:
+        raise ConfigError(f"{config}: has no 'distill'; name the config of a distilled student.")
+    return student, other
 
 
 def _classify(options: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from detkd.config import DataConfig, DistillConfig, Experiment, ModelConfig, TermConfig, TrainConfig
-from detkd.data.dataset import collate
+from detkd.data.anchors import fit_anchors
+from detkd.data.dataset import CocoDataset, collate
 from detkd.data.synthetic import write_scenes
 from detkd.distill.cache import MapCache, maps_needed
 from detkd.distill.distiller import build_distiller
@@ -40,30 +42,40 @@ def bench_train(steps: int, image_size: int, batch_size: int) -> dict[str, Any]:
     }
 
 
-def bench_distill(steps: int, image_size: int, batch_size: int) -> dict[str, Any]:
+def bench_distill(
+    steps: int, image_size: int, batch_size: int, pair: tuple[Experiment, Experiment] | None = None
+) -> dict[str, Any]:
     """A distilling step over (a plain student's step + the teacher's forward pass).
 
     The forward pass is measured twice: of the whole detector, as it predicts, and of its backbone
     and neck alone, the least that any distilling of features must run. A step whose features of
-    the teacher are read from its cache is measured, too.
+    the teacher are read from its cache is measured, too. With a `pair`, the experiments of a
+    distilled student and of its teacher, those two with their terms, on rendered scenes.
     """
     with tempfile.TemporaryDirectory() as folder:
+        if pair:
+            image_size, batch_size = pair[0].data.image_size, pair[0].train.batch_size
         experiment = _experiment(Path(folder), STUDENT, image_size, batch_size)
         data, _ = open_data(experiment)
-        teacher = _detector(experiment, data.classes, TEACHER).eval()
-        plain = _detector(experiment, data.classes, STUDENT)
-        terms = [
+        student_model, teacher_model = (
+            (_for_scenes(each.model, data) for each in pair)
+            if pair
+            else (replace(experiment.model, backbone=name) for name in (STUDENT, TEACHER))
+        )
+
+        def build(model: ModelConfig) -> Detector:
+            return _built(model, experiment, data.classes)
+
+        teacher, plain = build(teacher_model).eval(), build(student_model)
+        usual = [
             TermConfig("kl", ["roi.logits"]),
             TermConfig("pkd", list(experiment.model.levels), 0.5),
         ]
-        kept = MapCache(Path(folder) / "features", teacher, maps_needed(terms, teacher))
+        asked = pair[0].distill if pair else None
+        distill = asked or DistillConfig("", "inherit", usual)
+        kept = MapCache(Path(folder) / "features", teacher, maps_needed(distill.losses, teacher))
         distiller, cached = (
-            build_distiller(
-                _detector(experiment, data.classes, STUDENT),
-                teacher,
-                DistillConfig("", "inherit", terms),
-                cache=cache,
-            )
+            build_distiller(build(student_model), teacher, distill, cache=cache)
             for cache in (None, kept)
         )
         for module in (plain, distiller, cached):
@@ -115,10 +127,10 @@ def _ratio_to_plain(backbone: str, steps: int, image_size: int, batch_size: int)
     with tempfile.TemporaryDirectory() as folder:
         experiment = _experiment(Path(folder), backbone, image_size, batch_size)
         data, _ = open_data(experiment)
-        batch = _to(_batch(data, batch_size), _detector(experiment, data.classes, backbone))
+        batch = _to(_batch(data, batch_size), _built(experiment.model, experiment, data.classes))
         fabric = build_fabric(experiment.train)
-        plain = _detector(experiment, data.classes, backbone)
-        ours = _detector(experiment, data.classes, backbone)
+        plain = _built(experiment.model, experiment, data.classes)
+        ours = _built(experiment.model, experiment, data.classes)
         ours.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(ours, experiment.train)
         model, wrapped = fabric.setup(ours, optimizer)
@@ -180,9 +192,14 @@ def _experiment(folder: Path, backbone: str, image_size: int, batch_size: int) -
     )
 
 
-def _detector(experiment: Experiment, classes: tuple[str, ...], backbone: str) -> Detector:
+def _for_scenes(model: ModelConfig, data: CocoDataset) -> ModelConfig:
+    """A model with random weights, and with anchors for the objects of the scenes."""
+    sizes, _ = fit_anchors(data.box_sizes(), len(model.levels), model.anchor_ratios)
+    return replace(model, weights=None, anchor_sizes=sizes)
+
+
+def _built(model: ModelConfig, experiment: Experiment, classes: tuple[str, ...]) -> Detector:
     torch.manual_seed(0)
-    model = ModelConfig(**{**vars(experiment.model), "backbone": backbone})
     return build_detector(model, classes, experiment.data.image_size).to(choose_device("auto"))
 
 

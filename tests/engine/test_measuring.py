@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import yaml
 
 from detkd.cli.app import launch
 from detkd.config import (
@@ -23,6 +24,7 @@ from detkd.errors import CheckpointError
 from detkd.models.classifier import build_classifier
 from detkd.models.detector import build_detector
 from detkd.models.early_exit import exit_flops
+from detkd.shipped import shipped
 
 
 def cost_of(backbone):
@@ -95,6 +97,23 @@ def test_each_benchmark_runs_and_writes_its_figures(name, keys, tmp_path, capsys
     figures = json.loads(out.read_text())
     assert keys <= set(figures)
     assert json.loads(capsys.readouterr().out) == figures
+
+
+def test_the_step_of_a_lab_s_own_pair_is_measured(tmp_path, capsys):
+    files = {
+        name: shipped("configs", "microalgae", f"{name}.yaml") for name in ("distill", "teacher")
+    }
+    small = tmp_path / "small.yaml"
+    tree = yaml.safe_load(files["distill"].read_text())
+    tree["data"]["image_size"], tree["train"]["batch_size"] = 64, 2
+    small.write_text(yaml.safe_dump(tree))
+    pair = ["--config", str(small), "--teacher", str(files["teacher"])]
+    assert launch("bench", ["distill", "--steps", "1", *pair]) == 0
+    assert json.loads(capsys.readouterr().out)["cached_to_plain"] > 0
+    assert launch("bench", ["distill", *pair[:2]]) == 2
+    assert "give both, --config of the student and --teacher" in capsys.readouterr().err
+    assert launch("bench", ["distill", "--config", pair[3], "--teacher", pair[3]]) == 2
+    assert "has no 'distill'; name the config of a distilled student" in capsys.readouterr().err
 
 
 def test_what_exits_save_is_counted_with_the_shares_of_a_run(tmp_path):
