@@ -15,6 +15,7 @@ from detkd.distill.balance import Kind
 from detkd.distill.cache import MapCache
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.outputs import Outputs
+from detkd.distill.rpn_maps import rpn_maps
 from detkd.distill.sharing import (
     Plan,
     apply_sharing,
@@ -225,8 +226,12 @@ class Distiller(Teaching[Detector]):
         """The teacher's features of these images."""
         batch, _ = self.teacher.transform(images, None)
         if self.cache:
-            return batch, self.cache.maps(images, batch.tensors, self._maps)
+            return batch, self.cache.maps(images, batch.tensors, self._maps_to_keep)
         return batch, self._maps(batch.tensors)
+
+    def _maps_to_keep(self, tensors: Tensor) -> dict[str, Tensor]:
+        maps = self._maps(tensors)
+        return {**maps, **rpn_maps(self.teacher, maps)}
 
     def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
         device = tensors.device.type

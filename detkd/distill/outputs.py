@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from detkd.distill.rpn_maps import objectness_and_deltas, rpn_maps
 from detkd.distill.taps import Reading
 from detkd.models.detector import Detector
 
@@ -122,9 +123,11 @@ class Outputs:
     def _teacher_rpn(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         device, dtype, enabled = self._autocast
         levels = list(self._teacher.backbone.neck.features)
-        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
-            logits, deltas = self._teacher.rpn.head([self._maps[name] for name in levels])
-        return dict(zip(levels, logits, strict=True)), dict(zip(levels, deltas, strict=True))
+        maps = self._maps
+        if f"rpn@{levels[0]}" not in maps:  # as they are where they come from a cache
+            with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+                maps = rpn_maps(self._teacher, maps)
+        return objectness_and_deltas(levels, maps)
 
     def _at_anchors(
         self, part: str, objectness: dict[str, Tensor], deltas: dict[str, Tensor]
@@ -150,8 +153,10 @@ class Outputs:
             zip(logits.view(len(sizes), -1), sizes, strict=True)
         ):
             inside = torch.where((x >= 0) & (x < width) & (y >= 0) & (y < height))[0]
-            order = inside[scores[inside].argsort(descending=True, stable=True)]
-            likely, others = order[: wanted // 2], order[wanted // 2 :]
+            best = scores[inside].topk(min(wanted // 2, len(inside))).indices
+            rest = torch.ones(len(inside), dtype=torch.bool, device=inside.device)
+            rest[best] = False
+            likely, others = inside[best], inside[rest]
             drawn = torch.randperm(len(others), device=others.device)[: wanted - len(likely)]
             rows.append(torch.cat([likely, others[drawn]]) + at * len(anchors))
         return torch.cat(rows)

@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from networks import small
@@ -23,9 +22,9 @@ def cache(teacher, tmp_path):
     return MapCache(tmp_path / "cache", teacher, ["p3", "p4", "c4"])
 
 
-def losses(student, teacher, batch, cache=None):
+def losses(student, teacher, batch, cache=None, terms=TERMS):
     torch.manual_seed(4)
-    distiller = Distiller(copy.deepcopy(student), teacher, TERMS, cache=cache).train()
+    distiller = Distiller(copy.deepcopy(student), teacher, terms, cache=cache).train()
     torch.manual_seed(5)
     return {name: float(loss.detach()) for name, loss in distiller(*batch).items()}
 
@@ -33,7 +32,7 @@ def losses(student, teacher, batch, cache=None):
 def test_losses_are_those_without_a_cache_and_the_teacher_rests(student, teacher, batch, cache):
     plain = losses(student, teacher, batch)
     assert losses(student, teacher, batch, cache) == pytest.approx(plain, rel=1e-3)
-    assert len(list(cache.folder.glob("*.npz"))) == 2
+    assert len(list(cache.folder.glob("*.maps"))) == 2
     cache.unchecked = 0
     ran = []
     teacher.backbone.body.register_forward_hook(lambda *_: ran.append(1))
@@ -64,19 +63,36 @@ def test_a_view_is_known_by_pixels_padding_and_teacher(batch, cache, tmp_path):
 
 def test_what_was_kept_is_checked_live_when_it_is_first_read(student, teacher, batch, cache):
     losses(student, teacher, batch, cache)
-    for path in cache.folder.glob("*.npz"):
-        with np.load(path) as stored:
-            wrong = {name: stored[name] + 1 for name in stored.files}
-        np.savez(path, **wrong)
+    for path in cache.folder.glob("*.maps"):
+        cache.write(path, {name: values + 1 for name, values in cache.read(path).items()})
     with pytest.raises(UserError, match="is not what it says now; remove the folder"):
         losses(student, teacher, batch, cache)
 
 
-def test_a_broken_file_is_made_again(student, teacher, batch, cache):
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda data: data[:100],
+        lambda data: data[:-1000] + bytes(1000),  # blocks that were not written yet
+        lambda data: data[:-2],
+        lambda data: b"",
+        lambda data: b"{}\n",
+        lambda data: b"[1]\n" + data,
+        lambda data: data.replace(b"float16", b"complex"),
+        lambda data: data.replace(b'"p3": [16', b'"p3": [17'),
+        lambda data: data.replace(b'"p3": [16', b'"p3": ["a"'),
+    ],
+)
+def test_a_broken_file_is_made_again(student, teacher, batch, cache, broken):
     plain = losses(student, teacher, batch, cache)
-    for path in cache.folder.glob("*.npz"):
-        path.write_bytes(path.read_bytes()[:100])
+    files = sorted(cache.folder.glob("*.maps"))
+    whole = [path.read_bytes() for path in files]
+    for path in files:
+        path.write_bytes(broken(path.read_bytes()))
+        assert path.read_bytes() not in whole
+        assert cache.read(path) is None
     assert losses(student, teacher, batch, cache) == pytest.approx(plain, rel=1e-3)
+    assert [path.read_bytes() for path in files] == whole
 
 
 def test_the_room_that_it_needs_is_said_before(teacher, tmp_path, monkeypatch):
@@ -96,13 +112,25 @@ def test_what_is_kept_is_what_the_terms_need(teacher):
         return sorted(maps_needed(terms, teacher, frames=frames))
 
     assert needed(TermConfig("pkd", ["p3"])) == ["p3"]
-    assert needed(TermConfig("hint", ["c4"]), TermConfig("kl", ["roi.logits"])) == [
-        "c4",
-        "p3",
-        "p4",
-    ]
-    assert needed(TermConfig("frs", ["p3"])) == ["p3", "p4"]
-    assert needed(TermConfig("hint", ["c4"]), frames=True) == ["c4", "p3", "p4"]
+    levels = ["p3", "p4", "rpn@p3", "rpn@p4"]
+    both = TermConfig("hint", ["c4"]), TermConfig("kl", ["roi.logits"])
+    assert needed(*both) == ["c4", *levels]
+    assert needed(TermConfig("frs", ["p3"])) == levels
+    assert needed(TermConfig("pkd", ["p3", "p4"])) == levels  # one cache for all that read them
+    assert needed(TermConfig("hint", ["c4"]), frames=True) == ["c4", *levels]
+
+
+def test_neither_teacher_nor_rpn_runs_where_all_is_kept(student, teacher, batch, tmp_path):
+    at_rpn = [TermConfig("objectness", ["rpn.logits"]), TermConfig("proposal_boxes", ["rpn.boxes"])]
+    cache = MapCache(tmp_path, teacher, maps_needed(at_rpn, teacher))
+    live = losses(student, teacher, batch, terms=at_rpn)
+    assert losses(student, teacher, batch, cache, terms=at_rpn) == pytest.approx(live, rel=1e-3)
+    cache.unchecked = 0
+    ran = []
+    for part in (teacher.backbone.body, teacher.rpn.head):
+        part.register_forward_hook(lambda *_: ran.append(1))
+    assert losses(student, teacher, batch, cache, terms=at_rpn) == pytest.approx(live, rel=2e-3)
+    assert not ran
 
 
 def test_a_training_reads_its_cache(tiny, tmp_path, capsys):
