@@ -15,6 +15,7 @@ import detkd
 from detkd.data.check import Examined
 from detkd.data.formats import coco, voc, yolo
 from detkd.data.records import ImageRecord
+from detkd.data.yolo_subsets import IMAGE_FOLDERS as YOLO_FOLDERS
 from detkd.errors import DataError
 from detkd.files import new_folder, write_json
 from detkd.pixels import PAGE, page_of, read_pixels
@@ -134,7 +135,7 @@ def _renaming(images: Iterable[ImageRecord]) -> Callable[[str], str]:
     JPEGImages/a.jpg of a VOC tree becomes images/a.jpg of a YOLO tree, not images/JPEGImages/a.jpg.
     """
     first = {PurePosixPath(image.file).parts[0] for image in images}
-    folders = (*yolo.IMAGE_FOLDERS, *(name.lower() for name in IMAGE_FOLDERS.values()))
+    folders = (*YOLO_FOLDERS, *(name.lower() for name in IMAGE_FOLDERS.values()))
     if len(first) != 1 or next(iter(first)).lower() not in folders:
         return _file_of_its_own
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from detkd.data.formats import voc, yolo
+from detkd.data import yolo_subsets
+from detkd.data.formats import voc
 from detkd.data.images import stem_of
 from detkd.data.pairing import Images
 from detkd.data.records import DROPPED_IMAGE, KEPT, ImageRecord, Problem, relative
@@ -73,7 +74,7 @@ def _of_voc(
             continue
         file, side = relative(path, root), SIDES.get(path.stem)
         seen: set[str] = set()
-        for at, line in enumerate(yolo.lines_of(path), start=1):
+        for at, line in enumerate(yolo_subsets.lines_of(path), start=1):
             stem = voc.listed(line, by_stem.keys())
             name = by_stem.get(stem, "")
             if not name and stem in missing:
@@ -97,12 +98,12 @@ def _of_yolo(root: Path, problems: list[Problem]) -> dict[str, list[str]]:
     images = Images(root)
     listed: dict[str, list[str]] = {}
     done: set[Path] = set()
-    for key, (bases, value) in yolo.listed_subsets(root).items():
-        for path in yolo.list_files(root, bases, value):
+    for key, (bases, value) in yolo_subsets.listed_subsets(root).items():
+        for path in yolo_subsets.list_files(root, bases, value):
             if path in done or key not in SIDES:
                 continue
             done.add(path)
-            for at, line in enumerate(yolo.lines_of(path), start=1):
+            for at, line in enumerate(yolo_subsets.lines_of(path), start=1):
                 image = images.named(line, path.parent)
                 if image is None:
                     message = f"lists '{line[:80]}', which is not in the tree"

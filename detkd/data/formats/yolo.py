@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from detkd.data.encoding import decode
 from detkd.data.geometry import rings_of
-from detkd.data.images import SUFFIXES, files_below, image_names, images_below, stem_of
-from detkd.data.pairing import Images
+from detkd.data.images import files_below, image_names, images_below, stem_of
 from detkd.data.records import (
     DROPPED_BOX,
     DROPPED_IMAGE,
     KEPT,
     MENDED,
-    REFUSED,
     BoxRecord,
     DataSet,
     ImageRecord,
@@ -32,42 +30,14 @@ from detkd.data.records import (
     clean,
     noted,
     relative,
-    renamed,
 )
+from detkd.data.yolo_names import CLASS_FILES, MOST_CLASSES, class_names, keypoint_shape
+from detkd.data.yolo_subsets import IMAGE_FOLDERS, images_of_subset
 from detkd.errors import DataError
 from detkd.files import write_atomic
 
 RULE = Rule("yolo-normalised", "[(cx-w/2)*W, (cy-h/2)*H, w*W, h*H]")
-CLASS_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
-NAMES_SUFFIX, LISTS_SUFFIX = ".names", ".data"  # Darknet: names of classes, and where lists lie
-SUBSETS = ("train", "val", "valid", "test")
-DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml")
-IMAGE_FOLDERS = ("images", "image", "jpegimages")
 LONGEST = 1e6  # px that no side of an image has
-MOST_CLASSES = 10_000  # a class number above it is a broken line, not a class
-
-
-class _Text(yaml.SafeLoader):
-    """Safe YAML whose scalars stay as written: a class may be called `no`, which means false.
-
-    A tag, which could ask for an object of Python, is not obeyed: what it stands before is read
-    as if it were not there. Nor is `!!merge`: mappings that merge each other grow without bounds.
-    """
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Keep a mapping as it is written."""
-
-    def plain(self, node: yaml.Node) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return self.construct_mapping(node, deep=True)
-        if isinstance(node, yaml.SequenceNode):
-            return self.construct_sequence(node, deep=True)
-        assert isinstance(node, yaml.ScalarNode)
-        return self.construct_scalar(node)
-
-
-_Text.yaml_implicit_resolvers = {}
-_Text.add_constructor(None, _Text.plain)
 
 
 def recognise(root: Path) -> int:
@@ -102,14 +72,14 @@ def read(root: Path, *, subset: str | None = None, names: list[str] | None = Non
         if path.name not in CLASS_FILES and _looks_like_labels(path)
     ]
     if subset is not None:
-        images = _images_of_subset(root, images, subset)
+        images = images_of_subset(root, images, subset)
         problems = []
-    listed = _class_names(root, problems)
+    listed = class_names(root, problems)
     found = listed or [clean(name) for name in names or []]
     if not found:
         message = "no classes.txt or data.yaml; classes are called class_0, class_1 and so on"
         problems.append(Problem("no class names", None, "", message, KEPT))
-    keypoints = _keypoint_shape(root)
+    keypoints = keypoint_shape(root)
     records = (_read_image(image, root, texts, found, keypoints) for image in images)
     classes = list(dict.fromkeys(name for name in found if name))
     return DataSet("yolo", RULE, classes, records, problems, listed_classes=bool(found))
@@ -138,214 +108,6 @@ def _looks_like_labels(path: Path) -> bool:
             return len([float(word) for word in stream.readline(200).split()]) >= 5
     except (OSError, ValueError):
         return False
-
-
-def _class_names(root: Path, problems: list[Problem]) -> list[str]:
-    """The first list of classes that can be read; others that differ are told.
-
-    Raises:
-        DataError: there are lists, and none can be read: numbers would get wrong names.
-    """
-    chosen: list[str] = []
-    broken: list[str] = []
-    for path in files_below(root, ".txt", ".yaml", ".yml", NAMES_SUFFIX):
-        if path.name not in (*CLASS_FILES, *DATA_FILES) and path.suffix != NAMES_SUFFIX:
-            continue
-        file = relative(path, root)
-        try:
-            text, unusual = decode(path.read_bytes())
-            said = _yaml_names(text) if path.name in DATA_FILES else text.splitlines()
-        except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
-            message = f"has no readable list of classes ({type(error).__name__})"
-            problems.append(Problem("malformed class list", file, "", message, REFUSED))
-            broken.append(f"{path}: has no readable list 'names' ({type(error).__name__})")
-            continue
-        if unusual:
-            problems.append(noted("encoding", file, "", unusual))
-        if path.name in DATA_FILES and (tag := _foreign_tag(text)):
-            message = f"has the tag {tag}, which is not obeyed; read as if it were not there"
-            problems.append(Problem("tag in class list", file, "", message, MENDED))
-        while said and not said[-1].strip():
-            said.pop()
-        names = [clean(name) for name in said]
-        if not chosen:
-            chosen = names
-            for at, name in enumerate(said):
-                problems += renamed(name, file, f"class {at}")
-            for name in sorted({name for name in names if name and names.count(name) > 1}):
-                message = f"lists '{name}' twice; both numbers mean one class"
-                problems.append(Problem("double class", file, "", message, MENDED))
-        elif names and names != chosen:
-            message = f"differs from the list that was used: {', '.join(chosen)}"
-            problems.append(Problem("second class list", file, "", message, KEPT))
-    if broken and not chosen:
-        raise DataError(f"{broken[0]}; mend it, or put the names into classes.txt instead of it.")
-    return chosen
-
-
-def _yaml_names(text: str) -> list[str]:
-    """`names` of a data.yaml, as a list or a map from numbers; an absent one is empty.
-
-    Raises:
-        ValueError: it is there and is neither.
-    """
-    document = yaml.load(text, Loader=_Text)
-    names = document.get("names", []) if isinstance(document, dict) else []
-    if isinstance(names, dict):
-        numbered = {int(key): value for key, value in names.items()}
-        if not all(0 <= number < MOST_CLASSES for number in numbered):
-            raise ValueError("class numbers out of range")
-        names = [numbered.get(at, "") for at in range(max(numbered, default=-1) + 1)]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("names is no list of names")
-    return list(names)
-
-
-def _keypoint_shape(root: Path) -> tuple[int, int] | None:
-    """How many keypoints follow a box, and of how many numbers each; None where there are none."""
-    for path in files_below(root, ".yaml", ".yml"):
-        if path.name in DATA_FILES:
-            try:
-                document = yaml.load(decode(path.read_bytes())[0], Loader=_Text)
-                count, numbers = map(int, document["kpt_shape"])
-            except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
-                continue
-            if count > 0 and numbers in (2, 3):
-                return count, numbers
-    return None
-
-
-def _foreign_tag(text: str) -> str:
-    """The first tag of a YAML text that is none of YAML's own; nothing if there is none."""
-    for token in yaml.scan(text, Loader=_Text):
-        if isinstance(token, yaml.TagToken):
-            handle, suffix = token.value
-            if handle != "!!" or f"tag:yaml.org,2002:{suffix}" not in _Text.yaml_constructors:
-                return clean(f"{handle or ''}{suffix}")[:80]
-    return ""
-
-
-def _images_of_subset(root: Path, images: list[Path], subset: str) -> list[Path]:
-    """Images that data.yaml's entry names, or those below a folder of that name.
-
-    Raises:
-        DataError: there are none.
-    """
-    entries = listed_subsets(root)
-    if subset in entries:
-        bases, value = entries[subset]
-        chosen = _entry_images(root, images, bases, value if isinstance(value, list) else [value])
-        if chosen:
-            return chosen
-    chosen = [image for image in images if subset in image.relative_to(root).parts[:-1]]
-    if chosen:
-        return chosen
-    folders = {part for image in images for part in image.relative_to(root).parts[:-1]}
-    there = sorted(folders - set(IMAGE_FOLDERS) | (entries.keys() & {"train", "val", "test"}))
-    hint = f"there are {', '.join(there)}" if there else "it has no subsets"
-    raise DataError(f"{root}: has no images of a subset '{subset}'; {hint}.")
-
-
-def listed_subsets(root: Path) -> dict[str, tuple[list[Path], Any]]:
-    """Entries of data.yaml, of Darknet's obj.data, and lists such as train.txt, by their names.
-
-    With each: folders that its paths may start from, and what it says.
-    """
-    entries: dict[str, tuple[list[Path], Any]] = {}
-    for path in files_below(root, ".yaml", ".yml", LISTS_SUFFIX):
-        document: Any = None
-        if path.name in DATA_FILES:
-            try:
-                document = yaml.load(decode(path.read_bytes())[0], Loader=_Text)
-            except (OSError, yaml.YAMLError, ValueError, RecursionError):
-                continue
-        elif path.suffix == LISTS_SUFFIX:
-            document = _darknet_entries(path)
-        elif path.suffix == ".txt" and path.stem in SUBSETS and path.parent.name != "labels":
-            document = {path.stem: path.name} if _is_list(path) else None
-        if isinstance(document, dict):
-            base = document.get("path")
-            bases = [path.parent, path.parent / base] if isinstance(base, str) else [path.parent]
-            for key, value in document.items():
-                if isinstance(key, str) and isinstance(value, str | list):
-                    entries.setdefault(key, (bases, value))
-    return entries
-
-
-def _darknet_entries(path: Path) -> dict[str, str]:
-    """The entries `train = data/train.txt` of a Darknet file; its `valid` is `val` as well."""
-    try:
-        lines = decode(path.read_bytes())[0].splitlines()
-    except OSError:
-        return {}
-    pairs = [line.partition("=") for line in lines if "=" in line]
-    entries = {key.strip(): value.strip() for key, _, value in pairs}
-    # Darknet is run from the folder above: data/train.txt may lie beside the file itself.
-    beside = {key: PurePosixPath(value.replace("\\", "/")).name for key, value in entries.items()}
-    found = {key: beside[key] for key in SUBSETS if beside.get(key)}
-    return {"val": found["valid"], **found} if "valid" in found else found
-
-
-def _is_list(path: Path) -> bool:
-    """Whether a text file begins with the name of an image."""
-    try:
-        with path.open("rb") as stream:
-            first = decode(stream.read(1000))[0].split("\n", 1)[0].strip()
-    except OSError:
-        return False
-    return PurePosixPath(first.replace("\\", "/")).suffix.lower() in SUFFIXES
-
-
-def _entry_images(
-    root: Path, images: list[Path], bases: list[Path], entries: list[Any]
-) -> list[Path]:
-    """Images in the folders, or in the list files, that an entry of data.yaml names."""
-    inside = {image.resolve(): image for image in images}
-    known = Images(root, [relative(image, root) for image in images])
-    texts = {path.resolve() for path in files_below(root, ".txt")}
-    chosen: set[Path] = set()
-    for entry in entries:
-        if not isinstance(entry, str) or not entry.strip("./ ") or "\0" in entry:
-            continue
-        # Some tools write `../train/images` for a folder that lies beside the file.
-        written = [base / entry for base in bases]
-        for place in (path.resolve() for path in [*written, bases[0] / entry.lstrip("./")]):
-            if place in texts:
-                found = set(listed_images(place, known))
-            else:
-                found = {image for path, image in inside.items() if path.is_relative_to(place)}
-            if found and root.resolve() in place.parents:
-                chosen |= found
-                break
-    return [image for image in images if image in chosen]
-
-
-def list_files(root: Path, bases: list[Path], value: Any) -> list[Path]:
-    """The list files, not folders, that an entry names inside the tree."""
-    texts = {path.resolve() for path in files_below(root, ".txt")}
-    entries = value if isinstance(value, list) else [value]
-    said = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
-    places = [(base / entry).resolve() for entry in said for base in bases]
-    return [
-        root / place.relative_to(root.resolve())
-        for place in dict.fromkeys(places)
-        if place in texts and root.resolve() in place.parents
-    ]
-
-
-def listed_images(place: Path, images: Images) -> list[Path]:
-    """The images of the tree that a list names, one a line."""
-    named = (images.named(line, place.parent) for line in lines_of(place))
-    return [image for image in named if image is not None]
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file that hold something; none if it cannot be read."""
-    try:
-        lines = decode(path.read_bytes())[0].splitlines()
-    except OSError:
-        return []
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _read_image(
