@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from detkd.data.encoding import encoding_of
+from detkd.encoding import encoding_of
 
 CHUNK = 1 << 18
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from detkd.data.images import images_below, levels_among
 from detkd.data.split import SIDES, divide, groups_in_names
-from detkd.data.tables import open_table
 from detkd.errors import DataError
 from detkd.pixels import Levels, page_of
+from detkd.tables import open_table
 
 FILE_COLUMNS = ("file", "image", "file_name")
 LABEL_COLUMNS = ("label", "class")

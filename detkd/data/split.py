@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from detkd.data.similar import find_similar, joined
-from detkd.data.tables import open_table
 from detkd.errors import DataError
 from detkd.pixels import page_of
+from detkd.tables import open_table
 
 SIDES = ("train", "val", "test")
 CROWDS = 5  # classes of images by their number of boxes: none, and four of equal frequency

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from detkd.data.encoding import decode
 from detkd.data.images import files_below
 from detkd.data.records import KEPT, MENDED, REFUSED, Problem, clean, noted, relative, renamed
+from detkd.encoding import decode
 from detkd.errors import DataError
 
 CLASS_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from detkd.data.encoding import decode
 from detkd.data.images import SUFFIXES, files_below
 from detkd.data.pairing import Images
 from detkd.data.records import relative
 from detkd.data.yolo_names import DATA_FILES, Text
+from detkd.encoding import decode
 from detkd.errors import DataError
 
 SUBSETS = ("train", "val", "valid", "test")

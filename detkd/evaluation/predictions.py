@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detkd.coco_json import read_json
+from detkd.encoding import decode
 from detkd.errors import DataError
 from detkd.evaluation.results import Result
 from detkd.pixels import PAGE
+from detkd.tables import delimiter_of
 
 IMAGE = ("image", "image_id", "file_name", "filename", "file")
 CLASS = ("class", "label", "category", "category_id", "name", "class_name")
@@ -127,7 +129,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], bool
     They may where the columns are divided by semicolons or tabs, as spreadsheets do.
     """
     lines = _text(path).splitlines()
-    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    delimiter = delimiter_of(lines[0]) if lines else ","
     reader = csv.DictReader(lines, restkey="", delimiter=delimiter)
     try:
         header = list(reader.fieldnames or ())
@@ -222,8 +224,8 @@ def _number(text: str | None, where: str, commas: bool = False) -> float:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decode(path.read_bytes())[0]
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; name the results.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text in UTF-8; name the results.") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); name the results.") from error

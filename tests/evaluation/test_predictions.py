@@ -148,9 +148,10 @@ def test_any_bytes_are_results_or_a_sentence(tmp_path, content, name):
         read_results(folder if name == "b.txt" else folder / name, TRUTH)
 
 
-def test_tables_may_have_semicolons_and_decimal_commas(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_tables_may_have_semicolons_and_decimal_commas(tmp_path, encoding):
     (tmp_path / "dt.csv").write_text(
-        "image;class;score;xmin;ymin;xmax;ymax\nb.png;one;0,5;1,5;2;4;8\n", encoding="utf-8-sig"
+        "image;class;score;xmin;ymin;xmax;ymax\nb.png;one;0,5;1,5;2;4;8\n", encoding=encoding
     )
     assert read_results(tmp_path / "dt.csv", TRUTH) == [entry(9, 1, [1.5, 2, 2.5, 6], 0.5)]
     (tmp_path / "dt.csv").write_text('image,class,score,x,y,w,h\nb.png,one,"0,5",1,2,4,8\n')

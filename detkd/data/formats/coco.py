@@ -11,7 +11,6 @@ from typing import IO, Any
 
 import detkd
 from detkd.coco_json import require_lists
-from detkd.data.encoding import decode
 from detkd.data.geometry import Box, around, rings_of
 from detkd.data.masks import box_of_mask
 from detkd.data.pairing import Images, composed, path_notes
@@ -29,6 +28,7 @@ from detkd.data.records import (
     relative,
     renamed,
 )
+from detkd.encoding import decode
 from detkd.errors import DataError
 from detkd.files import write_with
 

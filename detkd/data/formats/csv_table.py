@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detkd.data.encoding import decode
 from detkd.data.geometry import around, around_ellipse, finite, ring
 from detkd.data.images import SUFFIXES, files_below
 from detkd.data.pairing import Images, path_notes
@@ -33,8 +32,9 @@ from detkd.data.records import (
     noted,
     relative,
 )
-from detkd.data.tables import delimiter_of
+from detkd.encoding import decode
 from detkd.errors import DataError
+from detkd.tables import delimiter_of
 
 # What each column may be called, in lower case with _ for blanks. The first that is there counts.
 NAMES: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,6 @@ from typing import Any
 import defusedxml
 import defusedxml.ElementTree
 
-from detkd.data.encoding import decode, encoding_of
 from detkd.data.geometry import Point, around, around_ellipse, finite, ring, turned
 from detkd.data.images import names_below
 from detkd.data.pairing import Images, path_notes
@@ -31,6 +30,7 @@ from detkd.data.records import (
     noted,
     relative,
 )
+from detkd.encoding import decode, encoding_of
 from detkd.errors import DataError
 
 RULE = Rule("cvat", "[xtl, ytl, xbr-xtl, ybr-ytl]")

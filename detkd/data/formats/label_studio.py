@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from detkd.data.encoding import decode, encoding_of
 from detkd.data.geometry import Box, Point, around, around_ellipse, finite, ring, turned
 from detkd.data.images import SUFFIXES, files_below
 from detkd.data.json_stream import entries
@@ -28,6 +27,7 @@ from detkd.data.records import (
     noted,
     relative,
 )
+from detkd.encoding import decode, encoding_of
 from detkd.errors import DataError
 
 RULE = Rule("label-studio", "[x/100*W, y/100*H, width/100*W, height/100*H]")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from detkd.data.encoding import decode
 from detkd.data.geometry import Point, around, finite, ring
 from detkd.data.images import files_below
 from detkd.data.pairing import Images, path_notes
@@ -26,6 +25,7 @@ from detkd.data.records import (
     noted,
     relative,
 )
+from detkd.encoding import decode
 from detkd.errors import DataError
 
 RULE = Rule("labelme", "[min x, min y, max x - min x, max y - min y] of the points")

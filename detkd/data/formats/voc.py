@@ -19,7 +19,6 @@ from typing import Any
 import defusedxml
 import defusedxml.ElementTree
 
-from detkd.data.encoding import MARKS, decode
 from detkd.data.formats import cvat
 from detkd.data.geometry import finite
 from detkd.data.images import SUFFIXES, files_below, image_names, names_below, stem_of
@@ -42,6 +41,7 @@ from detkd.data.records import (
     noted,
     relative,
 )
+from detkd.encoding import MARKS, decode
 from detkd.errors import DataError
 
 ONE_BASED = Rule("voc-one-based", "[xmin-1, ymin-1, xmax-xmin+1, ymax-ymin+1]")

@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 
-from detkd.data.encoding import decode
 from detkd.data.geometry import rings_of
 from detkd.data.images import files_below, image_names, images_below, stem_of
 from detkd.data.records import (
@@ -33,6 +32,7 @@ from detkd.data.records import (
 )
 from detkd.data.yolo_names import CLASS_FILES, MOST_CLASSES, class_names, keypoint_shape
 from detkd.data.yolo_subsets import IMAGE_FOLDERS, images_of_subset
+from detkd.encoding import decode
 from detkd.errors import DataError
 from detkd.files import write_atomic
 

@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from detkd.data.encoding import decode
+from detkd.encoding import decode
 
 
 def delimiter_of(header: str) -> str:
