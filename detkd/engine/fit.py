@@ -36,6 +36,7 @@ from detkd.models.network import Network
 
 Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller | DetectorSelfDistiller
 Judge = Callable[[Network], dict[str, Any]]
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def fit(
@@ -238,19 +239,24 @@ def _last_good(run: RunFolder) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C end the step that is under way; a second one ends the program at once."""
+    """Let Ctrl-C end the step that is under way; a second one ends the program at once.
+
+    So does the signal by which `kill`, and a cluster whose time is up, ask a process to end.
+    """
     seen: list[int] = []
 
     def remember(number: int, frame: object) -> None:
         seen.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in STOPS:
+            signal.signal(each, signal.default_int_handler)
 
     try:
-        before = signal.signal(signal.SIGINT, remember)
+        before = [(each, signal.signal(each, remember)) for each in STOPS]
     except ValueError:  # not in the main thread: leave signals alone
         yield lambda: False
         return
     try:
         yield lambda: bool(seen)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before:
+            signal.signal(each, handler)

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -57,31 +58,47 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
             state.notify()
 
     try:
-        with state:
-            while left:
-                for task in [task for task in left if task.after in failed]:
-                    left.remove(task)
-                    failed.append(task)
-                ready = [task for task in left if task.after is None or task.after.done]
-                if ready and not slots.empty():
-                    left.remove(ready[0])
-                    slot = slots.get()
-                    processes.append(_train(ready[0], slot, jobs))
-                    arguments = (ready[0], slot, processes[-1])
-                    threads.append(threading.Thread(target=work, args=arguments))
-                    threads[-1].start()
-                elif left:
-                    state.wait()
-        for thread in threads:
-            thread.join()
+        with killing_is_ctrl_c():
+            with state:
+                while left:
+                    for task in [task for task in left if task.after in failed]:
+                        left.remove(task)
+                        failed.append(task)
+                    ready = [task for task in left if task.after is None or task.after.done]
+                    if ready and not slots.empty():
+                        left.remove(ready[0])
+                        slot = slots.get()
+                        processes.append(_train(ready[0], slot, jobs))
+                        arguments = (ready[0], slot, processes[-1])
+                        threads.append(threading.Thread(target=work, args=arguments))
+                        threads[-1].start()
+                    elif left:
+                        state.wait()
+            for thread in threads:
+                thread.join()
     except KeyboardInterrupt:
         for process in processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                # Not Ctrl-C, which they ignore until they train if we were begun by `nohup ... &`.
+                process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait()
         raise KeyboardInterrupt("the same command goes on") from None
     return failed
+
+
+@contextmanager
+def killing_is_ctrl_c() -> Iterator[None]:
+    """Inside, what `kill`, and a cluster whose time is up, send ends us as Ctrl-C does."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread: leave signals alone
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_teachers(tasks: Sequence[Task]) -> list[Task]:

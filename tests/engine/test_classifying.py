@@ -536,11 +536,11 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatc
         time.sleep(0.005)
     training = child_of(process.pid)  # which is held, so that it cannot end before the signal
     os.kill(training, signal.SIGSTOP)
-    while not is_stopped(training):  # one that waits for a core would take Ctrl-C first
+    while not is_stopped(training):  # one that waits for a core would take the other first
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    while not is_waiting_for(training, signal.SIGINT):
+    while not is_waiting_for(training, signal.SIGTERM):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(training, signal.SIGCONT)

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import types
 
@@ -9,6 +10,7 @@ from detkd.cli.app import launch
 from detkd.cli.arguments import read_experiment
 from detkd.engine.run import NEW_KEYS, RunFolder
 from detkd.engine.study import Results, Row, Study, Task, _settings
+from detkd.engine.trainings import killing_is_ctrl_c
 
 NO_HELP = {"description": "", "epilog": ""}
 
@@ -292,6 +294,13 @@ def test_a_wrong_study_is_refused_in_a_sentence(study, capsys, change, said):
     (study / "study.yaml").write_text(yaml.safe_dump({**tree, **change}))
     assert launch("study", ["."]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_study_that_is_killed_ends_as_by_ctrl_c():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), killing_is_ctrl_c():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path, tiny, capsys):

@@ -160,7 +160,8 @@ def test_a_run_that_was_begun_before_a_key_was_there_goes_on(tiny, tmp_path):
     assert train(tiny(), run, "--resume", "--model.roi_features", "thin") == 2
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path, stop):
     run = tmp_path / "run"
     process = subprocess.Popen(
         [
@@ -182,7 +183,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path):
     while not (run / "log.jsonl").is_file() or not (run / "log.jsonl").read_text():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)  # as a terminal does, to the loader's process as well
+    else:
+        process.send_signal(stop)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in said
