@@ -9,7 +9,7 @@ import yaml
 from detkd.cli.app import launch
 from detkd.cli.arguments import read_experiment
 from detkd.engine.run import NEW_KEYS, RunFolder
-from detkd.engine.study import Results, Row, Study, Task, _settings
+from detkd.engine.study import Results, Row, Study, Task, _settings, plan, read_study
 from detkd.engine.trainings import killing_is_ctrl_c
 
 NO_HELP = {"description": "", "epilog": ""}
@@ -40,6 +40,10 @@ def study(scenes, tiny, tmp_path, monkeypatch):
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return tmp_path
+
+
+def resolve(arguments):
+    return read_experiment("detkd train", arguments, **NO_HELP)[0]
 
 
 def results(folder):
@@ -108,10 +112,12 @@ def test_what_a_study_sets_holds_for_all_rows_that_do_not_set_it_themselves(stud
     rows = {"teacher": tree["rows"]["teacher"], "plain": plain}
     shared = {"train.lr": 0.003, "train.epochs": 1}
     (study / "study.yaml").write_text(yaml.safe_dump({**tree, "set": shared, "rows": rows}))
-    assert launch("study", ["."]) == 0
-    for row, lr in (("teacher", 0.003), ("plain", 0.004)):
-        config = yaml.safe_load((study / f"runs/small/{row}-0/config.yaml").read_text())
-        assert (config["train"]["lr"], config["train"]["epochs"]) == (lr, 1)
+    tasks = plan(read_study(study / "study.yaml"), [0], resolve)
+    found = {task.row: resolve(task.arguments).train for task in tasks}
+    assert {row: (t.lr, t.epochs) for row, t in found.items()} == {
+        "teacher": (0.003, 1),
+        "plain": (0.004, 1),
+    }
 
 
 def test_a_row_whose_settings_change_begins_anew(study):
