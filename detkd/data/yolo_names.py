@@ -102,14 +102,21 @@ def _yaml_names(text: str) -> list[str]:
     return list(names)
 
 
+def data_document(path: Path) -> Any:
+    """What a data.yaml says; None where it cannot be read."""
+    try:
+        return yaml.load(decode(path.read_bytes())[0], Loader=Text)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
 def keypoint_shape(root: Path) -> tuple[int, int] | None:
     """How many keypoints follow a box, and of how many numbers each; None where there are none."""
     for path in files_below(root, ".yaml", ".yml"):
         if path.name in DATA_FILES:
             try:
-                document = yaml.load(decode(path.read_bytes())[0], Loader=Text)
-                count, numbers = map(int, document["kpt_shape"])
-            except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, RecursionError):
+                count, numbers = map(int, data_document(path)["kpt_shape"])
+            except (ValueError, TypeError, KeyError):
                 continue
             if count > 0 and numbers in (2, 3):
                 return count, numbers

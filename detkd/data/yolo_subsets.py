@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from detkd.data.images import SUFFIXES, files_below
 from detkd.data.pairing import Images
 from detkd.data.records import relative
-from detkd.data.yolo_names import DATA_FILES, Text
+from detkd.data.yolo_names import DATA_FILES, data_document
 from detkd.encoding import decode
 from detkd.errors import DataError
 
@@ -49,10 +47,7 @@ def listed_subsets(root: Path) -> dict[str, tuple[list[Path], Any]]:
     for path in files_below(root, ".yaml", ".yml", LISTS_SUFFIX):
         document: Any = None
         if path.name in DATA_FILES:
-            try:
-                document = yaml.load(decode(path.read_bytes())[0], Loader=Text)
-            except (OSError, yaml.YAMLError, ValueError, RecursionError):
-                continue
+            document = data_document(path)
         elif path.suffix == LISTS_SUFFIX:
             document = _darknet_entries(path)
         elif path.suffix == ".txt" and path.stem in SUBSETS and path.parent.name != "labels":

@@ -186,12 +186,13 @@ def _bytes_of(maps: dict[str, Tensor]) -> bytes:
     Three times as fast to read as NumPy's archives, and as sure to notice what is broken.
     """
     values = torch.cat([each.flatten() for each in maps.values()]).numpy()
+    body = values.tobytes()
     said = {
         "type": str(values.dtype),
         "shapes": {name: list(each.shape) for name, each in maps.items()},
-        "sum": zlib.crc32(values.tobytes()),
+        "sum": zlib.crc32(body),
     }
-    return json.dumps(said).encode() + b"\n" + values.tobytes()
+    return json.dumps(said).encode() + b"\n" + body
 
 
 def _maps_of(data: bytes) -> dict[str, Tensor]:
@@ -200,8 +201,8 @@ def _maps_of(data: bytes) -> dict[str, Tensor]:
     Raises:
         ValueError, KeyError, TypeError, RuntimeError: the bytes are not whole.
     """
-    line, _, body = data.partition(b"\n")
-    said = json.loads(line)
+    end = data.index(b"\n")
+    said, body = json.loads(data[:end]), memoryview(data)[end + 1 :]
     if zlib.crc32(body) != said["sum"]:
         raise ValueError("broken")
     values = torch.frombuffer(bytearray(body), dtype=TYPES[said["type"]]).float()

@@ -15,7 +15,7 @@ from detkd.distill.balance import Kind
 from detkd.distill.cache import MapCache
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.outputs import Outputs
-from detkd.distill.rpn_maps import rpn_maps
+from detkd.distill.rpn_maps import rpn_features, rpn_maps
 from detkd.distill.sharing import (
     Plan,
     apply_sharing,
@@ -230,8 +230,10 @@ class Distiller(Teaching[Detector]):
         return batch, self._maps(batch.tensors)
 
     def _maps_to_keep(self, tensors: Tensor) -> dict[str, Tensor]:
+        assert self.cache
         maps = self._maps(tensors)
-        return {**maps, **rpn_maps(self.teacher, maps)}
+        wanted = rpn_features(self.teacher).keys() & set(self.cache.names)
+        return {**maps, **rpn_maps(self.teacher, maps)} if wanted else maps
 
     def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
         device = tensors.device.type

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from detkd.distill.rpn_maps import objectness_and_deltas, rpn_maps
+from detkd.distill.rpn_maps import objectness_and_deltas
 from detkd.distill.taps import Reading
 from detkd.models.detector import Detector
 
@@ -123,11 +123,11 @@ class Outputs:
     def _teacher_rpn(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         device, dtype, enabled = self._autocast
         levels = list(self._teacher.backbone.neck.features)
-        maps = self._maps
-        if f"rpn@{levels[0]}" not in maps:  # as they are where they come from a cache
-            with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
-                maps = rpn_maps(self._teacher, maps)
-        return objectness_and_deltas(levels, maps)
+        if f"rpn@{levels[0]}" in self._maps:  # from a cache
+            return objectness_and_deltas(levels, self._maps)
+        with torch.no_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
+            logits, deltas = self._teacher.rpn.head([self._maps[name] for name in levels])
+        return dict(zip(levels, logits, strict=True)), dict(zip(levels, deltas, strict=True))
 
     def _at_anchors(
         self, part: str, objectness: dict[str, Tensor], deltas: dict[str, Tensor]

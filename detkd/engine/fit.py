@@ -30,13 +30,13 @@ from detkd.engine.devices import peak_memory, seed_step
 from detkd.engine.optimiser import build_optimizer, lr_factor, set_lr
 from detkd.engine.progress import Display
 from detkd.engine.run import Log, RunFolder
+from detkd.engine.stops import STOPS, on_signals
 from detkd.engine.watch import Watch
 from detkd.errors import UserError
 from detkd.models.network import Network
 
 Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller | DetectorSelfDistiller
 Judge = Callable[[Network], dict[str, Any]]
-STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def fit(
@@ -250,13 +250,5 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         for each in STOPS:
             signal.signal(each, signal.default_int_handler)
 
-    try:
-        before = [(each, signal.signal(each, remember)) for each in STOPS]
-    except ValueError:  # not in the main thread: leave signals alone
-        yield lambda: False
-        return
-    try:
+    with on_signals(STOPS, remember):
         yield lambda: bool(seen)
-    finally:
-        for each, handler in before:
-            signal.signal(each, handler)

@@ -12,11 +12,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
+from detkd.engine.stops import on_signals
 from detkd.engine.study import Task
 
 
@@ -57,23 +58,26 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
             slots.put(device)
             state.notify()
 
+    def begin_all() -> None:
+        with state:
+            while left:
+                for task in [task for task in left if task.after in failed]:
+                    left.remove(task)
+                    failed.append(task)
+                ready = [task for task in left if task.after is None or task.after.done]
+                if ready and not slots.empty():
+                    left.remove(ready[0])
+                    slot = slots.get()
+                    processes.append(_train(ready[0], slot, jobs))
+                    arguments = (ready[0], slot, processes[-1])
+                    threads.append(threading.Thread(target=work, args=arguments))
+                    threads[-1].start()
+                elif left:
+                    state.wait()
+
     try:
         with killing_is_ctrl_c():
-            with state:
-                while left:
-                    for task in [task for task in left if task.after in failed]:
-                        left.remove(task)
-                        failed.append(task)
-                    ready = [task for task in left if task.after is None or task.after.done]
-                    if ready and not slots.empty():
-                        left.remove(ready[0])
-                        slot = slots.get()
-                        processes.append(_train(ready[0], slot, jobs))
-                        arguments = (ready[0], slot, processes[-1])
-                        threads.append(threading.Thread(target=work, args=arguments))
-                        threads[-1].start()
-                    elif left:
-                        state.wait()
+            begin_all()
             for thread in threads:
                 thread.join()
     except KeyboardInterrupt:
@@ -87,18 +91,9 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
     return failed
 
 
-@contextmanager
-def killing_is_ctrl_c() -> Iterator[None]:
+def killing_is_ctrl_c() -> AbstractContextManager[None]:
     """Inside, what `kill`, and a cluster whose time is up, send ends us as Ctrl-C does."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread: leave signals alone
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return on_signals([signal.SIGTERM], signal.default_int_handler)
 
 
 def _with_teachers(tasks: Sequence[Task]) -> list[Task]:
