@@ -57,7 +57,7 @@ def untrained_detector(
             norm.momentum = None  # the mean over all frames
     with torch.no_grad():
         detector.train()
-        detector.backbone(detector.transform(list(frames) * 2)[0].tensors)
+        detector.levels_of(detector.transform(list(frames) * 2)[0])
     return detector.eval()
 
 

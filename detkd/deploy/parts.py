@@ -33,7 +33,7 @@ class Convolutions(nn.Module):
         multiple = self.transform.size_divisible
         normal = self.transform.normalize(frames)
         padded = F.pad(normal, (0, -width % multiple, 0, -height % multiple))
-        levels = list(self.backbone(padded).values())
+        levels = list(self.backbone(padded, [(height, width)]).values())
         maps = chain(levels, *self.rpn_head(levels))
         pool = self.box_roi_pool
         return (*maps, *pool.reduced(levels)) if pool.reduces else tuple(maps)

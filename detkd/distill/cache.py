@@ -105,7 +105,7 @@ class MapCache:
         self,
         images: Sequence[Tensor],
         batch: Tensor,
-        compute: Callable[[Tensor], dict[str, Tensor]],
+        compute: Callable[[list[int]], dict[str, Tensor]],
         marks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The maps of a batch; those of views that are new are computed, and kept.
@@ -113,7 +113,7 @@ class MapCache:
         Args:
             images: the views [3, h, w] as the data set gives them.
             batch: the same as the teacher sees them [N, 3, H, W], normalised and padded.
-            compute: gives the teacher's maps of such a batch.
+            compute: gives the teacher's maps of the views at these places in the batch.
             marks: digests [N, M] of the views' pixels, where they are known.
         """
         size = (int(batch.shape[-2]), int(batch.shape[-1]))
@@ -123,7 +123,7 @@ class MapCache:
         known = [at for at, each in enumerate(kept) if each]
         wanted = sorted({*range(len(images))} - {*known} | {*known[: self.unchecked]})
         rows = dict(enumerate(kept))
-        live = compute(batch[wanted]) if wanted else {}
+        live = compute(wanted) if wanted else {}
         for row, at in enumerate(wanted):
             maps = {name: live[name][row] for name in self.names}
             if (before := kept[at]) is None:

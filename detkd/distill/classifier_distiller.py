@@ -94,7 +94,9 @@ class ClassifierDistiller(Teaching[Classifier]):
             return self.teacher.read(batch)
         marked = all("view" in target for target in targets)
         marks = torch.stack([target["view"] for target in targets]) if marked else None
-        return self.cache.maps(images, batch, self.teacher.read, marks)
+        return self.cache.maps(
+            images, batch, lambda places: self.teacher.read(batch[places]), marks
+        )
 
 
 def view_of(

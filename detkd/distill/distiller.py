@@ -168,7 +168,7 @@ class Distiller(Teaching[Detector]):
             if heads:
                 return reading, self.student(images, targets)
             batch, _ = self.student.transform(images, targets)
-            levels = self.student.backbone(batch.tensors)
+            levels = self.student.levels_of(batch)
             self.student.rpn.anchor_generator(batch, list(levels.values()))
         return reading, {}
 
@@ -226,22 +226,25 @@ class Distiller(Teaching[Detector]):
         """The teacher's features of these images."""
         batch, _ = self.teacher.transform(images, None)
         if self.cache:
-            return batch, self.cache.maps(images, batch.tensors, self._maps_to_keep)
-        return batch, self._maps(batch.tensors)
+            return batch, self.cache.maps(
+                images, batch.tensors, lambda places: self._maps_to_keep(batch, places)
+            )
+        return batch, self._maps(batch)
 
-    def _maps_to_keep(self, tensors: Tensor) -> dict[str, Tensor]:
+    def _maps_to_keep(self, batch: ImageList, places: list[int]) -> dict[str, Tensor]:
         assert self.cache
-        maps = self._maps(tensors)
+        sizes = [batch.image_sizes[at] for at in places]
+        maps = self._maps(ImageList(batch.tensors[places], sizes))
         wanted = rpn_features(self.teacher).keys() & set(self.cache.names)
         return {**maps, **rpn_maps(self.teacher, maps)} if wanted else maps
 
-    def _maps(self, tensors: Tensor) -> dict[str, Tensor]:
-        device = tensors.device.type
+    def _maps(self, batch: ImageList) -> dict[str, Tensor]:
+        device = batch.tensors.device.type
         before = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         dtype = self.low or before
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-            maps = self.teacher.backbone.body(tensors)
-            maps = {**maps, **self.teacher.backbone.neck(maps)}
+            maps = self.teacher.backbone.body(batch.tensors)
+            maps = {**maps, **self.teacher.backbone.neck(maps, batch.image_sizes)}
         # The teacher's heads run as the student's do, and need their inputs in that precision.
         return {name: value if before else value.float() for name, value in maps.items()}
 

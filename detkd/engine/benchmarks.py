@@ -89,7 +89,7 @@ def bench_distill(
         @torch.no_grad()
         def features() -> None:
             images, _ = teacher.transform(batch[0], None)
-            teacher.backbone(images.tensors)
+            teacher.levels_of(images)
 
         plain_s, distil_s, cached_s, forward_s, features_s = take_turns(
             [

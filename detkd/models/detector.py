@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detkd.config import ModelConfig
 from detkd.errors import ConfigError
 from detkd.models.backbones import Backbone, Feature, build_backbone
-from detkd.models.neck import Neck, build_neck
+from detkd.models.neck import Neck, Sizes, build_neck
 from detkd.models.roi_features import build_roi_features
 from detkd.models.roi_heads import BoxPredictor, SigmoidRoIHeads
 from detkd.models.weights import levels_in, network_from, read_checkpoint
@@ -28,15 +29,18 @@ from detkd.pixels import Levels
 
 
 class Trunk(nn.Module):
-    """Backbone, then neck: what torchvision's FasterRCNN calls the backbone."""
+    """Backbone, then neck: what torchvision's FasterRCNN calls the backbone.
+
+    `sizes` are those of the images in the padded batch; without them nothing of it is padding.
+    """
 
     def __init__(self, body: Backbone, neck: Neck) -> None:
         super().__init__()
         self.body, self.neck = body, neck
         self.out_channels = next(iter(neck.features.values())).channels
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return self.neck(self.body(x))
+    def forward(self, x: Tensor, sizes: Sizes | None = None) -> dict[str, Tensor]:
+        return self.neck(self.body(x), sizes)
 
 
 class FitInside(GeneralizedRCNNTransform):
@@ -118,6 +122,26 @@ class Detector(FasterRCNN):
         self.image_size = image_size
         self.config = model
         self.levels: Levels | None = None
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
+        """Losses by name in training, the detections of each image in evaluation.
+
+        As torchvision's, but that its trunk is told what of the batch is padding.
+        """
+        if self.training and targets is None:
+            raise ValueError("a detector in training needs targets")
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        batch, targets = self.transform(images, targets)
+        levels = self.levels_of(batch)
+        proposals, losses = self.rpn(batch, levels, targets)
+        found, head_losses = self.roi_heads(levels, proposals, batch.image_sizes, targets)
+        if self.training:
+            return {**head_losses, **losses}
+        return self.transform.postprocess(found, batch.image_sizes, sizes)
+
+    def levels_of(self, batch: ImageList) -> dict[str, Tensor]:
+        """The neck's levels of a batch that `transform` has made."""
+        return self.backbone(batch.tensors, batch.image_sizes)
 
     @property
     def features(self) -> dict[str, Feature]:

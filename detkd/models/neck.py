@@ -1,11 +1,15 @@
 """Necks: backbone features c2..c5 in, levels p2..p6 of one width out.
 
 The heads see only levels, so two networks whose necks have the same width and levels can share
-their heads, whatever their backbones are.
+their heads, whatever their backbones are. A neck is told the sizes of the images in the padded
+batch, for an image's levels must not depend on how large the others are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +17,8 @@ from detkd.errors import ConfigError
 from detkd.models.backbones import Feature
 
 LEVELS = ("p2", "p3", "p4", "p5", "p6")
+# Height and width px of each image in the padded batch, or the one size that all of them have.
+Sizes = Sequence[tuple[int, int]]
 
 
 class FeaturePyramid(nn.Module):
@@ -41,7 +47,7 @@ class FeaturePyramid(nn.Module):
         )
         self.features = _features(channels, levels)
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Tensor], sizes: Sizes | None = None) -> dict[str, Tensor]:
         """Levels [N, channels, H/stride, W/stride] by name."""
         merged: dict[str, Tensor] = {}
         above = None
@@ -66,7 +72,8 @@ class ContextEnhancement(nn.Module):
     frame says:  p_k = L_k c_k + up(L_(k+1) c_(k+1)) + G mean(c_last),  L and G 1x1 convolutions, L
     followed by batch norm. Published is the one level p4. There is no chain from the top and no
     convolution behind the sum, so that a level costs next to nothing. Levels above the deepest
-    stage are pooled from the one below. The mean is over the batch's padding, too.
+    stage are pooled from the one below. The mean is over the cells of the image, without those of
+    the batch's padding.
     """
 
     def __init__(self, features: dict[str, Feature], channels: int, levels: list[str]) -> None:
@@ -82,14 +89,15 @@ class ContextEnhancement(nn.Module):
             }
         )
         self.deepest = list(features)[-1]
+        self.stride = features[self.deepest].stride
         # Without a norm: a frame is one cell here, and a batch of one has no variance.
         self.frame = nn.Conv2d(features[self.deepest].channels, channels, 1)
         self.features = _features(channels, levels)
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Tensor], sizes: Sizes | None = None) -> dict[str, Tensor]:
         """Levels [N, channels, H/stride, W/stride] by name."""
         own = {name: lateral(features[name]) for name, lateral in self.lateral.items()}
-        frame = self.frame(features[self.deepest].mean((2, 3), keepdim=True))
+        frame = self.frame(self._mean(features[self.deepest], sizes))
         out: dict[str, Tensor] = {}
         for level in self.levels:
             stage, next_stage = f"c{level[1]}", f"c{int(level[1]) + 1}"
@@ -101,6 +109,21 @@ class ContextEnhancement(nn.Module):
                 x = x + F.interpolate(own[next_stage], size=x.shape[-2:], mode="nearest")
             out[level] = x
         return out
+
+    def _mean(self, maps: Tensor, sizes: Sizes | None) -> Tensor:
+        """Means [N, C, 1, 1] of maps [N, C, h, w] over each image's own cells."""
+        if sizes is None:
+            return maps.mean((2, 3), keepdim=True)
+        more = self.stride - 1  # rounded up; of negative numbers ONNX rounds otherwise than Python
+        cells = [((h + more) // self.stride, (w + more) // self.stride) for h, w in sizes]
+        if len(cells) == 1:
+            [(rows, columns)] = cells
+            return maps[:, :, :rows, :columns].mean((2, 3), keepdim=True)
+        means = [
+            each[:, :rows, :columns].mean((1, 2), keepdim=True)
+            for each, (rows, columns) in zip(maps, cells, strict=True)
+        ]
+        return torch.stack(means)
 
 
 class SingleLevel(nn.Module):
@@ -114,7 +137,7 @@ class SingleLevel(nn.Module):
         self.project = _conv_norm(features[self.stage].channels, channels, 1)
         self.features = {self.level: Feature(channels, features[self.stage].stride)}
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, features: dict[str, Tensor], sizes: Sizes | None = None) -> dict[str, Tensor]:
         """The level [N, channels, H/stride, W/stride] by name."""
         return {self.level: self.project(features[self.stage])}
 

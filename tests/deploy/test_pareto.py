@@ -105,7 +105,8 @@ def test_from_a_study_to_the_table_and_the_picture(study, scenes, tmp_path, caps
     assert "test mAP" in capsys.readouterr().out
 
 
-def test_where_a_row_has_no_test_images_validation_counts_for_all(study, tmp_path):
+def test_where_a_row_has_no_test_images_validation_counts_for_all(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("detkd.deploy.pareto.exported", lambda *_: lambda frame: [])  # no graphs
     path = study(b={"test_map": [None]})
     command = ["pareto", str(path), "--repeat", "4", "--out", "pareto.json"]
     assert launch("bench", command) == 0

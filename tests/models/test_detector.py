@@ -67,6 +67,40 @@ def test_an_image_of_the_right_size_is_not_resized_and_another_is():
     assert detector.transform.resize(torch.rand(3, 300, 600), None)[0].shape == (3, 64, 128)
 
 
+def test_the_neck_is_told_what_is_padding():
+    detector = build_detector(model(neck="cem"), ["a"], 128)
+    told = []
+    detector.backbone.neck.register_forward_pre_hook(lambda _, said: told.append(said[1]))
+    images = [torch.rand(3, 96, 128), torch.rand(3, 256, 128)]
+    detector.eval()(images)
+    assert told == [[(96, 128), (128, 64)]]
+
+
+def test_a_frame_among_others_of_other_shapes_is_seen_as_alone():
+    torch.manual_seed(0)
+    detector = build_detector(model(neck="cem", score_threshold=0.0), ["a"], 128).eval()
+    body = detector.backbone.body
+    # Stages that only average, so that no convolution carries padding into the image.
+    body.forward = (
+        lambda x: {  # type: ignore[method-assign]
+            name: torch.nn.functional.avg_pool2d(x, f.stride)[:, :1].expand(-1, f.channels, -1, -1)
+            for name, f in body.features.items()
+        }
+    )
+    small, tall = torch.rand(3, 64, 128), torch.rand(3, 128, 96)
+    alone, among = (
+        detector.levels_of(detector.transform(images)[0]) for images in ([small], [tall, small])
+    )
+    for level, maps in alone.items():
+        rows = maps.shape[-2]
+        assert torch.allclose(maps[0], among[level][1, :, :rows], atol=1e-6)
+
+
+def test_training_without_targets_is_refused():
+    with pytest.raises(ValueError, match="needs targets"):
+        build_detector(model(), ["a"], 128)([torch.rand(3, 96, 128)])
+
+
 def test_boxes_come_back_in_the_frame_of_the_given_image():
     torch.manual_seed(0)
     detector = build_detector(model(score_threshold=0.0), ["a"], 128).eval()

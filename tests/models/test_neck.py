@@ -68,3 +68,31 @@ def test_odd_sizes_fit_and_a_batch_of_one_trains(kind):
     assert [tuple(x.shape) for x in found.values()] == [(1, 5, 5, 7), (1, 5, 3, 4)]
     sum(x.square().sum() for x in found.values()).backward()
     assert all(p.grad is not None for p in neck.parameters())
+
+
+def test_what_the_frame_says_is_the_mean_of_the_images_own_cells():
+    neck = build_neck("cem", FEATURES, 5, ["p4"]).eval()
+    c = stages()
+    sizes = [(64, 33), (30, 64)]  # of a batch of 64x64: 2x2 and 1x2 cells of stride 32
+    own = torch.stack([c["c5"][0].mean((1, 2)), c["c5"][1, :, :1].mean((1, 2))])
+    weight, bias = neck.frame.weight[:, :, 0, 0], neck.frame.bias
+    expected = lateral(neck, "c4", c["c4"]) + doubled(lateral(neck, "c5", c["c5"]))
+    expected = expected + (own @ weight.T + bias)[:, :, None, None]
+    assert torch.allclose(neck(c, sizes)["p4"], expected, atol=1e-6)
+
+
+def test_one_size_is_that_of_all_images():
+    neck = build_neck("cem", FEATURES, 5, ["p4"]).eval()
+    c = stages()
+    assert torch.allclose(neck(c, [(64, 20)])["p4"], neck(c, [(64, 20)] * 2)["p4"], atol=1e-6)
+    assert torch.equal(neck(c, [(64, 64)])["p4"], neck(c)["p4"])
+
+
+@pytest.mark.parametrize("kind", ["fpn", "cem"])
+def test_padding_deep_down_is_not_seen(kind):
+    neck = build_neck(kind, FEATURES, 5, ["p5"]).eval()
+    c = stages()
+    changed = c | {"c5": c["c5"].clone()}
+    changed["c5"][:, :, :, 1] = 1000.0
+    one, other = (neck(maps, [(64, 32)] * 2)["p5"][..., 0] for maps in (c, changed))
+    assert torch.allclose(one, other) == (kind == "cem")  # a convolution sees its neighbours
