@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from detkd.deploy.operators import best
-from detkd.deploy.parity import Difference, Found, lone
+from detkd.deploy.parity import BOX_PX, Difference, Found, lone
 from detkd.deploy.parts import Convolutions
 from detkd.models.detector import Detector
 
@@ -49,7 +50,7 @@ def without_ties(
     One of ours is a tie if a moved checkpoint has lost it; one of theirs if a moved one has it.
     """
     missing, extra = set(gap.missing), set(gap.extra)
-    for moved in moved_answers(detector, frame, maps):
+    for moved in moved_answers(detector, frame, maps, theirs):
         missing -= set(lone(ours, moved, slack=GONE).tolist())
         extra &= set(lone(theirs, moved).tolist())
         if not missing and not extra:
@@ -63,33 +64,40 @@ def without_ties(
     )
 
 
-def moved_answers(detector: Detector, frame: np.ndarray, maps: Maps) -> Iterator[Found]:
+def moved_answers(
+    detector: Detector, frame: np.ndarray, maps: Maps, theirs: Found
+) -> Iterator[Found]:
     """What the checkpoint finds when its numbers are moved by no more than SHIFT.
 
     First with the exported model's own features, objectness and deltas in place of torch's, and of
-    equally good candidates the first ones taken, as it does. Then with seeded noise on top: on
-    what the RoI head says, then on what the RPN says, too. Nothing, if the exported model's maps
-    are further from torch's than rounding goes: then nothing is a tie.
+    equally good candidates the first ones taken, as it does. Then in favour of what the exported
+    model has found: on a flat frame hundreds of candidates are equal, and noise would hardly ever
+    put the same ones first. Then with seeded noise: on what the RoI head says, then on what the RPN
+    says, too. Nothing, if the exported model's maps are further from torch's than rounding goes:
+    then nothing is a tie.
     """
     with torch.no_grad():
         ours = Convolutions(detector)(torch.from_numpy(frame)[None])
-    theirs = [torch.from_numpy(array) for array in maps(frame[None])]
-    for our, their in zip(ours, theirs, strict=True):
+    their_maps = [torch.from_numpy(array) for array in maps(frame[None])]
+    for our, their in zip(ours, their_maps, strict=True):
         if not bool((our - their).abs().max() <= SHIFT * max(1.0, float(our.abs().max()))):
             return
-    yield _answer(detector, frame, theirs, None, rpn=False)
+    yield _answer(detector, frame, their_maps)
+    yield _answer(detector, frame, their_maps, favoured=theirs)
     for rpn in (False, True):
         for seed in range(DRAWS):
-            yield _answer(detector, frame, theirs, torch.Generator().manual_seed(seed), rpn=rpn)
+            noise = torch.Generator().manual_seed(seed)
+            yield _answer(detector, frame, their_maps, noise, rpn=rpn)
 
 
 def _answer(
     detector: Detector,
     frame: np.ndarray,
     maps: list[Tensor],
-    noise: torch.Generator | None,
+    noise: torch.Generator | None = None,
     *,
-    rpn: bool,
+    rpn: bool = False,
+    favoured: Found | None = None,
 ) -> Found:
     names = list(detector.backbone.neck.features)
     n = len(names)
@@ -98,7 +106,14 @@ def _answer(
     if rpn and noise is not None:
         said = tuple([_shaken(each, noise) for each in part] for part in said)  # type: ignore[assignment]
 
-    def moved(_module: Any, _input: Any, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    proposals: list[Tensor] = []
+
+    def seen(_module: Any, given: tuple[Any, ...]) -> None:
+        proposals[:] = given[1]
+
+    def moved(_module: Any, _input: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        if favoured is not None:
+            return _favouring(favoured, detector, *output, proposals, frame)
         return output if noise is None else tuple(_shaken(each, noise) for each in output)
 
     hooks = {
@@ -109,12 +124,32 @@ def _answer(
     with ExitStack() as stack:
         for module, hook in hooks.items():
             stack.callback(module.register_forward_hook(hook).remove)
+        stack.callback(detector.roi_heads.register_forward_pre_hook(seen).remove)
         stack.enter_context(_first_of_equals(detector))
         return found_by(detector, frame)
 
 
 def _shaken(values: Tensor, noise: torch.Generator) -> Tensor:
     return values + SHIFT * (2 * torch.rand(values.shape, generator=noise) - 1)
+
+
+def _favouring(
+    found: Found,
+    detector: Detector,
+    logits: Tensor,
+    deltas: Tensor,
+    proposals: list[Tensor],
+    frame: np.ndarray,
+) -> tuple[Tensor, Tensor]:
+    """The RoI head's outputs, with SHIFT more for the classes of the proposals of what was found."""
+    boxes = detector.roi_heads.box_coder.decode(deltas, proposals)
+    boxes = clip_boxes_to_image(boxes, (frame.shape[1], frame.shape[2]))
+    before = logits.shape[1] - len(detector.classes)  # columns: the background's, if there is one
+    logits = logits.clone()
+    for box, label in zip(found.boxes, found.labels, strict=True):
+        near = (boxes[:, int(label)] - torch.from_numpy(box)).abs().amax(dim=1) <= BOX_PX
+        logits[near, int(label) - 1 + before] += SHIFT
+    return logits, deltas
 
 
 @contextmanager

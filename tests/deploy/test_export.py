@@ -227,6 +227,30 @@ def test_changed_rpn_is_noticed_on_every_frame_that_differs(exported):
     assert gate.undecided == 0 and len(gate.failed) == differing(other, model) > 12
 
 
+@pytest.mark.parametrize("classifier", ["softmax", "sigmoid"])
+def test_another_choice_among_the_many_equals_of_a_flat_frame_is_a_tie(classifier):
+    """Which of hundreds of equal cells come first is anyone's choice, and noise rarely makes it."""
+    few = {"levels": ["p2"], "anchor_sizes": [[16.0]]}
+    detector = lively(classifier=classifier, proposals=300, detections=100, nms=0.3, **few)
+    graph, maps = in_torch(detector), maps_in_torch(detector)
+
+    def chosen_otherwise(frames):
+        random = torch.Generator().manual_seed(99)
+
+        def hook(_module, _input, output):
+            logits, deltas = output
+            return logits + 1e-5 * torch.rand(logits.shape, generator=random), deltas
+
+        handle = detector.roi_heads.box_predictor.register_forward_hook(hook)
+        found = graph(frames)
+        handle.remove()
+        return found
+
+    gate = compare(detector, chosen_otherwise, maps, dataset=None, made_frames=36)
+    assert gate.passed, gate.failed
+    assert gate.undecided > 3
+
+
 def differing(detector, model):
     gaps = []
     for at in range(36):
