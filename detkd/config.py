@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal  # jsonargparse resolves these on Python 3.10, too
 
-NECKS = ("fpn", "light_fpn", "cem", "none")
+NECKS = ("fpn", "light_fpn", "bare_fpn", "cem", "none")
 
 
 @dataclass
@@ -60,8 +60,9 @@ class ModelConfig:
         weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
         frozen_stages: how many stages, from the image on, are not trained.
         frozen_norm: keep the backbone's batch norm statistics and scales as they are.
-        neck: fpn, light_fpn (depthwise-separable), cem (each level from its own stage, the next one
-            and the whole frame) or none (one level, 1x1 projection).
+        neck: fpn, light_fpn (depthwise-separable), bare_fpn (sums without a convolution behind
+            them), cem (each level from its own stage, the next one and the mean of the frame) or
+            none (one level, 1x1 projection).
         neck_channels: channels of every level.
         levels: levels that the heads see; those deeper than the backbone are pooled.
         rpn: light (depthwise 5x5, pointwise) or full (3x3 convolution), before the RPN's outputs.
@@ -88,7 +89,7 @@ class ModelConfig:
     weights: str | None = None
     frozen_stages: int = 0
     frozen_norm: bool = False
-    neck: Literal["fpn", "light_fpn", "cem", "none"] = "light_fpn"
+    neck: Literal["fpn", "light_fpn", "bare_fpn", "cem", "none"] = "light_fpn"
     neck_channels: int = 128
     levels: list[str] = field(default_factory=lambda: ["p2", "p3", "p4", "p5"])
     rpn: Literal["light", "full"] = "light"

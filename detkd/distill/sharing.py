@@ -171,8 +171,7 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
             f"{anchors[0][0]}. Train both on the same data and image_size, or give both the same "
             "anchor_sizes, or set distill.heads: none."
         )
-    kinds = [type(d.backbone.neck) for d in (student, teacher)]
-    if "neck" in shared and kinds[0] is not kinds[1]:
+    if "neck" in shared and student.config.neck != teacher.config.neck:
         raise ConfigError(
             f"cannot share the neck: the teacher's is {teacher.config.neck}, the student's "
             f"{student.config.neck}: the weights of one mean nothing in the other. Give both the "

@@ -62,26 +62,47 @@ def predict(
 ) -> list[dict[str, Any]]:
     """COCO results, boxes in px of the original images, in the data set's order.
 
-    The detector is put into evaluation mode for it and back after it. `progress` is called with
-    the number of images of each batch. `chosen` are places of images in the data set; all of them,
-    if it is not given.
+    Images of one padded size share a batch, so that each is seen as it is alone: the padding that
+    a larger neighbour brings would be one more thing to learn from, and is not there when the
+    detector is at work. The detector is put into evaluation mode and back after it. `progress` is
+    called with the number of images of each batch. `chosen` are places of images in the data set;
+    all of them, if it is not given.
     """
     device = device or next(detector.parameters()).device
     training = detector.training
     detector.to(device).eval()
+    places = range(len(dataset)) if chosen is None else chosen
+    batches = _of_one_size(dataset, places, batch_size, detector.transform.size_divisible)
     loader = DataLoader(
         dataset,
-        sampler=range(len(dataset)) if chosen is None else chosen,
-        batch_size=batch_size,
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate,
     )
-    results: list[dict[str, Any]] = []
-    for images, targets in loader:
+    results: dict[int, list[dict[str, Any]]] = {}
+    for at, (images, targets) in zip(batches, loader, strict=True):
         detections = detector([image.to(device) for image in images])
-        for image, target, found in zip(images, targets, detections, strict=True):
-            results += coco_results(image, target, found, dataset.category_ids)
+        for place, image, target, found in zip(at, images, targets, detections, strict=True):
+            results[place] = coco_results(image, target, found, dataset.category_ids)
         if progress:
             progress(len(images))
     detector.train(training)
-    return results
+    return [result for place in places for result in results[place]]
+
+
+def _of_one_size(
+    dataset: CocoDataset, places: Sequence[int], batch_size: int, multiple: int
+) -> list[list[int]]:
+    """Batches of places whose images have one size when they are resized and padded."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place in places:
+        image = dataset.truth["images"][place]
+        sides = image["height"], image["width"]
+        scale = dataset.image_size / max(sides)
+        padded = tuple(-(-max(1, round(side * scale)) // multiple) for side in sides)
+        groups.setdefault(padded, []).append(place)
+    return [
+        group[start : start + batch_size]
+        for group in groups.values()
+        for start in range(0, len(group), batch_size)
+    ]

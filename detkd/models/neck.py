@@ -7,7 +7,7 @@ batch, for an image's levels must not depend on how large the others are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,17 @@ class FeaturePyramid(nn.Module):
     """Feature pyramid network (Lin et al., CVPR 2017).
 
     Laterals (1x1) bring every stage to one width; each level adds the one above it, doubled in
-    size; a 3x3 convolution smooths the sum. `light` makes that one depthwise-separable. Both
-    are followed by batch norm, without which a small network trained from scratch lags behind.
-    Levels above the deepest stage are pooled from the one below.
+    size; a 3x3 convolution smooths the sum. It is depthwise-separable in a light pyramid, and a
+    bare one has none. All are followed by batch norm, without which a small network trained from
+    scratch lags behind. Levels above the deepest stage are pooled from the one below.
     """
 
     def __init__(
-        self, features: dict[str, Feature], channels: int, levels: list[str], *, light: bool
+        self,
+        features: dict[str, Feature],
+        channels: int,
+        levels: list[str],
+        smoothing: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         first = _first_stage(features, levels)
@@ -42,9 +46,7 @@ class FeaturePyramid(nn.Module):
             {name: _conv_norm(features[name].channels, channels, 1) for name in self.stages}
         )
         smoothed = [f"p{name[1]}" for name in self.stages if f"p{name[1]}" in levels]
-        self.smooth = nn.ModuleDict(
-            {level: _smoothing(channels, light=light) for level in smoothed}
-        )
+        self.smooth = nn.ModuleDict({level: smoothing(channels) for level in smoothed})
         self.features = _features(channels, levels)
 
     def forward(self, features: dict[str, Tensor], sizes: Sizes | None = None) -> dict[str, Tensor]:
@@ -146,7 +148,7 @@ Neck = FeaturePyramid | ContextEnhancement | SingleLevel
 
 
 def build_neck(kind: str, features: dict[str, Feature], channels: int, levels: list[str]) -> Neck:
-    """The neck called `kind` (fpn, light_fpn, cem or none) on a backbone's features.
+    """The neck called `kind` (one of NECKS) on a backbone's features.
 
     Raises:
         ConfigError: levels unknown, not in a row, or below the backbone's first stage.
@@ -160,7 +162,7 @@ def build_neck(kind: str, features: dict[str, Feature], channels: int, levels: l
         return SingleLevel(features, channels, levels)
     if kind == "cem":
         return ContextEnhancement(features, channels, levels)
-    return FeaturePyramid(features, channels, levels, light=kind == "light_fpn")
+    return FeaturePyramid(features, channels, levels, SMOOTHINGS[kind])
 
 
 def _first_stage(features: dict[str, Feature], levels: list[str]) -> str:
@@ -185,10 +187,23 @@ def _conv_norm(channels: int, out_channels: int, size: int, groups: int = 1) -> 
     )
 
 
-def _smoothing(channels: int, *, light: bool) -> nn.Sequential:
-    if not light:
-        return _conv_norm(channels, channels, 3)
+def _full(channels: int) -> nn.Module:
+    return _conv_norm(channels, channels, 3)
+
+
+def _light(channels: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
         *_conv_norm(channels, channels, 1),
     )
+
+
+def _bare(_channels: int) -> nn.Module:
+    return nn.Identity()
+
+
+SMOOTHINGS: dict[str, Callable[[int], nn.Module]] = {
+    "fpn": _full,
+    "light_fpn": _light,
+    "bare_fpn": _bare,
+}
