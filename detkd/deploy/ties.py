@@ -141,7 +141,7 @@ def _favouring(
     proposals: list[Tensor],
     frame: np.ndarray,
 ) -> tuple[Tensor, Tensor]:
-    """The RoI head's outputs, with SHIFT more for the classes of the proposals of what was found."""
+    """The RoI head's outputs, with SHIFT more for the class of each proposal of what was found."""
     boxes = detector.roi_heads.box_coder.decode(deltas, proposals)
     boxes = clip_boxes_to_image(boxes, (frame.shape[1], frame.shape[2]))
     before = logits.shape[1] - len(detector.classes)  # columns: the background's, if there is one
