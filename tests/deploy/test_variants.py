@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from exports import take_over_graphs
 
 from detkd.cli.app import launch
 from detkd.deploy import runner, variants
@@ -33,6 +34,7 @@ def everything(scenes, model_folder, tmp_path_factory):
     gt = str(scenes / "all.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(variants, "FASTER", 1e9)
+        take_over_graphs(patch, model_folder[0])
         command = ["--checkpoint", str(model_folder[1]), "--gt", gt, "--made-frames", "1"]
         forms = ["--to", "int8", "fp16", "openvino", "--calibrate", gt, "--max-loss", "1"]
         more = ["--frame", "128x96", "--out", str(out)]
@@ -67,6 +69,7 @@ def test_the_report_says_what_was_measured(everything):
 
 def test_what_is_refused_leaves_no_file(scenes, model_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(variants, "FASTER", 0.0)
+    take_over_graphs(monkeypatch, model_folder[0])
     command = ["--checkpoint", str(model_folder[1]), "--gt", str(scenes / "all.json")]
     out = ["--out", str(tmp_path / "out"), "--made-frames", "1"]
     assert launch("export", [*command, *out, "--to", "fp16"]) == 0
@@ -77,7 +80,8 @@ def test_what_is_refused_leaves_no_file(scenes, model_folder, tmp_path, monkeypa
         runner.Model(tmp_path / "out", 1, "fp16")
 
 
-def test_what_cannot_be_measured_is_a_sentence(scenes, model_folder, tmp_path, capsys):
+def test_what_cannot_be_measured_is_a_sentence(scenes, model_folder, tmp_path, monkeypatch, capsys):
+    take_over_graphs(monkeypatch, model_folder[0])
     checkpoint = ["--checkpoint", str(model_folder[1]), "--out", str(tmp_path / "out")]
     gt = ["--gt", str(scenes / "all.json"), "--made-frames", "1"]
     for more, said in (
