@@ -18,6 +18,7 @@ from typing import Any
 
 from detkd.data.boxes import RuleWatch, examine_boxes, where_of
 from detkd.data.formats import FORMATS, OF_ONE_FILE, coco, recognised
+from detkd.data.frame_watch import FrameWatch
 from detkd.data.geometry import around, displayed, ring, rings_of
 from detkd.data.headers import Measured
 from detkd.data.images import (
@@ -228,6 +229,7 @@ class _Examination:
         self.used: Counter[str] = Counter()
         self.fields: Counter[str] = Counter()
         self.watch = RuleWatch()
+        self.frames = FrameWatch()
         self.deep = 0
         self.image_of: dict[str, str] = {}
 
@@ -306,7 +308,8 @@ class _Examination:
             boxes = listed
         return _with_boxes(sized, boxes), problems
 
-    def _count(self, record: ImageRecord, boxes: Iterable[BoxRecord]) -> None:
+    def _count(self, record: ImageRecord, boxes: Sequence[BoxRecord]) -> None:
+        self.frames.look(record.width, record.height, (box.label for box in boxes))
         if record.extra:
             self.fields.update(key for key in record.extra if key not in USUAL and key != "voc")
         for box in boxes:
@@ -378,11 +381,13 @@ class _Examination:
                 yield [self.kept.added(files[name]) for name in names]
 
     def notes(self) -> list[Problem]:
-        """Fields that detkd does not know, and keeps."""
-        if not self.fields:
-            return []
-        said = ", ".join(f"{key} ({count})" for key, count in self.fields.most_common(20))
-        return [noted("fields kept", None, "", f"what the source says besides is kept: {said}")]
+        """Classes that their frames tell, and fields that detkd does not know, and keeps."""
+        found = self.frames.notes()
+        if self.fields:
+            said = ", ".join(f"{key} ({count})" for key, count in self.fields.most_common(20))
+            message = f"what the source says besides is kept: {said}"
+            found.append(noted("fields kept", None, "", message))
+        return found
 
 
 SEPARATORS = re.compile(r"[\s_.-]+")
