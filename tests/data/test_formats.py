@@ -473,3 +473,5 @@ def test_microalgae_converts_whole(real_data):
     counts = Counter(kind for kind, _ in kinds(found))
     assert counts["same content"] == 8
     assert counts["similar images on two sides"] > 100
+    [told] = [note.message for note in found.notes if note.kind == "class told by frame"]
+    assert told.startswith("237 of the 237 frames with 'Chaetoceros' have 600x600 px, and 0 of")
