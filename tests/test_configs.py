@@ -64,16 +64,20 @@ def test_the_papers_readings_differ_in_what_the_teacher_says_alone(reading):
     )
 
 
-@pytest.mark.parametrize(("folder", "count"), [("microalgae", 8), ("bccd", 1)])
+@pytest.mark.parametrize(
+    ("folder", "count"),
+    [("microalgae", 8), ("bccd", 1), ("marine", 2), ("land_use", 2), ("self_distill", 1)],
+)
 def test_every_study_is_one_whose_rows_can_be_trained(folder, count):
     def resolve(argv):
-        return read_experiment("detkd train", argv, description="", epilog="")[0]
+        return read_kind(study.kind.experiment, "detkd", argv, description="", epilog="")[0]
 
     paths = shipped("configs", folder).glob("*.yaml")
     studies = [path for path in paths if "rows" in yaml.safe_load(path.read_text())]
     assert len(studies) == count
     for path in studies:
-        assert len(plan(read_study(path), [0], resolve)) >= 3, path
+        study = read_study(path)
+        assert len(plan(study, [0], resolve)) >= 3, path
 
 
 def test_the_papers_config_has_its_networks_and_classes():
