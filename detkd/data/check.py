@@ -306,10 +306,10 @@ class _Examination:
             if boxes and not listed:
                 return leave("no box left", "has no box of a listed class and is no negative")
             boxes = listed
+        self.frames.look(sized.width, sized.height, (box.label for box in boxes))
         return _with_boxes(sized, boxes), problems
 
-    def _count(self, record: ImageRecord, boxes: Sequence[BoxRecord]) -> None:
-        self.frames.look(record.width, record.height, (box.label for box in boxes))
+    def _count(self, record: ImageRecord, boxes: Iterable[BoxRecord]) -> None:
         if record.extra:
             self.fields.update(key for key in record.extra if key not in USUAL and key != "voc")
         for box in boxes:

@@ -142,14 +142,16 @@ def _favouring(
     frame: np.ndarray,
 ) -> tuple[Tensor, Tensor]:
     """The RoI head's outputs, with SHIFT more for the class of each proposal of what was found."""
+    if not len(logits):
+        return logits, deltas
     boxes = detector.roi_heads.box_coder.decode(deltas, proposals)
     boxes = clip_boxes_to_image(boxes, (frame.shape[1], frame.shape[2]))
     before = logits.shape[1] - len(detector.classes)  # columns: the background's, if there is one
-    logits = logits.clone()
+    theirs = torch.zeros_like(logits)
     for box, label in zip(found.boxes, found.labels, strict=True):
         near = (boxes[:, int(label)] - torch.from_numpy(box)).abs().amax(dim=1) <= BOX_PX
-        logits[near, int(label) - 1 + before] += SHIFT
-    return logits, deltas
+        theirs[near, int(label) - 1 + before] = 1
+    return logits + SHIFT * theirs, deltas
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
     """Judge `run`/best.pt on `truth`, or read it where it was judged before.
 
     What is kept under `run`/judged/ counts as long as checkpoint and truth are those it was made
-    from, byte for byte.
+    from, byte for byte, and images are judged as they were then.
 
     Raises:
         CheckpointError: the run has no checkpoint.
@@ -51,7 +51,7 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
         raise CheckpointError(f"{checkpoint}: no such file; name a folder that a training wrote.")
     if not truth.is_file():
         raise DataError(f"{truth}: no such file; name a COCO ground truth.")
-    stamp = {"checkpoint": _digest(checkpoint), "truth": _digest(truth)}
+    stamp = {"checkpoint": _digest(checkpoint), "truth": _digest(truth), "judging": JUDGING}
     kept = _kept(run, truth)
     tree = _read(kept)
     if tree.get("of") != stamp:
@@ -61,6 +61,9 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
         run, tree["backbone"], Cost(**tree["cost"]), tree["scores"], tree["predictions"]
     )
 
+
+# Counts up whenever a checkpoint may find other things than before (2: no mixed batches).
+JUDGING = 2
 
 Rows = dict[str, list[JudgedRun]]  # the runs of each row of the table, by the row's name
 

@@ -62,17 +62,18 @@ def predict(
 ) -> list[dict[str, Any]]:
     """COCO results, boxes in px of the original images, in the data set's order.
 
-    Images of one padded size share a batch, so that each is seen as it is alone: the padding that
-    a larger neighbour brings would be one more thing to learn from, and is not there when the
-    detector is at work. The detector is put into evaluation mode and back after it. `progress` is
-    called with the number of images of each batch. `chosen` are places of images in the data set;
-    all of them, if it is not given.
+    Images of one padded size go through the detector together, so that each is seen as it is alone:
+    the padding that a larger neighbour brings would be one more thing to learn from, and is not
+    there when the detector is at work. The detector is put into evaluation mode and back after it.
+    `progress` is called with the number of images of each batch. `chosen` are places of images in
+    the data set; all of them, if it is not given.
     """
     device = device or next(detector.parameters()).device
     training = detector.training
     detector.to(device).eval()
     places = range(len(dataset)) if chosen is None else chosen
-    batches = _of_one_size(dataset, places, batch_size, detector.transform.size_divisible)
+    multiple = detector.transform.size_divisible
+    batches = _batches(dataset, places, batch_size, multiple)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -81,28 +82,47 @@ def predict(
     )
     results: dict[int, list[dict[str, Any]]] = {}
     for at, (images, targets) in zip(batches, loader, strict=True):
-        detections = detector([image.to(device) for image in images])
-        for place, image, target, found in zip(at, images, targets, detections, strict=True):
-            results[place] = coco_results(image, target, found, dataset.category_ids)
+        # The file may state other sizes than the images have.
+        for rows in _alike(
+            [_padded(image.shape[-2], image.shape[-1], multiple) for image in images]
+        ):
+            detections = detector([images[row].to(device) for row in rows])
+            for row, found in zip(rows, detections, strict=True):
+                each = coco_results(images[row], targets[row], found, dataset.category_ids)
+                results[at[row]] = each
         if progress:
             progress(len(images))
     detector.train(training)
     return [result for place in places for result in results[place]]
 
 
-def _of_one_size(
+def _batches(
     dataset: CocoDataset, places: Sequence[int], batch_size: int, multiple: int
 ) -> list[list[int]]:
-    """Batches of places whose images have one size when they are resized and padded."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    """Batches of places whose images have one padded size, as far as the file says it."""
+    sizes: list[tuple[int, ...]] = []
     for place in places:
         image = dataset.truth["images"][place]
-        sides = image["height"], image["width"]
-        scale = dataset.image_size / max(sides)
-        padded = tuple(-(-max(1, round(side * scale)) // multiple) for side in sides)
-        groups.setdefault(padded, []).append(place)
+        try:
+            scale = dataset.image_size / max(image["height"], image["width"])
+            sizes.append(_padded(image["height"] * scale, image["width"] * scale, multiple))
+        except (TypeError, ArithmeticError):  # no sizes that could be true
+            sizes.append(())
     return [
-        group[start : start + batch_size]
-        for group in groups.values()
-        for start in range(0, len(group), batch_size)
+        [places[row] for row in rows[start : start + batch_size]]
+        for rows in _alike(sizes)
+        for start in range(0, len(rows), batch_size)
     ]
+
+
+def _padded(height: float, width: float, multiple: int) -> tuple[int, int]:
+    rows, columns = (-(-round(side) // multiple) for side in (height, width))
+    return rows, columns
+
+
+def _alike(sizes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Places of equal sizes, in the order in which each came first."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for at, size in enumerate(sizes):
+        groups.setdefault(size, []).append(at)
+    return list(groups.values())

@@ -132,6 +132,10 @@ class Detector(FasterRCNN):
             raise ValueError("a detector in training needs targets")
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         batch, targets = self.transform(images, targets)
+        for at, target in enumerate(targets or ()):
+            boxes = target["boxes"]
+            if boxes.dim() != 2 or bool((boxes[:, 2:] <= boxes[:, :2]).any()):
+                raise ValueError(f"target {at} has boxes that are none: {boxes.tolist()}")
         levels = self.levels_of(batch)
         proposals, losses = self.rpn(batch, levels, targets)
         found, head_losses = self.roi_heads(levels, proposals, batch.image_sizes, targets)

@@ -88,10 +88,20 @@ def maps_in_torch(detector):
         },
         {"neck": "none", "levels": ["p4"], "anchor_sizes": [[16.0, 32.0]], "detections": 100},
         {"neck": "cem", "roi_features": "thin", "roi_channels": 6},
+        {"neck": "bare_fpn", "roi_features": "thin", "roi_channels": 6},
         {"roi_features": "psroi", "roi_channels": 5, "roi_size": 5},
         {"classifier": "sigmoid"},
     ],
-    ids=["light", "full", "five levels", "one level", "thin", "position-sensitive", "sigmoid"],
+    ids=[
+        "light",
+        "full",
+        "five levels",
+        "one level",
+        "thin",
+        "bare",
+        "position-sensitive",
+        "sigmoid",
+    ],
 )
 def test_graph_equals_the_detector(changes):
     detector = lively(**changes)

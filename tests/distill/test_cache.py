@@ -50,6 +50,23 @@ def test_only_new_views_are_computed(student, teacher, batch, cache):
     assert sizes == [1]
 
 
+def test_the_teachers_neck_is_told_what_is_padding_of_the_views_that_are_new(
+    student, batch, tmp_path
+):
+    teacher = small("resnet18@c5", neck="cem").eval()
+    terms = [TermConfig("pkd", ["p3"])]
+    told = []
+    teacher.backbone.neck.register_forward_pre_hook(lambda _, given: told.append(given[1]))
+    live = losses(student, teacher, batch, terms=terms)
+    cache = MapCache(tmp_path / "cache", teacher, ["p3"])
+    assert losses(student, teacher, batch, cache, terms) == pytest.approx(live, rel=1e-3)
+    cache.unchecked = 0
+    assert losses(student, teacher, batch, cache, terms) == pytest.approx(live, rel=2e-3)
+    new = [batch[0][0].flip(2), batch[0][1]]
+    losses(student, teacher, (new, batch[1]), cache, terms)
+    assert told == [[(72, 96), (96, 64)]] * 2 + [[(72, 96)]]
+
+
 def test_a_view_is_known_by_pixels_padding_and_teacher(batch, cache, tmp_path):
     image = batch[0][0]
     path = cache.path(image, (96, 96))

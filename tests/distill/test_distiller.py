@@ -216,6 +216,7 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
         ({"anchor_sizes": [[16.0], [40.0]]}, "anchors are"),
         ({"head_width": 64}, "cannot share the roi_heads"),
         ({"neck": "cem"}, "cannot share the neck: the teacher's is light_fpn, the student's cem"),
+        ({"neck": "bare_fpn"}, "the teacher's is light_fpn, the student's bare_fpn"),
         ({"roi_features": "thin"}, "plain .16 x 7 x 7., the student's thin .10 x 7 x 7."),
         ({"roi_size": 5}, "plain .16 x 7 x 7., the student's plain .16 x 5 x 5."),
         ({"size": 128}, "set image_size: 96"),

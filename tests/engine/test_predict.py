@@ -59,6 +59,15 @@ def test_an_image_is_seen_in_a_batch_as_alone_and_results_keep_the_data_sets_ord
     assert np.abs(np.subtract(*scores)).max() < 1e-5
 
 
+@pytest.mark.parametrize("said", [None, 0, "128", 1000])
+def test_a_file_that_states_other_sizes_changes_nothing(mixed, detector, said):
+    expected = predict(detector, mixed, batch_size=1)
+    for image in mixed.truth["images"]:
+        image["width"] = said
+    scores = [each["score"] for each in predict(detector, mixed, batch_size=8)]
+    assert np.abs(np.subtract(scores, [each["score"] for each in expected])).max() < 1e-5
+
+
 def test_chosen_images_are_told_of_in_the_order_that_was_asked(mixed, detector):
     counts = []
     found = predict(detector, mixed, chosen=[5, 0, 4], progress=counts.append)

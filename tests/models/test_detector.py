@@ -96,6 +96,15 @@ def test_a_frame_among_others_of_other_shapes_is_seen_as_alone():
         assert torch.allclose(maps[0], among[level][1, :, :rows], atol=1e-6)
 
 
+@pytest.mark.parametrize("boxes", [[[5.0, 5.0, 5.0, 20.0]], [[9.0, 9.0, 2.0, 20.0]], []])
+def test_boxes_that_are_none_are_refused(boxes):
+    images, targets = batch()
+    targets[0]["boxes"] = torch.tensor(boxes)
+    targets[0]["labels"] = torch.ones(len(boxes), dtype=torch.int64)
+    with pytest.raises(ValueError, match="target 0 has boxes that are none"):
+        build_detector(model(), ["a"], 128)(images, targets)
+
+
 def test_training_without_targets_is_refused():
     with pytest.raises(ValueError, match="needs targets"):
         build_detector(model(), ["a"], 128)([torch.rand(3, 96, 128)])

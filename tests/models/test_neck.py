@@ -60,7 +60,7 @@ def test_several_levels_have_no_chain_and_the_deepest_stands_alone():
     }
 
 
-@pytest.mark.parametrize("kind", ["fpn", "light_fpn", "cem"])
+@pytest.mark.parametrize("kind", ["fpn", "light_fpn", "bare_fpn", "cem"])
 def test_odd_sizes_fit_and_a_batch_of_one_trains(kind):
     neck = build_neck(kind, FEATURES, 5, ["p3", "p4"])
     maps = {"c3": (5, 7), "c4": (3, 4), "c5": (2, 2)}
@@ -68,6 +68,16 @@ def test_odd_sizes_fit_and_a_batch_of_one_trains(kind):
     assert [tuple(x.shape) for x in found.values()] == [(1, 5, 5, 7), (1, 5, 3, 4)]
     sum(x.square().sum() for x in found.values()).backward()
     assert all(p.grad is not None for p in neck.parameters())
+
+
+def test_a_bare_pyramid_is_its_sums():
+    neck = build_neck("bare_fpn", FEATURES, 5, ["p3", "p4"]).eval()
+    c = stages()
+    own = {name: lateral(neck, name, x) for name, x in c.items()}
+    p4 = own["c4"] + doubled(own["c5"])
+    found = neck(c)
+    assert torch.allclose(found["p4"], p4, atol=1e-6)
+    assert torch.allclose(found["p3"], own["c3"] + doubled(p4), atol=1e-6)
 
 
 def test_what_the_frame_says_is_the_mean_of_the_images_own_cells():
