@@ -46,10 +46,16 @@ def load_image(
     height, width = image.shape[:2]
     scale = image_size / max(height, width)
     if scale != 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        rows, columns = fitted_size(height, width, image_size)
         shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, size, interpolation=shrinks)
+        image = cv2.resize(image, (columns, rows), interpolation=shrinks)
     return image, (height, width)
+
+
+def fitted_size(height: int, width: int, image_size: int) -> tuple[int, int]:
+    """Height and width of an image whose longest side becomes `image_size` px."""
+    scale = image_size / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 RELIED_ON = {

@@ -243,8 +243,7 @@ class Distiller(Teaching[Detector]):
         before = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         dtype = self.low or before
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-            maps = self.teacher.backbone.body(batch.tensors)
-            maps = {**maps, **self.teacher.backbone.neck(maps, batch.image_sizes)}
+            maps = self.teacher.maps_of(batch)
         # The teacher's heads run as the student's do, and need their inputs in that precision.
         return {name: value if before else value.float() for name, value in maps.items()}
 

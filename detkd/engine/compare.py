@@ -24,6 +24,9 @@ from detkd.evaluation.paired import enough_draws, holm, paired_means
 from detkd.evaluation.results import check_truth
 from detkd.files import write_json
 
+# Counts up whenever a checkpoint may find other things than before (2: no mixed batches).
+JUDGING = 2
+
 
 @dataclass(frozen=True)
 class JudgedRun:
@@ -61,9 +64,6 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
         run, tree["backbone"], Cost(**tree["cost"]), tree["scores"], tree["predictions"]
     )
 
-
-# Counts up whenever a checkpoint may find other things than before (2: no mixed batches).
-JUDGING = 2
 
 Rows = dict[str, list[JudgedRun]]  # the runs of each row of the table, by the row's name
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from detkd.data.dataset import CocoDataset, coco_results, collate
+from detkd.data.dataset import CocoDataset, coco_results, collate, fitted_size
 from detkd.errors import DataError
 from detkd.models.detector import Detector
 
@@ -83,9 +83,8 @@ def predict(
     results: dict[int, list[dict[str, Any]]] = {}
     for at, (images, targets) in zip(batches, loader, strict=True):
         # The file may state other sizes than the images have.
-        for rows in _alike(
-            [_padded(image.shape[-2], image.shape[-1], multiple) for image in images]
-        ):
+        sizes = [_cells(image.shape[-2], image.shape[-1], multiple) for image in images]
+        for rows in _alike(sizes):
             detections = detector([images[row].to(device) for row in rows])
             for row, found in zip(rows, detections, strict=True):
                 each = coco_results(images[row], targets[row], found, dataset.category_ids)
@@ -104,8 +103,8 @@ def _batches(
     for place in places:
         image = dataset.truth["images"][place]
         try:
-            scale = dataset.image_size / max(image["height"], image["width"])
-            sizes.append(_padded(image["height"] * scale, image["width"] * scale, multiple))
+            sides = fitted_size(image["height"], image["width"], dataset.image_size)
+            sizes.append(_cells(*sides, multiple))
         except (TypeError, ArithmeticError):  # no sizes that could be true
             sizes.append(())
     return [
@@ -115,9 +114,9 @@ def _batches(
     ]
 
 
-def _padded(height: float, width: float, multiple: int) -> tuple[int, int]:
-    rows, columns = (-(-round(side) // multiple) for side in (height, width))
-    return rows, columns
+def _cells(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """The padded size, counted in the multiples to which it is padded."""
+    return -(-height // multiple), -(-width // multiple)
 
 
 def _alike(sizes: Sequence[tuple[int, ...]]) -> list[list[int]]:

@@ -48,8 +48,7 @@ def _cells(network: Detector, images: Sequence[Tensor]) -> dict[str, Tensor]:
     kept: dict[str, list[Tensor]] = {}
     for image in images:
         batch, _ = network.transform([image], None)
-        body = network.backbone.body(batch.tensors)
-        for name, maps in {**body, **network.backbone.neck(body, batch.image_sizes)}.items():
+        for name, maps in network.maps_of(batch).items():
             cells = maps[0].flatten(1).T
             step = max(1, len(cells) * len(images) // CELLS)
             kept.setdefault(name, []).append(cells[::step])

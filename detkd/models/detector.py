@@ -147,6 +147,11 @@ class Detector(FasterRCNN):
         """The neck's levels of a batch that `transform` has made."""
         return self.backbone(batch.tensors, batch.image_sizes)
 
+    def maps_of(self, batch: ImageList) -> dict[str, Tensor]:
+        """Every map of `features` of such a batch, by name: the backbone's and the neck's."""
+        body = self.backbone.body(batch.tensors)
+        return {**body, **self.backbone.neck(body, batch.image_sizes)}
+
     @property
     def features(self) -> dict[str, Feature]:
         """Channels and stride of every feature map that can be read by name."""

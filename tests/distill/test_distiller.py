@@ -358,8 +358,7 @@ def test_sampled_anchors_lie_in_the_images_and_hold_what_the_teacher_believes_in
     with read(student) as reading:
         student(*batch)
     images, _ = teacher.transform(batch[0], None)
-    body = teacher.backbone.body(images.tensors)
-    outputs = Outputs(student, reading, teacher, {**body, **teacher.backbone.neck(body)})
+    outputs = Outputs(student, reading, teacher, teacher.maps_of(images))
     rows = outputs._sampled
     anchors = reading.anchors
     assert len(rows) == len(rows.unique())

@@ -121,7 +121,7 @@ def test_what_a_study_sets_holds_for_all_rows_that_do_not_set_it_themselves(stud
     plain = {"config": "student.yaml", "set": {"train.lr": 0.004}}
     rows = {"teacher": tree["rows"]["teacher"], "plain": plain}
     shared = {"train.lr": 0.003, "train.epochs": 1}
-    (study / "study.yaml").write_text(yaml.safe_dump({**tree, "set": shared, "rows": rows}))
+    alter(study, set=shared, rows=rows)
     tasks = plan(read_study(study / "study.yaml"), [0], resolve)
     found = {task.row: resolve(task.arguments).train for task in tasks}
     assert {row: (t.lr, t.epochs) for row, t in found.items()} == {
