@@ -127,7 +127,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Experiment | Path]:
 
     if options.study:
         seen: list[Any] = []
-        for task in plan(read_study(options.study), [0], experiment_of):
+        for task in plan(read_study(options.study), [0], experiment_of, options.rows):
             experiment = experiment_of(task.arguments)
             what = (experiment.model, experiment.data.image_size)
             if what not in seen:  # rows that differ in their training cost the same
@@ -179,6 +179,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--config", type=Path, metavar="FILE", help="YAML file of an experiment")
     add("--checkpoint", type=Path, metavar="FILE", help="a detector's best.pt")
     add("--study", type=Path, metavar="FILE", help="a study: every detector of its rows")
+    add("--rows", nargs="+", default=[], metavar="ROW", help="of the study, these alone")
     add("--against", type=Path, nargs="+", default=[], metavar="FILE", help="more of either kind")
     add(
         "--vary",
@@ -202,6 +203,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error("give one of --config, --checkpoint and --study")
     if options.vary and not options.config:
         parser.error("--vary changes a --config, and there is none")
+    if options.rows and not options.study:
+        parser.error("--rows are a --study's, and there is none")
     for name, least in {
         "frames": 1,
         "classes": 1,

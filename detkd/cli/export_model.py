@@ -13,15 +13,9 @@ import argparse
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from detkd.cli.parser import build_parser
 from detkd.errors import DataError
-
-if TYPE_CHECKING:
-    from detkd.data.dataset import CocoDataset
-    from detkd.deploy.variants import Measured
-    from detkd.models.detector import Detector
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +24,7 @@ def main(argv: list[str]) -> int:
     from rich.progress import Progress
 
     from detkd.data.card import card_at
+    from detkd.data.dataset import CocoDataset
     from detkd.deploy import runner, variants
     from detkd.deploy.counting_app import write_app
     from detkd.deploy.description import describe
@@ -50,12 +45,17 @@ def main(argv: list[str]) -> int:
     from detkd.models.weights import read_checkpoint
 
     needed()
+    variants.needed(options.to)
     refuse_other(options.out)
     checkpoint = read_checkpoint(options.checkpoint)
     detector = detector_from(checkpoint, options.checkpoint)
     dataset = None
     if options.gt:
         dataset = images_for(detector, options.checkpoint, options.gt, options.images)
+    calibration = None
+    if options.calibrate:
+        calibration = CocoDataset(options.calibrate, image_size=detector.image_size, cache="none")
+        calibration.levels = detector.levels or calibration.levels
     card = card_at(options.card) if options.card else None
     description = describe(
         detector, checkpoint["config"], dataset, options.thresholds, options.um_per_px, card
@@ -80,7 +80,14 @@ def main(argv: list[str]) -> int:
         document = gate.document()
         if options.to:
             assert dataset is not None
-            measured = _variants(options, folder, detector, dataset)
+            measured = variants.try_variants(
+                folder,
+                options.to,
+                dataset,
+                calibration=calibration,
+                frame=_frame(options.frame, detector.image_size),
+                most_loss=options.max_loss,
+            )
             description["variants"] = variants.described(measured)
             document["variants"] = variants.documented(measured)
         write_json(folder / "detkd.json", description)
@@ -114,29 +121,14 @@ def main(argv: list[str]) -> int:
     return 1
 
 
-def _variants(
-    options: argparse.Namespace, folder: Path, detector: Detector, dataset: CocoDataset
-) -> list[Measured]:
-    """The forms that were asked for, made in `folder` and measured."""
-    from detkd.data.dataset import CocoDataset
-    from detkd.deploy import runner, variants
+def _frame(said: str | None, image_size: int) -> tuple[int, int] | None:
+    """Height and width to which a camera's frames, 'WIDTHxHEIGHT' in px, are resized."""
+    from detkd.deploy.runner import resized_size
 
-    size, calibration = detector.image_size, None
-    if options.calibrate:
-        calibration = CocoDataset(options.calibrate, image_size=size, cache="none")
-        calibration.levels = dataset.levels
-    frame = None
-    if options.frame:
-        width, height = map(int, options.frame.lower().split("x"))
-        frame = runner.resized_size(width, height, size)[::-1]
-    return variants.try_variants(
-        folder,
-        options.to,
-        dataset,
-        calibration=calibration,
-        frame=frame,
-        most_loss=options.max_loss,
-    )
+    if said is None:
+        return None
+    width, height = map(int, said.lower().split("x"))
+    return resized_size(width, height, image_size)[::-1]
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -175,6 +167,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise DataError(f"--um-per-px: {options.um_per_px} is no scale; give µm a pixel, above 0.")
     if options.to and not options.gt:
         raise DataError("--to: a form is judged before it is kept; name ground truth with --gt.")
+    if "int8" in options.to and not options.calibrate:
+        raise DataError(
+            "--to int8: name training images to calibrate with, --calibrate TRAIN.json."
+        )
     if options.frame and not re.fullmatch(r"[1-9]\d{0,4}[xX][1-9]\d{0,4}", options.frame):
         raise DataError(f"--frame: '{options.frame}' is no size; give WIDTHxHEIGHT in px.")
     return options

@@ -47,6 +47,16 @@ class Measured:
     size: tuple[int, int] | None = None  # height and width of the frames, if only these pass
 
 
+def needed(names: Sequence[str]) -> None:
+    """Refuse forms whose library is not installed, before anything is written.
+
+    Raises:
+        UserError: OpenVINO is wanted and is not there.
+    """
+    if "openvino" in names:
+        _openvino()
+
+
 def try_variants(
     folder: Path,
     names: Sequence[str],
@@ -62,7 +72,7 @@ def try_variants(
     alone: one of any size prepares itself anew whenever the size changes.
 
     Raises:
-        DataError: no images to calibrate with, or none of the size that was asked for.
+        DataError: no image is of the size that was asked for.
         UserError: a library is missing.
     """
     place = folder / "variants"
@@ -73,6 +83,7 @@ def try_variants(
         path = place / {"int8": "int8.onnx", "fp16": "fp16.onnx", "openvino": "openvino.xml"}[name]
         size = frame if name == "openvino" else None
         if name == "int8":
+            assert calibration is not None
             write_int8(folder / "model.onnx", path, calibration)
         elif name == "fp16":
             write_fp16(folder / "model.onnx", path)
@@ -168,18 +179,11 @@ def documented(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     return [asdict(each) for each in measured]
 
 
-def write_int8(model: Path, path: Path, calibration: CocoDataset | None) -> None:
+def write_int8(model: Path, path: Path, calibration: CocoDataset) -> None:
     """Weights by channel and activations as 8-bit integers, for convolutions and linear layers.
 
     Ranges are those seen on up to 100 images, which should be training images.
-
-    Raises:
-        DataError: no images to measure them on.
     """
-    if calibration is None:
-        raise DataError(
-            "--to int8: name training images to calibrate with, --calibrate TRAIN.json."
-        )
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

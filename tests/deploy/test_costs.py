@@ -232,6 +232,8 @@ def test_real_frames_and_a_study(tiny, scenes, tmp_path):
     assert [row["name"] for row in found["rows"]] == ["a", "c"]  # b costs what a costs
     assert found["rows"][0]["frame"] == [48, 64]
     assert "the first 2 images of" in found["measured"]
+    assert launch("bench", [*command, *more, "--rows", "c"]) == 0
+    assert [row["name"] for row in json.loads(out.read_text())["rows"]] == ["c"]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +246,7 @@ def test_real_frames_and_a_study(tiny, scenes, tmp_path):
         (["--config", "CONFIG", "--against", "CONFIG"], "'tiny': is named twice"),
         (["--checkpoint", "no.pt", "--vary", "model.nms=1"], "--vary changes a --config"),
         (["--checkpoint", "no.pt"], "no.pt"),
+        (["--checkpoint", "no.pt", "--rows", "a"], "--rows are a --study's"),
         (["--config", "CONFIG", "--gt", "no.json"], "no.json"),
         (["--config", "CONFIG", "--data.train", "no.json"], "unrecognized arguments"),
         (["--config", "CONFIG", "--out", "cost.csv"], "does not end in .json"),

@@ -87,10 +87,12 @@ def test_what_cannot_be_measured_is_a_sentence(scenes, model_folder, tmp_path, m
     for more, said in (
         (["--to", "fp16"], "name ground truth with --gt"),
         ([*gt, "--to", "int8"], "--calibrate"),
+        ([*gt, "--to", "int8", "--calibrate", "no.json"], "no.json"),
         ([*gt, "--to", "openvino", "--frame", "large"], "is no size"),
         ([*gt, "--to", "openvino", "--frame", "500x100"], "becomes 96x19 px"),
     ):
         assert launch("export", [*checkpoint, *more]) == 2
-        error = capsys.readouterr().err
-        assert said in error and error.startswith("error: ") and error.count("\n") == 1
+        told = capsys.readouterr()
+        assert said in told.err and told.err.startswith("error: ") and told.err.count("\n") == 1
+        assert ("writing" in told.out) is ("96x19" in said)  # the rest is known before
     assert list(tmp_path.iterdir()) == []
