@@ -56,7 +56,7 @@ def test_its_losses_are_the_label_s_and_one_for_each_term_and_feature(pair, batc
     losses = distiller(*batch)
     assert set(losses) == {
         "loss_label", "kl@logits", "cosine@logits", "cosine@pooled", "dkd@logits", "dist@logits",
-        "hint@pooled", "hint@c4", "hint@c3", "attention@c2", "attention@c3", "pkd@c4", "fgd@c4",
+        "hint@pooled", "hint@c4", "hint#2@c3", "attention@c2", "attention@c3", "pkd@c4", "fgd@c4",
     }  # fmt: skip
     assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()

@@ -76,6 +76,21 @@ def test_a_term_is_not_measured_against_a_task_that_is_off():
         watch.look({"loss_classifier": 0.0, "pkd@p3": 2.0}, step)
 
 
+def test_features_first_leave_nothing_behind_that_drowns_the_task():
+    watch = Watch(after=0)
+    for step in range(60):
+        watch.look({"loss_classifier": 0.0, "hint@p3": 2.0}, step)
+    for step in range(60, 200):
+        watch.look({"loss_classifier": 1.0, "hint@p3": 2.0}, step)
+
+
+def test_a_loss_from_outside_is_watched_whatever_its_file_is_called():
+    watch = Watch(after=0)
+    with pytest.raises(UserError, match="the term 'loss_mine:Mine' was 1000 times"):
+        for step in range(50):
+            watch.look({"loss_classifier": 0.5, "loss_mine:Mine@p3": 500.0}, step)
+
+
 def test_a_weight_that_drowns_the_task_ends_the_training(teacher, tiny, tmp_path, capsys):
     losses = [{"name": "kl", "at": ["roi.logits"]}, {"name": "hint", "at": ["p3"], "weight": 1e6}]
     distill = {"teacher": str(teacher), "losses": losses, "heads": "none"}
