@@ -100,6 +100,10 @@ class Distiller(Teaching[Detector]):
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
 
+    def lines(self) -> list[str]:
+        """What is shared, part by part, and what is adapted."""
+        return [*self.plan.lines(), *super().lines()]
+
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)
         self._freeze()

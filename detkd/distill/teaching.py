@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.config import TermConfig
+from detkd.distill.adapters import Adapter
 from detkd.distill.balance import Balance, Kind
 from detkd.distill.terms import Term
 from detkd.models.network import Network
@@ -84,6 +85,17 @@ class Teaching(nn.Module, Generic[Net]):
     def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
         teacher = {f"teacher.{key}": value for key, value in self.teacher.state_dict().items()}
         return super().load_state_dict({**teacher, **state}, strict=strict, assign=assign)
+
+    def lines(self) -> list[str]:
+        """What is done to compare the two, one line each, to be read before the training."""
+        return [
+            f"{term.label}: the student's {name} goes through a 1x1 convolution from "
+            f"{adapter.project.in_channels} to the teacher's {adapter.project.out_channels} "
+            "channels"
+            for term in self.at_step()[0]
+            for name, adapter in term.adapters.items()
+            if isinstance(adapter, Adapter) and isinstance(adapter.project, nn.Conv2d)
+        ]
 
     def at_step(self) -> tuple[list[Term], list[float]]:
         """The terms, and the weight of each at this step: 0 where it is off."""

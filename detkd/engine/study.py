@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from detkd.config import AnyExperiment
+from detkd.data.dataset import read_coco
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS
 from detkd.errors import ConfigError
@@ -208,6 +209,7 @@ class Results:
         self.study = study
         # What each seed has; the rest is the same for all of them.
         self.a_seed = (*study.kind.scores.values(), "seconds")
+        self.test = _digest_of(study.test)
         self.rows = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -215,15 +217,22 @@ class Results:
         if not path.is_file():
             return {}
         try:
-            rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["rows"]
+            tree = json.loads(path.read_text())
+            rows: dict[str, dict[str, Any]] = tree["rows"]
+            before = tree.get("test", self.test)
             for row in rows.values():
                 for key in self.a_seed:  # scores that were not told when the row was run
                     row.setdefault(key, [None] * len(row["seeds"]))
-            return rows
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path}: holds no results of a study ({error}); move it away."
             ) from error
+        if self.test and before != self.test:
+            raise ConfigError(
+                f"{path}: its figures are of other test images or boxes than {self.study.test} "
+                "holds now; put those back, or move the figures away."
+            )
+        return rows
 
     def holds(self, task: Task) -> bool:
         """Whether this training's figures are there."""
@@ -255,7 +264,10 @@ class Results:
         self.rows[task.row] = row
         order = {name: at for at, name in enumerate(self.study.rows)}
         self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
-        write_json(self.study.results, {"study": self.study.name, "rows": self.rows})
+        tree: dict[str, Any] = {"study": self.study.name, "rows": self.rows}
+        if self.test:
+            tree["test"] = self.test
+        write_json(self.study.results, tree)
 
     def table(self) -> list[dict[str, str]]:
         """The rows as text: mean and sample standard deviation over seeds, share of the gap."""
@@ -366,6 +378,15 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest_of(test: Path | None) -> str | None:
+    """Digest of a test's images, boxes and classes; None where it is not there."""
+    if test is None or not test.is_file():
+        return None
+    document = read_coco(test)
+    told = [document[key] for key in ("images", "annotations", "categories")]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:

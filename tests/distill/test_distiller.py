@@ -186,9 +186,12 @@ def test_inherited_heads_equal_the_teachers_and_go_on_training(student, teacher,
     assert same(
         student.backbone.neck.smooth.state_dict(), teacher.backbone.neck.smooth.state_dict()
     )
-    lines = "\n".join(distiller.plan.lines())
+    lines = "\n".join(distiller.lines())
     assert "neck" in lines
     assert "its own stay: lateral.c3" in lines
+    widths = [net.features["c3"].channels for net in (student, teacher)]
+    through = f"from {widths[0]} to the teacher's {widths[1]} channels"
+    assert f"hint: the student's c3 goes through a 1x1 convolution {through}" in lines
 
 
 def test_frozen_heads_do_not_move(student, teacher, batch):
@@ -287,6 +290,7 @@ def test_a_published_weight_is_converted_to_ours(student, teacher):
 
     assert weight("pkd", ["p3", "p4"], 6.0) == 12  # the paper sums over levels
     assert weight("hint", ["c3"], 100.0) == 100
+    assert weight("attention", ["c3", "c4"], 1000.0) == 2 * weight("attention", ["c3"], 1000.0)
     assert weight("imitation", ["p3"], 0.01) == pytest.approx(0.01 * 512 / 2)
     assert weight("frs", ["p3", "p4"], 0.002) == pytest.approx(0.002 * 256 * 2)
     assert weight("fgd", ["p3"], 5e-5) == pytest.approx(5e-5 * 256 * 7.3)

@@ -7,6 +7,7 @@ import torch
 
 from detkd.cli.app import launch
 from detkd.data.dataset import CocoDataset
+from detkd.engine import preflight
 from detkd.engine.preflight import check_teacher
 from detkd.engine.run import RunFolder, read_log
 from detkd.engine.watch import Watch
@@ -53,6 +54,20 @@ def test_a_teacher_as_good_as_its_record_passes(teacher, scenes):
     with pytest.raises(UserError, match="on 3 images"):
         check_teacher(with_score(teacher, 0.9), dataset, 3, CPU)
     check_teacher(with_score(teacher, 0.9), dataset, 0, CPU)
+
+
+@pytest.mark.parametrize(
+    ("images", "chosen"), [(3, [0, 4, 8]), (8, [0, 1, 3, 4, 6, 7, 9, 10]), (48, list(range(12)))]
+)
+def test_a_teacher_is_looked_at_all_over_the_data_set(teacher, scenes, monkeypatch, images, chosen):
+    asked = []
+    monkeypatch.setattr(
+        preflight, "predict", lambda *_, **given: asked.extend(given["chosen"]) or []
+    )
+    dataset = CocoDataset(scenes / "all.json", image_size=96)
+    with pytest.raises(UserError):
+        check_teacher(with_score(teacher, 0.9), dataset, images, CPU)
+    assert asked == chosen
 
 
 def test_a_term_that_drowns_the_task_is_named():
