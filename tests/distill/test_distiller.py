@@ -217,6 +217,7 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
         ({"classes": ("a", "c")}, "missing 'b'"),
         ({"classes": ("b", "a")}, "in another order"),
         ({"neck_channels": 8}, "cannot share the RPN"),
+        ({"levels": ["p4", "p5"]}, "strides of 8, 16 px and 3 anchors, the student .*16, 32 px"),
         ({"anchor_sizes": [[16.0], [40.0]]}, "anchors are"),
         ({"head_width": 64}, "cannot share the roi_heads"),
         ({"neck": "cem"}, "cannot share the neck: the teacher's is light_fpn, the student's cem"),
@@ -229,6 +230,12 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
 def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
     with pytest.raises(ConfigError, match=said):
         build_distiller(small(**changes), teacher, DistillConfig("t.pt", "inherit"))
+
+
+def test_heads_that_code_boxes_otherwise_are_not_shared(student, teacher):
+    student.roi_heads.box_coder.weights = (1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(ConfigError, match="code boxes with other weights"):
+        build_distiller(student, teacher, DistillConfig("t.pt", "inherit"))
 
 
 @pytest.mark.parametrize("kind", ["thin", "psroi"])
