@@ -373,6 +373,7 @@ class Tile(NamedTuple):
 
 
 SAME = 0.5  # IoU from which on two boxes, as far as both tiles see them, are of one object
+SAY = 0.5  # share of an object's best score from which on a box has a say in it
 WITHIN = 0.4  # share of a cut box inside another tile's box from which on it is a piece of it
 
 
@@ -394,16 +395,17 @@ def merge(found: Sequence[Detections], tiles: Sequence[Tile], margin: float) -> 
 
     Two boxes of two tiles are one object if they agree on what both tiles see of it: the IoU of
     the boxes, clipped to the tiles' shared part, is at least SAME. A tile's box has one partner in
-    another tile at most, the best pairs first, and an object one box a tile at most. Of an
-    object's boxes the one farthest from its tile's inner sides stays; if all of them end at one
-    (within `margin` px), the box around them. A box that ends at an inner side and has no partner
-    leaves if it lies in another tile's box: it is a piece.
+    another tile at most, the best pairs first, and an object one box a tile at most. Boxes of less
+    than SAY of an object's best score have no say in it. Of the others, the best of those stays
+    that end at no inner side of their tile (within `margin` px); if all of them do, the box around
+    them. A box that ends at an inner side and has no partner leaves if it lies in another tile's
+    box: it is a piece.
     """
     tile_of = np.repeat(np.arange(len(tiles)), [len(each.scores) for each in found])
     boxes, scores, labels = (np.concatenate(part) for part in zip(*found, strict=True))
-    depth = _depths(boxes, tile_of, tiles)
+    whole = _depths(boxes, tile_of, tiles) > margin
     groups: list[set[int]] = [{at} for at in range(len(boxes))]
-    for first, second in _partners(boxes, labels, tile_of, tiles):
+    for first, second in _partners(boxes, scores, labels, tile_of, tiles):
         one, other = groups[first], groups[second]
         if one is not other and not {tile_of[a] for a in one} & {tile_of[b] for b in other}:
             one |= other
@@ -413,23 +415,22 @@ def merge(found: Sequence[Detections], tiles: Sequence[Tile], margin: float) -> 
     pieces: list[tuple[int, int]] = []
     owners: list[set[int]] = []
     for group in {id(each): each for each in groups}.values():
-        best = max(group, key=lambda at: (depth[at], scores[at]))
-        members = sorted(group)
+        least = SAY * max(scores[at] for at in group)
+        heard = sorted(at for at in group if scores[at] >= least)
+        best = max(heard, key=lambda at: (whole[at], scores[at]))
         box = boxes[best]
-        if depth[best] <= margin:
-            box = np.concatenate([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
-            if len(members) == 1:
+        if not whole[best]:
+            box = np.concatenate([boxes[heard, :2].min(0), boxes[heard, 2:].max(0)])
+            if len(heard) == 1:
                 pieces.append((len(kept), int(tile_of[best])))
-            else:
-                best = max(group, key=lambda at: scores[at])
         kept.append((box, float(scores[best]), int(labels[best])))
-        owners.append({int(tile_of[at]) for at in members})
+        owners.append({int(tile_of[at]) for at in group})
     merged = Detections(
         np.array([box for box, _, _ in kept], dtype=np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in kept], dtype=np.float32),
         np.array([label for _, _, label in kept], dtype=np.int64),
     )
-    gone = [at for at, tile in pieces if _is_piece(at, tile, merged.boxes, owners)]
+    gone = [at for at, tile in pieces if _is_piece(at, tile, merged, owners)]
     order = np.argsort(-merged.scores, kind="stable")
     order = order[~np.isin(order, gone)]
     return Detections(*(part[order] for part in merged))
@@ -451,24 +452,33 @@ def _depths(boxes: np.ndarray, tile_of: np.ndarray, tiles: Sequence[Tile]) -> np
 
 
 def _partners(
-    boxes: np.ndarray, labels: np.ndarray, tile_of: np.ndarray, tiles: Sequence[Tile]
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    tile_of: np.ndarray,
+    tiles: Sequence[Tile],
 ) -> list[tuple[int, int]]:
-    """Pairs of boxes of two tiles that agree where both tiles see, the best first."""
+    """Pairs of boxes of two tiles that agree where both tiles see, the best first.
+
+    A pair is as good as its IoU times its lower score, so that no junk comes between two good
+    boxes, and a fifth less if it is of two classes.
+    """
     pairs: list[tuple[float, int, int]] = []
-    for one, first in enumerate(tiles):
-        for other in range(one + 1, len(tiles)):
-            second = tiles[other]
-            corner = max(first.x1, second.x1), max(first.y1, second.y1)
-            shared = np.array([*corner, min(first.x2, second.x2), min(first.y2, second.y2)])
-            if (shared[2:] <= shared[:2]).any():
-                continue
-            ours, theirs = np.where(tile_of == one)[0], np.where(tile_of == other)[0]
+    busy = np.unique(tile_of)
+    sides = np.array(tiles).reshape(-1, 4)[busy]
+    for at, one in enumerate(busy):
+        shared_parts = _clipped(sides[at + 1 :], sides[at])
+        for after in np.flatnonzero(_areas(shared_parts)):
+            shared = shared_parts[after]
+            ours, theirs = (np.where(tile_of == tile)[0] for tile in (one, busy[at + 1 + after]))
             agreement = overlaps(_clipped(boxes[ours], shared), _clipped(boxes[theirs], shared))
-            taken: set[int] = set()
             rows, columns = np.where(agreement >= SAME)
-            alike = labels[ours[rows]] == labels[theirs[columns]]
-            ranked = sorted(zip(-(agreement[rows, columns] + alike), rows, columns, strict=True))
-            for rank, row, column in ranked:
+            worth = agreement[rows, columns] * np.minimum(
+                scores[ours[rows]], scores[theirs[columns]]
+            )
+            worth = np.where(labels[ours[rows]] == labels[theirs[columns]], worth, 0.8 * worth)
+            taken: set[int] = set()
+            for rank, row, column in sorted(zip(-worth, rows, columns, strict=True)):
                 a, b = int(ours[row]), int(theirs[column])
                 if a not in taken and b not in taken:
                     taken |= {a, b}
@@ -494,12 +504,11 @@ def overlaps(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.where(union > 0, both / np.maximum(union, 1e-9), 0.0)
 
 
-def _is_piece(at: int, tile: int, boxes: np.ndarray, owners: Sequence[set[int]]) -> bool:
-    box = boxes[at]
-    inside = _areas(_clipped(boxes, box)) / max(float(_areas(box)), 1e-9)
-    others = np.array([tile not in owner for owner in owners])
-    others &= _areas(boxes) > _areas(box)
-    return bool((others & (inside >= WITHIN)).any())
+def _is_piece(at: int, tile: int, merged: Detections, owners: Sequence[set[int]]) -> bool:
+    boxes, scores = merged.boxes, merged.scores
+    inside = _areas(_clipped(boxes, boxes[at])) / max(float(_areas(boxes[at])), 1e-9)
+    larger = (_areas(boxes) > _areas(boxes[at])) & (scores >= SAY * scores[at])
+    return any(tile not in owners[other] for other in np.where(larger & (inside >= WITHIN))[0])
 
 
 # ------------------------------------------------------------------------------------ one frame
@@ -541,22 +550,23 @@ def look_at(frame: Frame, model: Any, settings: Settings) -> tuple[Found, np.nda
         return Found(EMPTY, width, height, NONE, np.empty(0, bool)), image
     side = settings.tile or max(width, height)
     tiles = tiles_of(width, height, side, settings.overlap)
-    parts = [_detect(image[t.y1 : t.y2, t.x1 : t.x2], t, model) for t in tiles]
+    parts = [_detect(image[t.y1 : t.y2, t.x1 : t.x2], t, model, settings.keep) for t in tiles]
     # A box that ends within a px of the network's own frame ends at the tile's side.
     margin = 1.5 * min(side, max(width, height)) / model.image_size
     found = merge(parts, tiles, margin) if len(tiles) > 1 else parts[0]
     counted = found.scores >= model.thresholds[found.labels - 1]
-    kept = counted | (found.scores >= settings.keep)
-    found, counted = Detections(*(part[kept] for part in found)), counted[kept]
     if settings.edges:
         counted &= inside_counting_frame(found.boxes, max(1.0, margin))
     return Found(FOUND, width, height, found, counted), image
 
 
-def _detect(image: np.ndarray, tile: Tile, model: Any) -> Detections:
+def _detect(image: np.ndarray, tile: Tile, model: Any, keep: float) -> Detections:
+    """What a tile shows that counts or is to be kept, in px of the frame."""
     small = resized(image, model.image_size)
     pixels = np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
     found = model.detect(pixels)
+    kept = found.scores >= np.minimum(model.thresholds[found.labels - 1], keep)
+    found = Detections(*(part[kept] for part in found))
     scale = [image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]]
     boxes = found.boxes * np.array(scale * 2, np.float32)
     boxes = boxes + np.array([tile.x1, tile.y1] * 2, np.float32)

@@ -600,35 +600,39 @@ def test_tiles_cover_the_frame_and_share_what_they_should(width, height, side, s
             assert end - begin >= overlap
 
 
-def apart(boxes, box):
-    """Whether a box leaves a px to all others."""
-    return all(
-        box[0] > b[2] + 1 or box[2] < b[0] - 1 or box[1] > b[3] + 1 or box[3] < b[1] - 1
-        for b in boxes
-    )
+def beside(boxes, box):
+    """Whether a box lies in none of the others; it may touch them."""
+    return all(box[0] >= b[2] or box[2] <= b[0] or box[1] >= b[3] or box[3] <= b[1] for b in boxes)
 
 
 @st.composite
 def scenes_of_boxes(draw):
-    """A frame's size, its tiles' side and overlap, and objects that do not touch each other."""
+    """A frame's size, its tiles' side and overlap, and objects, of which some touch each other."""
     side = draw(st.integers(60, 120))
     overlap = draw(st.integers(16, side // 2))
     width, height = draw(st.integers(40, 300)), draw(st.integers(40, 300))
     boxes = []
     for _ in range(draw(st.integers(0, 25))):
         x, y = draw(st.integers(0, width - 8)), draw(st.integers(0, height - 8))
+        if boxes and draw(st.booleans()):  # right of another one, or below it
+            x1, y1, x2, y2 = boxes[-1]
+            x, y = draw(st.sampled_from([(x2, y1), (x1, y2)]))
+            x, y = min(x, width - 4), min(y, height - 4)
         # Now and then larger than what tiles share, so that no tile sees the whole.
         most = side if draw(st.integers(0, 4)) == 0 else overlap
         box = (x, y, min(x + draw(st.integers(4, most)), width))
         box = (*box, min(y + draw(st.integers(4, most)), height))
-        if apart(boxes, box):
+        if beside(boxes, box):
             boxes.append(box)
     return width, height, side, overlap, boxes
 
 
 def seen(boxes, tile, least, random_):
-    """What a detector sees of the objects in a tile: their part of it, if it is enough."""
-    found, labels = [], []
+    """What a detector sees of the objects in a tile: their part of it, if it is enough.
+
+    Beside some of them lies junk, of scores that count nowhere and as far off as NMS leaves it.
+    """
+    found, labels, junk = [], [], []
     for at, (x1, y1, x2, y2) in enumerate(boxes):
         part = max(x1, tile.x1), max(y1, tile.y1), min(x2, tile.x2), min(y2, tile.y2)
         if part[2] - part[0] < least or part[3] - part[1] < least:
@@ -637,9 +641,15 @@ def seen(boxes, tile, least, random_):
             at += 1  # of a piece, a detector may take the class for another
         found.append(part)
         labels.append(at % 3 + 1)
-    table = np.array(found, np.float32).reshape(-1, 4) + random_.uniform(-0.4, 0.4, (len(found), 4))
-    scores = random_.uniform(0.5, 1, len(found)).astype(np.float32)
-    return Detections(table.astype(np.float32), scores, np.array(labels, np.int64))
+        if random_.random() < 0.3:
+            off = 0.4 * random_.choice([-1, 1], 2) * (part[2] - part[0], part[3] - part[1])
+            junk.append(np.clip(np.add(part, (*off, *off)), tile[:2] * 2, tile[2:] * 2))
+    number = len(found)
+    table = np.array(found + junk, np.float32).reshape(-1, 4)
+    table += random_.uniform(-0.4, 0.4, table.shape)
+    labels += random_.integers(1, 4, len(junk)).tolist()
+    scores = np.append(random_.uniform(0.5, 1, number), random_.uniform(0.05, 0.2, len(junk)))
+    return Detections(table, scores.astype(np.float32), np.array(labels, np.int64))
 
 
 @settings(max_examples=150)
@@ -649,19 +659,52 @@ def test_an_object_on_a_seam_counts_once(drawn, least, seed):
     tiles = tiles_of(width, height, side, overlap)
     random_ = np.random.default_rng(seed)
     found = merge([seen(boxes, tile, least, random_) for tile in tiles], tiles, 1.0)
-    assert len(found.scores) == len(boxes)
+    assert (np.diff(found.scores) <= 0).all()
+    counted = found.scores >= 0.5
+    assert counted.sum() == len(boxes)
     truth = np.array(boxes, np.float32).reshape(-1, 4)
     for box in truth:  # and each where it is
-        assert np.abs(found.boxes - box).max(axis=1).min() <= 0.41
-    assert (np.diff(found.scores) <= 0).all()
+        assert np.abs(found.boxes[counted] - box).max(axis=1).min() <= 0.41
+
+
+TWO = [Tile(0, 0, 100, 100), Tile(60, 0, 160, 100)]
+
+
+def merged(left, right, classes=(1, 1)):
+    """Of two tiles, each with boxes (x1, y1, x2, y2, score): the scores and classes that stay."""
+    found = [
+        Detections(np.array(each, np.float32)[:, :4], np.array(each)[:, 4], np.full(len(each), at))
+        for each, at in zip((left, right), classes, strict=True)
+    ]
+    found = merge(found, TWO, 1.0)
+    scores = [round(score, 2) for score in found.scores.tolist()]
+    return list(zip(scores, found.labels.tolist(), strict=True))
+
+
+def test_junk_comes_not_between_the_two_boxes_of_an_object():
+    left = [(70, 20, 80, 40, 0.9)]
+    right = [(70, 26.3, 80, 46.3, 0.9), (70, 16, 80, 36, 0.06)]  # junk agrees better
+    assert merged(left, right) == [(0.9, 1), (0.06, 1)]
+
+
+def test_the_best_box_that_saw_the_whole_stays():
+    """However deep it lies in its tile; a piece or junk says nothing of the class."""
+    assert merged([(75, 20, 85, 40, 0.9)], [(74, 20, 84, 40, 0.3)]) == [(0.9, 1)]
+    assert merged([(85, 20, 100, 40, 0.9)], [(85, 20, 110, 40, 0.7)], (1, 2)) == [(0.7, 2)]
+    assert merged([(85, 20, 100, 40, 0.9)], [(88, 20, 100, 40, 0.1)], (1, 2)) == [(0.9, 1)]
+
+
+def test_no_junk_takes_a_piece_away():
+    piece, junk = (96, 20, 100, 24, 0.9), (90, 0, 130, 60, 0.06)
+    assert merged([piece], [junk]) == [(0.9, 1), (0.06, 1)]
+    assert merged([piece], [(*junk[:4], 0.6)]) == [(0.6, 1)]
 
 
 def test_touching_neighbours_stay_two():
     """Two objects side by side on a seam, each seen by both tiles."""
-    tiles = [Tile(0, 0, 100, 100), Tile(60, 0, 160, 100)]
     boxes = np.array([[70, 20, 80, 40], [80, 20, 90, 40]], np.float32)
     one = Detections(boxes, np.array([0.9, 0.8], np.float32), np.array([1, 1]))
-    assert merge([one, one], tiles, 1.0).boxes.tolist() == boxes.tolist()
+    assert merge([one, one], TWO, 1.0).boxes.tolist() == boxes.tolist()
 
 
 def test_large_frames_are_cut_and_counted_once(tmp_path):
