@@ -124,7 +124,8 @@ def test_frames_are_read_as_training_reads_them(tmp_path):
 
 def test_pillow_alone_reads_nearly_the_same(tmp_path, monkeypatch):
     files_of_every_kind(tmp_path)
-    (tmp_path / "colour16.tif").unlink()  # needs OpenCV, and says so
+    for name in ("colour16.tif", "deep.png"):  # need OpenCV, and say so
+        (tmp_path / name).unlink()
     expected = {p.name: eight_bit(read_pixels(p), None) for p in sorted(tmp_path.glob("*.*"))}
     monkeypatch.setattr(runner, "cv2", None)
     for name, image in expected.items():
@@ -172,9 +173,42 @@ def test_a_stack_that_is_cut_off_keeps_its_pages_and_says_so(tmp_path):
     found = {row["frame"]: row["status"] for row in rows(tmp_path / "out/frames.csv")}
     assert found == {
         **dict.fromkeys(("a.tif#page=1", "a.tif#page=2"), "found"),
-        **dict.fromkeys(("a.tif#page=3", "a.tif#page=4"), "failed"),  # half there, and not there
+        "a.tif#page=3": "failed",  # half there
     }
-    assert (tally.found, tally.failed) == (2, 2)
+    assert (tally.found, tally.failed) == (2, 1)
+    (tmp_path / "a.tif").write_bytes(whole)
+    tally, _ = go(tmp_path / "a.tif", tmp_path / "out")
+    assert (tally.before, tally.found, tally.failed) == (2, 2, 0)
+    last = {row["frame"]: row["status"] for row in rows(tmp_path / "out/frames.csv")}
+    assert last == {f"a.tif#page={page}": "found" for page in range(1, 5)}
+
+
+@pytest.mark.parametrize("form", ["<II", "big"])
+def test_a_stack_that_grows_is_read_once_and_whole(tmp_path, form):
+    """A file of one page has no number; the pages that come to it have."""
+    pages = [Image.fromarray(scene(at)) for at in range(1, 4)]
+    big = {"big_tiff": form == "big"}
+    pages[0].save(tmp_path / "a.tif", **big)
+    go(tmp_path / "a.tif", tmp_path / "out")
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], **big)
+    go(tmp_path / "a.tif", tmp_path / "out")
+    names = [row["frame"] for row in rows(tmp_path / "out/frames.csv")]
+    assert names == ["a.tif", "a.tif#page=2", "a.tif#page=3"]
+
+
+@pytest.mark.parametrize("big", [False, True], ids=["tiff", "bigtiff"])
+def test_pages_are_whole_when_all_of_them_is_there(tmp_path, big):
+    pages = [Image.fromarray(scene(at)) for at in range(4)]
+    path = tmp_path / "a.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], big_tiff=big)
+    data = path.read_bytes()
+    assert runner.whole_pages(path) == (4, "") and runner.is_whole(path)
+    counts = []
+    for end in range(8, len(data), 997):
+        path.write_bytes(data[:end])
+        counts.append(runner.whole_pages(path)[0])
+        assert not runner.is_whole(path)
+    assert counts == sorted(counts) and set(counts) == {0, 1, 2, 3}
 
 
 def test_a_stack_of_any_size_is_read_and_pillow_is_left_as_it_was(tmp_path, monkeypatch):
@@ -190,6 +224,73 @@ def test_what_a_file_is_its_content_says(tmp_path):
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     tally, _ = go(tmp_path, tmp_path / "out")
     assert (tally.found, tally.failed) == (1, 0)
+
+
+def jpeg(thumbnail=b""):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    plain = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    return plain[:2] + segment + plain[2:]
+
+
+def test_what_lies_behind_a_jpeg_is_no_matter(tmp_path):
+    """Phones put films there, cameras zeros."""
+    for name, data in {
+        "padded": jpeg() + bytes(9000),
+        "film": jpeg() + b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40,
+        "zeros": jpeg()[:-2] + bytes(6) + b"\xff\xd9",
+    }.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    assert (go(tmp_path, tmp_path / "out")[0].found, len(list(tmp_path.glob("*.jpg")))) == (3, 3)
+
+
+def test_a_jpeg_that_is_cut_off_or_damaged_fails(tmp_path, capfd):
+    whole = jpeg(thumbnail=b"\xff\xd8 a picture of its own \xff\xd9")
+    middle = len(whole) // 2
+    damaged = {
+        "cut": whole[:middle],
+        "zeros": whole[:middle] + bytes(4096) + whole[middle + 4096 :],
+        "lost": whole[:middle] + whole[middle + 4096 :],
+    }
+    for name, data in damaged.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    tally, said = go(tmp_path, tmp_path / "out")
+    assert (tally.found, tally.failed) == (1, 3)
+    assert "cut off" in said[0] and all("Corrupt JPEG data" in each for each in said[1:])
+    assert capfd.readouterr().err == ""
+
+
+def test_a_png_with_a_wrong_checksum_fails(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), scene(3))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[-20] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    assert go(tmp_path, tmp_path / "out")[0].failed == 1
+
+
+def test_pixels_that_are_no_numbers_of_a_camera_fail(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.hdr"), scene(3).astype(np.float32))
+    (tmp_path / "a.hdr").rename(tmp_path / "a.jpg")
+    cv2.imwrite(str(tmp_path / "b.png"), scene(3))
+    tally, said = go(tmp_path, tmp_path / "out")
+    assert (tally.found, tally.failed) == (1, 1) and "pixels of float32" in said[0]
+
+
+def test_without_a_library_the_rest_is_found_and_with_it_all(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), scene(1).astype(np.uint16) * 15)
+    Image.fromarray(scene(2)).save(tmp_path / "b.tif")
+    Image.fromarray(scene(3)).save(tmp_path / "c.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "Image", None)
+        tally, said = go(tmp_path, tmp_path / "out")
+    assert (tally.found, tally.failed) == (2, 1) and "pip install pillow" in said[0]
+    assert go(tmp_path, tmp_path / "out")[0].found == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "cv2", None)
+        tally, said = go(tmp_path, tmp_path / "other")
+    assert tally.failed == 1 and "16-bit colour PNG" in said[0]
 
 
 # ------------------------------------------------------------------------------ tables
@@ -258,6 +359,10 @@ def test_names_that_tables_cannot_hold(tmp_path):
         (["--tile", "100", "--overlap", "60"], "--overlap 60"),
         (["--keep", "2"], "--keep"),
         (["--every", "0"], "--every"),
+        (["--every", "2"], "other settings"),
+        (["--settle", "-1"], "--settle"),
+        (["--idle", "nan"], "--idle"),
+        (["--skip-empty", "nan"], "--skip-empty"),
         (["--um-per-px", "0"], "--um-per-px"),
         (["--edges"], "other settings"),
     ],
@@ -292,16 +397,63 @@ def test_a_source_without_frames_is_refused(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_tables_that_a_spreadsheet_saved_are_left_alone(folder, tmp_path):
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("frames.csv", (b"\n", b"\r\n")),
+        ("frames.csv", (b",", b";")),
+        ("results.csv", (b"\n", b"\r\n")),
+        ("results.csv", (b"0.70000", b"0.7")),
+    ],
+)
+def test_tables_that_a_spreadsheet_saved_are_left_alone(folder, tmp_path, name, change):
     out = tmp_path / "out"
     go(folder, out)
-    table = (out / "frames.csv").read_bytes().replace(b"\n", b"\r\n")
-    (out / "frames.csv").write_bytes(table)
-    found = (out / "results.csv").read_bytes()
-    with pytest.raises(runner.RefusedError, match="its first line"):
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before[name] = before[name].replace(*change)
+    (out / name).write_bytes(before[name])
+    with pytest.raises(runner.RefusedError, match=f"{name}: its lines are not"):
         go(folder, out)
-    assert (out / "frames.csv").read_bytes() == table
-    assert (out / "results.csv").read_bytes() == found
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_failed_frame_is_tried_again_and_says_so_each_time(folder, tmp_path):
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[:60])
+    for before in (0, 7):  # nothing has changed, so nothing is written
+        tally, said = go(folder, tmp_path / "out", "--coco")
+        assert (tally.before, tally.failed) == (before, 1) and "3.png" in said[0]
+        assert len(rows(tmp_path / "out/frames.csv")) == 8
+    (folder / "3.png").write_bytes(whole)
+    tally, _ = go(folder, tmp_path / "out", "--coco")
+    assert (tally.before, tally.found, tally.failed) == (7, 1, 0)
+    written = [
+        row["status"] for row in rows(tmp_path / "out/frames.csv") if row["frame"] == "3.png"
+    ]
+    assert written == ["failed", "found"]
+    assert len(json.loads((tmp_path / "out/results.json").read_text())["images"]) == 8
+    more = ["--out", str(tmp_path / "n"), "--sample", "all"]
+    assert launch("count", [str(tmp_path / "out"), *more]) == 0
+    [sample] = json.loads((tmp_path / "n/counts.json").read_text())["samples"].values()
+    assert sample["frames"] == {"found": 8, "empty": 0, "failed": 0}
+
+
+def test_weights_that_lie_beside_a_model_are_part_of_its_digest(tmp_path):
+    (tmp_path / "openvino.xml").write_text("the same graph")
+    digests = set()
+    for weights in (b"one", b"other"):
+        (tmp_path / "openvino.bin").write_bytes(weights)
+        digests.add(runner.digest_of(tmp_path / "openvino.xml"))
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("change", [{"levels": (0.0, 4000.0)}, {"image_size": 32}])
+def test_a_model_that_sees_otherwise_does_not_go_on(folder, tmp_path, change):
+    go(folder, tmp_path / "out")
+    model = Bright()
+    vars(model).update(change)
+    with pytest.raises(runner.RefusedError, match="was begun with other"):
+        go(folder, tmp_path / "out", model=model)
 
 
 def test_a_pattern_passes_over_what_a_run_drew(folder, tmp_path):
@@ -312,8 +464,7 @@ def test_a_pattern_passes_over_what_a_run_drew(folder, tmp_path):
 
 
 def test_two_runs_do_not_write_at_once(folder, tmp_path):
-    about = dict.fromkeys(("images", "digest", "settings", "thresholds", "um_per_px"))
-    journal = runner.Journal(tmp_path / "out", about)
+    journal = runner.Journal(tmp_path / "out", dict.fromkeys(runner.AGREED))
     with pytest.raises(runner.RefusedError, match="another run"):
         go(folder, tmp_path / "out")
     journal.close()
@@ -370,10 +521,10 @@ def test_a_run_goes_on_from_any_torn_files(finished, tmp_path_factory, data):
     assert [(out / name).read_bytes() for name in ("frames.csv", "results.csv")] == whole
 
 
-@pytest.mark.parametrize("call", [1, 2], ids=["results", "frames"])
+@pytest.mark.parametrize("call", [4, 5], ids=["results", "frames"])
 def test_an_interrupt_while_rows_are_synced_writes_none_twice(finished, tmp_path, call):
     place, whole = finished
-    sync, calls = os.fsync, itertools.count()  # the first call is run.json's
+    sync, calls = os.fsync, itertools.count()  # the first calls are run.json's, and of folders
 
     def interrupted(handle):
         sync(handle)
@@ -581,6 +732,53 @@ def test_a_file_that_stays_cut_off_fails_in_the_end(folder, tmp_path):
     (folder / "3.png").write_bytes(whole[:60])
     tally, _ = go(folder, tmp_path / "out", "--watch", "--settle", "0.05", "--idle", "1")
     assert (tally.found, tally.failed) == (7, 1)
+
+
+def test_a_file_that_goes_again_keeps_nobody_waiting(folder, tmp_path):
+    """A camera writes under another name first."""
+    seen = []
+    for path in runner.arriving(folder, settle=0.01, idle=0.05, done=set()):
+        seen.append(path)
+        if path is None and len(seen) == 1:
+            (folder / "late.part.png").write_bytes(b"")
+        elif path is None:
+            (folder / "late.part.png").unlink(missing_ok=True)
+    assert len([path for path in seen if path]) == 8
+
+
+def test_a_stack_that_stops_and_goes_on_is_read_page_by_page(tmp_path):
+    frames, stack = tmp_path / "frames", tmp_path / "whole.tif"
+    frames.mkdir()
+    pages = [Image.fromarray(scene(at)) for at in range(6)]
+    pages[0].save(stack, save_all=True, append_images=pages[1:])
+    whole = stack.read_bytes()
+    (frames / "a.tif").write_bytes(whole[: len(whole) // 2])
+    watch, failed = ("--watch", "--settle", "0.02", "--idle", "0.3"), "a.tif#page=4"
+
+    def say(text):
+        if failed in text:  # after ten times as long it is taken as it is
+            (frames / "a.tif").write_bytes(whole)
+
+    tally = runner.run(Bright(), options(frames, tmp_path / "out", *watch), say)
+    assert (tally.found, tally.failed) == (6, 1)
+    written = [(row["frame"], row["status"]) for row in rows(tmp_path / "out/frames.csv")]
+    ends = [(f"a.tif#page={page}", "found") for page in range(1, 7)]
+    assert written == [*ends[:3], (failed, "failed"), *ends[3:]]
+
+
+def test_a_film_is_whole_when_it_has_the_length_that_it_says(tmp_path):
+    film(tmp_path / "a.avi")
+    whole = (tmp_path / "a.avi").read_bytes()
+    assert runner.is_whole(tmp_path / "a.avi") is True
+    (tmp_path / "a.avi").write_bytes(whole[:-1000])
+    assert runner.is_whole(tmp_path / "a.avi") is False
+    boxes = [(b"ftyp", b"isom"), (b"mdat", bytes(100)), (b"moov", bytes(20))]
+    data = b"".join((len(body) + 8).to_bytes(4, "big") + name + body for name, body in boxes)
+    for end in range(12, len(data) + 1):
+        (tmp_path / "a.mp4").write_bytes(data[:end])
+        assert runner.is_whole(tmp_path / "a.mp4") is (end == len(data))
+    (tmp_path / "a.mkv").write_bytes(b"\x1aE\xdf\xa3 says nothing of its length")
+    assert runner.is_whole(tmp_path / "a.mkv") is None
 
 
 # ------------------------------------------------------------------------------ tiles

@@ -59,9 +59,13 @@ def count_objects(
 def _list_frames(
     path: Path, samples: Samples, notes: list[str]
 ) -> tuple[FrameIndex, dict[str, SampleTally]]:
-    """The frames, and by sample how many there are, of what size."""
+    """The frames, and by sample how many there are, of what size.
+
+    Of a frame that failed and was tried again, the last line holds.
+    """
     index = FrameIndex()
     tallies: defaultdict[str, SampleTally] = defaultdict(SampleTally)
+    tried: dict[str, int] = {}  # frames that failed, and their places
     for line, (frame, width, height, status, said) in rows_of(path, FRAME_COLUMNS, notes):
         where = f"{path}, line {line}"
         if status not in STATUSES:
@@ -72,6 +76,11 @@ def _list_frames(
         size = (0, 0) if failed else _size(width, height, where)
         index.add(frame, line, size, 0 if failed else whole_number_of(said, where), failed=failed)
         tally = tallies[samples(frame)]
+        if frame in tried:  # and was tried again
+            index.outdated[tried.pop(frame)] = True
+            tally.frames["failed"] -= 1
+        if failed:
+            tried[frame] = len(index) - 1
         tally.frames[status] += 1
         if not failed:
             tally.areas[size[0] * size[1]] += 1
