@@ -957,7 +957,7 @@ def _short(value: Any) -> str:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file to be written, which then takes the name `path`: never half of it."""
-    temporary = path.with_name(f".{path.name}.part")  # OUT is one run's alone: see Journal
+    temporary = path.with_name(".part")  # OUT is one run's alone: see Journal
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -1004,18 +1004,25 @@ def source_of(text: str) -> tuple[Path, Iterator[Path]]:
     return root, (
         each
         for each in found
-        if each.suffix.lower() in IMAGES + VIDEOS and not _of_a_run(each, root)
+        if each.suffix.lower() in IMAGES + VIDEOS and not _lies_in_a_run(each, root)
     )
 
 
-def _of_a_run(path: Path, root: Path) -> bool:
-    """Whether a run wrote it: a folder between it and the root holds tables."""
+def _lies_in_a_run(path: Path, root: Path) -> bool:
     inner = list(path.parents)[: len(path.parts) - len(root.parts) - 1]
-    return any((folder / "frames.csv").exists() for folder in inner)
+    return any(_is_of_a_run(folder) for folder in inner)
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a run wrote it, so that its pictures are no frames."""
+    return (folder / "run.json").exists() and (folder / "frames.csv").exists()
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Images and videos in a folder and below, by name; links to folders are not followed."""
+    """Images and videos in a folder and below, by name; links to folders are not followed.
+
+    What a run has written is passed over.
+    """
     folders, files = set(), []
     try:
         with os.scandir(folder) as entries:
@@ -1033,7 +1040,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     for name in sorted([*folders, *files]):
         if name not in folders:
             yield folder / name
-        elif not (folder / name / "frames.csv").exists():  # what a run wrote
+        elif not _is_of_a_run(folder / name):
             yield from files_below(folder / name)
 
 
@@ -1140,6 +1147,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 COLOURS = ((230, 60, 60), (40, 120, 220), (20, 150, 60), (200, 120, 0), (150, 60, 190))
+
+
+def picture_name(frame: str) -> Path:
+    """Where a frame's picture lies below drawn/: in folders as the frame's own."""
+    parts = [part for part in frame.split("/") if part.strip(".")]
+    if len(parts[-1].encode()) > 240:  # and names have no more than 255 bytes
+        parts[-1] = hashlib.sha256(parts[-1].encode()).hexdigest()
+    return Path(*parts[:-1], f"{parts[-1]}.jpg")
 
 
 def draw(image: np.ndarray, found: Found, classes: Sequence[str]) -> bytes:
@@ -1258,8 +1273,8 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
                 found, image = look_at(frame, model, settings)
                 _note(tally, found, frame.name, say)
                 if options.draw and image is not None:
-                    target = options.out / "drawn" / (frame.name.replace("/", "__") + ".jpg")
-                    target.parent.mkdir(exist_ok=True)
+                    target = options.out / "drawn" / picture_name(frame.name)
+                    target.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(target, draw(image, found, model.classes))
                 journal.add(frame.name, found, model.classes)
                 if time.monotonic() - shown >= 2:

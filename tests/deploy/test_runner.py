@@ -312,7 +312,7 @@ def test_tables_say_what_was_found(folder, tmp_path):
     first = coco["annotations"][0]
     x1, y1, x2, y2 = (float(found[0][side]) for side in ("x1", "y1", "x2", "y2"))
     assert first["bbox"] == [x1, y1, x2 - x1, y2 - y1] and first["image_id"] == 2
-    assert cv2.imread(str(out / "drawn" / "b__7.png.jpg")).shape == (64, 64, 3)
+    assert cv2.imread(str(out / "drawn/b/7.png.jpg")).shape == (64, 64, 3)
     written = [path for path in out.rglob("*") if path.is_file()]
     assert len(written) == 4 + 8  # nothing hidden among them, and all for the same people to read
     assert {path.stat().st_mode for path in written} == {(out / "frames.csv").stat().st_mode}
@@ -460,7 +460,25 @@ def test_a_pattern_passes_over_what_a_run_drew(folder, tmp_path):
     for before in (0, 8):
         tally, _ = go(folder / "**/*.[pj][np]g", folder / "b/out", "--draw")
         assert (tally.before, tally.found) == (before, 8 - before)
-    assert len(list((folder / "b/out/drawn").iterdir())) == 8
+    assert len(list((folder / "b/out/drawn").rglob("*.jpg"))) == 8
+
+
+def test_tables_of_others_hide_no_frames(folder, tmp_path):
+    (folder / "b/frames.csv").write_text("what a camera says of its frames\n")
+    assert go(folder, tmp_path / "out")[0].found == 8
+    assert go(folder / "**/*.png", tmp_path / "other")[0].found == 8
+
+
+def test_each_frame_has_a_picture_of_its_own(tmp_path):
+    frames = tmp_path / "frames"
+    names = ["a/b.png", "a__b.png", f"{'c' * 120}/{'d' * 120}/e.png", f"{'f' * 251}.png"]
+    for name in names:
+        (frames / name).parent.mkdir(parents=True, exist_ok=True)
+        (frames / name).write_bytes(cv2.imencode(".png", scene(3))[1].tobytes())
+    tally, _ = go(frames, tmp_path / "out", "--draw")
+    drawn = [path for path in (tmp_path / "out/drawn").rglob("*") if path.is_file()]
+    assert tally.found == len(drawn) == len(names)
+    assert runner.picture_name("../../x.png") == Path("x.png.jpg")
 
 
 def test_two_runs_do_not_write_at_once(folder, tmp_path):
@@ -927,6 +945,54 @@ def test_counting_frame_leaves_out_two_sides(tmp_path):
     tally, _ = go(tmp_path / "a.png", tmp_path / "out", "--edges")
     out = {(r["x1"], r["y1"]) for r in rows(tmp_path / "out/results.csv") if r["counted"] == "0"}
     assert tally.counted == 3 and out == {("0.00", "20.00"), ("20.00", "0.00")}
+
+
+@pytest.mark.parametrize("tiles", [(), ("--tile", "64", "--overlap", "24")], ids=["whole", "tiled"])
+def test_adjoining_fields_count_each_object_once(tmp_path, tiles):
+    """A chamber of 3 by 3 fields; some objects lie across two fields or four.
+
+    None ends within 3 px of a border: so little of an object, or of a gap, no detector sees.
+    """
+    side, dice = 96, random.Random(1)
+    chamber = np.full((3 * side, 3 * side, 3), 20, np.uint8)
+    objects = 0
+    for x in range(8, 3 * side - 12, 20):
+        for y in range(8, 3 * side - 12, 20):
+            left, top = (
+                at + next(o for o in dice.sample(range(8), 8) if clear(at + o, side))
+                for at in (x, y)
+            )
+            chamber[top : top + 9, left : left + 9] = 230
+            objects += 1
+    for row in range(3):
+        for column in range(3):
+            field = chamber[row * side :, column * side :][:side, :side]
+            cv2.imwrite(str(tmp_path / f"{row}{column}.png"), field)
+    model = Bright()
+    model.image_size = 64 if tiles else side
+    assert objects == 14**2
+    # Of the chamber's own left and upper side none is cut off, so all of them count.
+    assert go(tmp_path, tmp_path / "out", "--edges", *tiles, model=model)[0].counted == objects
+    assert go(tmp_path, tmp_path / "all", *tiles, model=model)[0].counted > objects
+
+
+def clear(at, side, size=9):
+    return all(min(end % side, -end % side) >= 3 for end in (at, at + size))
+
+
+def test_tiles_larger_than_a_frame_show_it_at_their_own_scale():
+    shown = []
+
+    class Scale(Bright):
+        def detect(self, frame):
+            shown.append(frame.shape[1:])
+            return super().detect(frame)
+
+    image = np.zeros((400, 500, 3), np.uint8)
+    for tile in (0, 1000, 250):
+        settings_ = runner.Settings(tile=tile, overlap=tile // 4)
+        runner.look_at(runner.Frame("a", lambda: image), Scale(), settings_)
+    assert shown[:2] == [(51, 64), (26, 32)] and set(shown[2:]) == {(64, 64)}
 
 
 def test_even_frames_are_less_busy_than_those_with_an_object(folder, tmp_path):
