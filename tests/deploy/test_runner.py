@@ -376,6 +376,12 @@ def test_what_cannot_be_is_refused_and_changes_nothing(more, part, folder, tmp_p
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_the_time_left_is_that_of_the_files_that_are_left():
+    """Files that were done before took none: 10 took a minute, and 30 are left."""
+    assert runner.time_left(60, 10, 70, 100) == "; file 70 of 100, about 3 minutes left"
+    assert runner.time_left(60, 10, 70, 0) == ""  # of a camera's folder nobody knows
+
+
 def test_what_others_wrote_is_left_alone(folder, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

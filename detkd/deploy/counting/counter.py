@@ -52,6 +52,7 @@ def count_objects(
     names = samples.names(tallies)
     counted = Counted(settings, tallies, names, Showcase(settings.seed), notes)
     _read_results(counted, samples, index, table)
+    _write_frames_without(counted, samples, index, table)
     counted.check_first = frames_to_check(settings.found, tallies, names, samples, index)
     return counted
 
@@ -106,7 +107,7 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
     settings, notes = counted.settings, counted.notes
     path = settings.found / "results.csv"
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("frame", "sample", "class", "count"))
+    writer.writerow(("frame", "sample", *settings.classes))
     unlisted = of_failed = 0
     for frame, rows in groupby(
         rows_of(path, RESULT_COLUMNS, notes), key=lambda numbered: numbered[1][0]
@@ -126,9 +127,9 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
         sample = samples(frame)
         detections = (_detection(cells, f"{path}, line {line}", settings) for line, cells in rows)
         found = _count_frame(counted, sample, frame, at, detections, index)
-        for label in settings.classes:
-            if found[label]:
-                writer.writerow((frame, counted.names[sample], label, found[label]))
+        if found:
+            numbers = (found[label] for label in settings.classes)
+            writer.writerow((frame, counted.names[sample], *numbers))
     if unlisted:
         notes.append(
             "Lines of results.csv of frames that frames.csv does not list, left out since the run "
@@ -141,6 +142,18 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
             "Frames with another number of lines in results.csv than frames.csv says: "
             f"{unequal}; the run may have been torn, so run it again to be sure."
         )
+
+
+def _write_frames_without(
+    counted: Counted, samples: Samples, index: FrameIndex, table: IO[str]
+) -> None:
+    """Write to counts.csv the frames on which nothing counts, so that means of it are right."""
+    writer = csv.writer(table, lineterminator="\n")
+    none = [0] * len(counted.settings.classes)
+    path = counted.settings.found / "frames.csv"
+    for at, (_, row) in enumerate(rows_of(path, FRAME_COLUMNS)):
+        if not index.counted[at] and not index.failed[at]:
+            writer.writerow((row[0], counted.names[samples(row[0])], *none))
 
 
 class Detection(NamedTuple):
