@@ -35,7 +35,7 @@ import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -189,14 +189,14 @@ class Frame(NamedTuple):
     load: Callable[[], np.ndarray]
 
 
-def frames_of(path: Path, name: str, every: int = 1) -> Iterator[Frame]:
+def frames_of(path: Path, name: str, every: int = 1, done: Container[str] = ()) -> Iterator[Frame]:
     """An image, the pages of a TIFF stack (`a.tif#page=2`), the frames of a video (`#frame=2`).
 
     Of a stack or a video, only each `every`th. Where it is cut off, a last frame says so. What a
-    file is, its first bytes say, and of a video its name.
+    file is, its first bytes say, and of a video its name. One whose last frame is `done` has none.
     """
     if path.suffix.lower() in VIDEOS:
-        yield from _frames_of_video(path, name, every)
+        yield from _frames_of_video(path, name, every, done)
     elif _first_bytes(path, 4) in TIFFS:
         yield from _frames_of_tiff(path, name, every)
     else:
@@ -374,7 +374,7 @@ def _from_grey(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.clip(0, 65535).astype(np.uint16)[..., None], 3, axis=2)
 
 
-def _frames_of_video(path: Path, name: str, every: int) -> Iterator[Frame]:
+def _frames_of_video(path: Path, name: str, every: int, done: Container[str]) -> Iterator[Frame]:
     if cv2 is None:
         need = "a library that is not installed: pip install opencv-python-headless"
         yield Frame(name, _raising(f"reading video needs {need}"))
@@ -385,6 +385,9 @@ def _frames_of_video(path: Path, name: str, every: int) -> Iterator[Frame]:
             yield Frame(name, _raising("is no video that can be decoded"))
             return
         said = video.get(cv2.CAP_PROP_FRAME_COUNT)  # not above 0 where the file does not say
+        last = (int(said) - 1) // every * every + 1
+        if said > 0 and f"{name}#frame={last}" in done:
+            return
         number = 0
         while video.grab():  # one that is done already is passed over without decoding it
             number += 1
@@ -830,6 +833,7 @@ class Journal:
                 if there.exists() and there.stat().st_size:
                     raise RefusedError(f"{there}: was not written by a run; choose another --out.")
             write_whole(path, json.dumps(about, indent=1).encode())
+            sync_folder(self.out)
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
@@ -964,7 +968,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -1270,7 +1273,7 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
                 journal.commit_if_due()
                 continue
             place, done_before = place + 1, tally.done
-            for frame in frames_of(path, name_below(path, root), options.every):
+            for frame in frames_of(path, name_below(path, root), options.every, journal.done):
                 # A stack that has grown had a first page without a number.
                 if {frame.name, frame.name.removesuffix("#page=1")} & journal.done:
                     continue

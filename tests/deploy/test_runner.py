@@ -145,6 +145,41 @@ def test_video_frames_have_numbers(tmp_path):
     assert names == ["a.avi#frame=1", "a.avi#frame=3", "a.avi#frame=5"]
 
 
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_film_that_is_done_is_not_gone_through_again(tmp_path, monkeypatch, every):
+    film(tmp_path / "a.avi")
+    go(tmp_path / "a.avi", tmp_path / "out", "--every", str(every))
+    grabbed, grab = [], cv2.VideoCapture.grab
+
+    class Counting:
+        def __init__(self, path):
+            self._video = cv2.VideoCapture(path)
+
+        def grab(self):
+            grabbed.append(1)
+            return grab(self._video)
+
+        def __getattr__(self, name):
+            return getattr(self._video, name)
+
+    for frames in (12, 16):  # one that has grown is gone through
+        film(tmp_path / "a.avi", frames)
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "cv2", Doubled(VideoCapture=Counting))
+            tally, _ = go(tmp_path / "a.avi", tmp_path / "out", "--every", str(every))
+        assert (tally.found, len(grabbed)) == ((0, 0) if frames == 12 else (4 // every, 17))
+
+
+class Doubled:
+    """OpenCV, with some of its names taken by others."""
+
+    def __init__(self, **others):
+        vars(self).update(others)
+
+    def __getattr__(self, name):
+        return getattr(cv2, name)
+
+
 def film(path, count=12):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 64))
     for at in range(count):
