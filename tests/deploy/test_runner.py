@@ -887,7 +887,7 @@ def scenes_of_boxes(draw):
 def seen(boxes, tile, least, random_):
     """What a detector sees of the objects in a tile: their part of it, if it is enough.
 
-    Beside some of them lies junk, of scores that count nowhere and as far off as NMS leaves it.
+    Beside some of them lies junk, of scores that count nowhere, and as near as NMS leaves it.
     """
     found, labels, junk = [], [], []
     for at, (x1, y1, x2, y2) in enumerate(boxes):
@@ -899,8 +899,13 @@ def seen(boxes, tile, least, random_):
         found.append(part)
         labels.append(at % 3 + 1)
         if random_.random() < 0.3:
-            off = 0.4 * random_.choice([-1, 1], 2) * (part[2] - part[0], part[3] - part[1])
-            junk.append(np.clip(np.add(part, (*off, *off)), tile[:2] * 2, tile[2:] * 2))
+            # Off to the left, right, top or bottom, or around it.
+            off = np.array([*0.35 * np.eye(2), *-0.35 * np.eye(2)])[random_.integers(4)]
+            off = [*off, *off] if random_.random() < 0.7 else [-0.3, -0.3, 0.3, 0.3]
+            size = part[2] - part[0], part[3] - part[1]
+            junk.append(
+                np.clip(np.add(part, np.multiply(off, size * 2)), tile[:2] * 2, tile[2:] * 2)
+            )
     number = len(found)
     table = np.array(found + junk, np.float32).reshape(-1, 4)
     table += random_.uniform(-0.4, 0.4, table.shape)
