@@ -31,7 +31,6 @@ import os
 import re
 import struct
 import sys
-import tempfile
 import time
 import warnings
 import zlib
@@ -252,20 +251,24 @@ def _read_with_opencv(path: Path) -> np.ndarray:
 def said_on_stderr() -> Iterator[list[str]]:
     """What a C library writes to stderr meanwhile: nowhere else does libjpeg tell of damage."""
     said: list[str] = []
-    with tempfile.TemporaryFile() as heard:
-        try:
-            usual = os.dup(2)
-        except OSError:  # there is no stderr
-            yield said
-            return
-        os.dup2(heard.fileno(), 2)
-        try:
-            yield said
-        finally:
-            os.dup2(usual, 2)
-            os.close(usual)
-            heard.seek(0)
-            said += heard.read().decode(errors="replace").splitlines()
+    try:
+        usual = os.dup(2)
+    except OSError:  # there is no stderr
+        yield said
+        return
+    heard, spoken = os.pipe()
+    for end in (heard, spoken):
+        with contextlib.suppress(AttributeError, OSError):  # Windows; what fills a pipe is lost
+            os.set_blocking(end, False)
+    os.dup2(spoken, 2)
+    try:
+        yield said
+    finally:
+        os.dup2(usual, 2)
+        os.close(usual)
+        os.close(spoken)
+        with os.fdopen(heard, errors="replace") as stream:
+            said += stream.read().splitlines()
 
 
 def _damage(said: Sequence[str], data: np.ndarray) -> str:

@@ -474,6 +474,26 @@ def test_tables_of_shapes_that_make_no_sense(capsys, small, table, said):
 # Torn and broken runs
 
 
+def test_the_last_line_of_a_frame_that_was_tried_again_holds(capsys, tmp_path):
+    failed = ["1.png", "2.png", "a.avi"]
+    found = ["1.png", "a.avi#frame=1", "a.avi#frame=2"]
+    lines = [(name, "failed") for name in failed] + [(name, "found") for name in found]
+    run = write_run(tmp_path / "found", lines, [("1.png", "a", 0.9), ("a.avi#frame=2", "b", 0.9)])
+    table = (run / "frames.csv").read_text().replace("failed,1", "failed,0")
+    (run / "frames.csv").write_text(table)
+    document, out, said = count(capsys, run)
+    [sample] = document["samples"].values()
+    assert sample["frames"] == {"found": 3, "empty": 0, "failed": 1} and sample["all"]["count"] == 2
+    assert [row["frame"] for row in document["check_first"]] == ["2.png"]
+    counts = "1.png,all,1,0\na.avi#frame=2,all,0,1\na.avi#frame=1,all,0,0\n"
+    assert (out / "counts.csv").read_text() == f"frame,sample,a,b\n{counts}"
+    assert "another number of lines" not in said
+    twice = table + "1.png,200,100,found,1,0\n"
+    (run / "frames.csv").write_text(twice)
+    shutil.rmtree(out)
+    assert "line 8: a frame is listed twice" in refused(capsys, run)
+
+
 @pytest.mark.parametrize("cut", range(1, 18))
 def test_a_torn_last_line_of_the_results_is_left_out(capsys, small, cut):
     results = small / "results.csv"

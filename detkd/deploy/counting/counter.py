@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 from detkd.deploy.counting.check_first import NEAR, frames_to_check
 from detkd.deploy.counting.errors import CountingError
 from detkd.deploy.counting.frame_index import FrameIndex
-from detkd.deploy.counting.run import FRAME_COLUMNS, RESULT_COLUMNS, STATUSES, rows_of
+from detkd.deploy.counting.run import FRAME_COLUMNS, PAGE, RESULT_COLUMNS, STATUSES, rows_of
 from detkd.deploy.counting.samples import Samples
 from detkd.deploy.counting.settings import Settings
 from detkd.deploy.counting.showcase import Cell, Showcase
@@ -62,7 +62,8 @@ def _list_frames(
 ) -> tuple[FrameIndex, dict[str, SampleTally]]:
     """The frames, and by sample how many there are, of what size.
 
-    Of a frame that failed and was tried again, the last line holds.
+    Of a frame that failed and was tried again, the last line holds; so it is with a stack or a film
+    that failed as a whole.
     """
     index = FrameIndex()
     tallies: defaultdict[str, SampleTally] = defaultdict(SampleTally)
@@ -77,9 +78,11 @@ def _list_frames(
         size = (0, 0) if failed else _size(width, height, where)
         index.add(frame, line, size, 0 if failed else whole_number_of(said, where), failed=failed)
         tally = tallies[samples(frame)]
-        if frame in tried:  # and was tried again
-            index.outdated[tried.pop(frame)] = True
-            tally.frames["failed"] -= 1
+        page = PAGE.fullmatch(frame)
+        for name in (frame, page["file"] if page else frame):
+            if name in tried:  # it failed before, or the file that it is of
+                index.outdated[tried.pop(name)] = True
+                tallies[samples(name)].frames["failed"] -= 1
         if failed:
             tried[frame] = len(index) - 1
         tally.frames[status] += 1
