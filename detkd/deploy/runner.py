@@ -388,8 +388,7 @@ def _frames_of_video(path: Path, name: str, every: int, done: Container[str]) ->
             yield Frame(name, _raising("is no video that can be decoded"))
             return
         said = video.get(cv2.CAP_PROP_FRAME_COUNT)  # not above 0 where the file does not say
-        last = (int(said) - 1) // every * every + 1
-        if said > 0 and f"{name}#frame={last}" in done:
+        if said > 0 and f"{name}#frame={(int(said) - 1) // every * every + 1}" in done:
             return
         number = 0
         while video.grab():  # one that is done already is passed over without decoding it
