@@ -623,12 +623,13 @@ def _partners(
     """
     pairs: list[tuple[float, int, int]] = []
     busy = np.unique(tile_of)
+    members = [np.flatnonzero(tile_of == tile) for tile in busy]
     sides = np.array(tiles).reshape(-1, 4)[busy]
-    for at, one in enumerate(busy):
+    for at, ours in enumerate(members):
         shared_parts = _clipped(sides[at + 1 :], sides[at])
         for after in np.flatnonzero(_areas(shared_parts)):
             shared = shared_parts[after]
-            ours, theirs = (np.where(tile_of == tile)[0] for tile in (one, busy[at + 1 + after]))
+            theirs = members[at + 1 + after]
             agreement = overlaps(_clipped(boxes[ours], shared), _clipped(boxes[theirs], shared))
             rows, columns = np.where(agreement >= SAME)
             worth = agreement[rows, columns] * np.minimum(
