@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from detkd.config import ClassDataConfig, ClassifierExperiment
 from detkd.data.augment import VIEWS
-from detkd.data.class_dataset import ClassDataset, Mixing, class_weights
+from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, drawn_counts
 from detkd.data.labelled_images import (
     LabelledSet,
     divide_labelled,
@@ -174,7 +174,7 @@ def build_class_trainable(
         dataset.classes,
         experiment.data.image_size,
         loss=experiment.loss,
-        counts=list(dataset.data.counts.values()),
+        counts=drawn_counts(list(dataset.data.counts.values()), experiment.data.balance),
     )
     network.levels = dataset.levels
     stride, side = network.backbone.features[network.deepest].stride, experiment.data.image_size

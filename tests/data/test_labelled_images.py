@@ -11,7 +11,13 @@ import torch
 from PIL import Image
 
 from detkd.cli.app import launch
-from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, square
+from detkd.data.class_dataset import (
+    ClassDataset,
+    Mixing,
+    class_weights,
+    drawn_counts,
+    square,
+)
 from detkd.data.labelled_images import (
     LabelledSet,
     divide_labelled,
@@ -216,6 +222,17 @@ def test_balanced_drawing_shows_classes_alike_and_a_repeated_image_anew():
         keys += epochs_keys
     drawn = Counter(int(labels[index]) for index, _ in keys)
     assert drawn[1] == pytest.approx(1000, abs=100)
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_counts_are_told_as_they_are_drawn(balance):
+    labels = np.array([0] * 90 + [1] * 10)
+    weights = class_weights(labels, 2, balance)
+    drawn = np.ones(100) / 100 if weights is None else weights
+    counts = np.array(drawn_counts([90, 10], balance))
+    shares = [drawn[labels == label].sum() for label in (0, 1)]
+    assert counts / counts.sum() == pytest.approx(shares)
+    assert drawn_counts([3, 0], balance)[1] == 0  # a class without images has none
 
 
 def test_mixed_images_have_mixed_labels_and_depend_on_the_draws_alone():
