@@ -199,15 +199,17 @@ def cut_at(network: Classifier, stage: str) -> Classifier:
 
 def without_exits(network: Classifier) -> Classifier:
     """The network with its head alone, in evaluation mode; it shares the weights of `network`."""
+    config = ClassifierConfig(**{**vars(network.config), "exits": []})
     alone = Classifier(
         network.backbone,
         network.head,
         {},
         network.classes,
         network.image_size,
-        network.config,
+        config,
         network.loss,
     )
+    alone.levels = network.levels
     return alone.eval()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from detkd.data.labelled_images import read_labelled
 from detkd.engine.class_parts import check_class_teacher
 from detkd.engine.run import RunFolder, read_log
 from detkd.evaluation.class_judge import read_predictions
-from detkd.models.classifier import Classifier
+from detkd.models.classifier import Classifier, without_exits
 from detkd.models.network import load_network
 from detkd.models.weights import read_checkpoint
 from detkd.shipped import shipped
@@ -299,7 +300,10 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
         assert train(tiny(name), tmp_path / name, "--train.seed", str(seed)) == 0
     best = tmp_path / "b/best.pt"
     assert judge("--checkpoint", best, "--out", tmp_path / "val", "--against", tmp_path / "a") == 0
-    assert "McNemar" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "right alone" in shown
+    assert "McNemar" not in shown  # images of one sample are not independent
+    assert "were chosen on these images" in shown
     said = json.loads((tmp_path / "val/metrics.json").read_text())
     assert said["classes"] == json.loads((tmp_path / "b/metrics.json").read_text())["classes"]
     other = json.loads((tmp_path / "a/metrics.json").read_text())["classes"]
@@ -309,9 +313,17 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     test = ["--checkpoint", best, "--side", "test", "--bootstrap", "20", "--out", tmp_path / "test"]
     assert judge(*test) == 0
     metrics = json.loads((tmp_path / "test/metrics.json").read_text())
-    low, high = metrics["intervals"]["top1"]
-    assert low <= metrics["classes"]["top1"] <= high
+    assert metrics["intervals"]["groups"] == 1
+    assert metrics["intervals"]["top1"] is None
+    assert "all images are of one sample" in capsys.readouterr().out
     assert metrics["calibration"]["temperature"] == said["calibration"]["temperature"]
+    on_run = json.loads((tmp_path / "b/metrics.json").read_text())
+    for found, side in ((on_run, "val"), (said, "val"), (metrics, "test")):
+        assert found["measured_on"]["side"] == side
+        assert found["measured_on"]["samples"] == found["intervals"]["groups"]
+        assert found["chosen_on"]["side"] == "val"
+        assert found["chosen_on"]["images"] == said["measured_on"]["images"]
+        assert found["chosen_on"]["measured_there"] == (side == "val")
     groups, on_val = (
         set(read_predictions(tmp_path / side / "predictions.json").groups)
         for side in ("test", "val")
@@ -319,7 +331,10 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     assert not groups & on_val
     assert judge("--checkpoint", best, "--side", "test", "--against", tmp_path / "a") == 2
     assert "is not of the same images" in capsys.readouterr().err
-    assert judge("--checkpoint", best, "--data", crops) == 0
+    assert judge("--checkpoint", best, "--data", crops, "--out", tmp_path / "all") == 0
+    metrics = json.loads((tmp_path / "all/metrics.json").read_text())
+    low, high = metrics["intervals"]["top1"]
+    assert low <= metrics["classes"]["top1"] <= high
 
 
 def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path, capsys):
@@ -344,6 +359,54 @@ def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path
     assert groups["foreign"][0] == groups["foreign"][1]
 
 
+def test_other_images_are_judged_without_those_of_the_training(tiny, tmp_path, crops, capsys):
+    own = tmp_path / "own"
+    shutil.copytree(crops.parent, own)
+    config = tiny(data__train=str(own / "some.csv"))
+    assert train(config, tmp_path / "run") == 0
+    own.rename(tmp_path / "away")
+    best, out = tmp_path / "run/best.pt", tmp_path / "judged"
+    argv = ["--checkpoint", best, "--data", tmp_path / "away/some.csv", "--out", out]
+    assert judge(*argv) == 0
+    judged, of_run = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "run")
+    )
+    assert judged["calibration"]["temperature"] == of_run["calibration"]["temperature"]
+    assert judged["unknown"]["threshold"] == of_run["unknown"]["threshold"]
+    assert judged["measured_on"]["side"] is None
+    assert judged["chosen_on"] == {**of_run["chosen_on"], "measured_there": False}
+    checkpoint = read_checkpoint(best)
+    assert checkpoint.pop("decisions")["chosen_on"]["images"] == of_run["measured_on"]["images"]
+    torch.save(checkpoint, tmp_path / "older.pt")  # without them, they are chosen anew
+    assert judge("--checkpoint", tmp_path / "older.pt", *argv[2:]) == 2
+    assert "own/some.csv: no such folder" in capsys.readouterr().err
+    assert judge("--checkpoint", tmp_path / "older.pt", *argv[2:], "--train-data", argv[3]) == 0
+    again = json.loads((out / "metrics.json").read_text())
+    assert again["calibration"] == pytest.approx(judged["calibration"])
+
+
+def test_images_of_classes_that_it_does_not_know_are_judged_as_unknown(
+    tiny, tmp_path, crops, capsys
+):
+    rows = [row.split(",") for row in crops.read_text().splitlines()]
+    names = sorted({row[1] for row in rows[1:]})
+    assert train(tiny(data__leave_out=names[:1]), tmp_path / "run") == 0
+    argv = ["--checkpoint", tmp_path / "run/best.pt", "--data", crops]
+    assert judge(*argv) == 2
+    assert f"'--unknown {names[0]}' judges" in capsys.readouterr().err
+    for wrong, said in (("elephant", "has no class 'elephant'"), (names[1], "knows; leave it out")):
+        assert judge(*argv, "--unknown", names[0], wrong) == 2
+        assert said in capsys.readouterr().err
+    assert judge(*argv, "--unknown", names[0], "--out", tmp_path / "judged") == 0
+    metrics = json.loads((tmp_path / "judged/metrics.json").read_text())
+    count = sum(row[1] == names[0] for row in rows[1:])
+    foreign = metrics["unknown"]["foreign"]
+    assert foreign["images"] == foreign["per_class"][names[0]]["images"] == count
+    assert metrics["measured_on"]["images"] == len(rows) - 1 - count
+    assert list(metrics["per_class"]) == names[1:]
+    assert f"of {count} images of other classes" in capsys.readouterr().out
+
+
 def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path, capsys):
     assert train(tiny(self_distill={}, model=EXITS), tmp_path / "run") == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -365,6 +428,21 @@ def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path
     assert torch.equal(whole(x)[0]["exits"][1], part(x)[0]["logits"])
     assert cut.stat().st_size < best.stat().st_size
     capsys.readouterr()
+    assert judge("--checkpoint", cut, "--out", tmp_path / "again") == 0
+    again = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert again["calibration"] == judged["calibration"]
+    assert "early" not in again
+    made = ["--checkpoint", best, "--cut-out", tmp_path / "head.pt"]
+    assert judge(*made, "--cut", "last", "--out", tmp_path / "j") == 0
+    head = Classifier.load(tmp_path / "head.pt")
+    assert torch.equal(whole(x)[0]["logits"], head(x)[0]["logits"])
+    assert not head.exits
+    assert not [key for key in head.state_dict() if key.startswith("exits")]
+    judged = json.loads((tmp_path / "j/metrics.json").read_text())
+    assert judged["classes"]["top1"] == exits["last"]["top1"]
+    capsys.readouterr()
+    assert judge("--checkpoint", tmp_path / "head.pt", "--cut", "last") == 2
+    assert "there are none" in capsys.readouterr().err
     assert judge("--checkpoint", best, "--cut", "c4") == 2
     assert "no exit on 'c4' to cut the network at; there are c2, c3" in capsys.readouterr().err
 
@@ -395,6 +473,7 @@ def test_a_classifier_knows_the_shades_that_it_learned_from(tiny, tmp_path):
     assert said[0]["calibration"] == said[1]["calibration"]
     assert judge("--checkpoint", best, "--cut", "c2", "--cut-out", tmp_path / "cut.pt") == 0
     assert Classifier.load(tmp_path / "cut.pt").levels == (low, high)
+    assert without_exits(Classifier.load(best)).levels == (low, high)
 
 
 def test_class_names_are_shown_as_they_are(tiny, tmp_path, crops, capsys):
