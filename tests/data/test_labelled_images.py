@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -361,6 +362,39 @@ def test_background_is_found_in_a_narrow_image(tmp_path):
     made = coco(tmp_path, ["tall.png"], [])
     assert launch("crop", [made, str(tmp_path / "out"), "--background", "2"]) == 0
     assert [row["label"] for row in rows(tmp_path / "out")] == ["background"] * 2
+
+
+def test_what_a_crowd_covers_is_no_background(tmp_path):
+    for name in ("full", "half"):
+        picture(tmp_path / f"{name}.png", (1, 2, 3), (40, 20))
+    made = coco(tmp_path, ["full.png", "half.png"], [(0, [0, 0, 40, 20]), (1, [0, 0, 20, 20])])
+    document = json.loads(Path(made).read_text())
+    for box in document["annotations"]:
+        box["iscrowd"] = 1
+    Path(made).write_text(json.dumps(document))
+    assert launch("crop", [made, str(tmp_path / "out"), "--background", "3"]) == 0
+    table = rows(tmp_path / "out")
+    assert [(row["image"], row["label"]) for row in table] == [("half.png", "background")] * 3
+    assert min(int(row["xmin"]) for row in table) >= 20
+
+
+@pytest.mark.parametrize(
+    ("classes", "more", "said"),
+    [
+        (["background", "ant"], ["--background", "1"], "a class 'background' of its own"),
+        (["unknown", "ant"], ["--unknown", "ant"], "a class 'unknown' of its own"),
+        (["unknown", "ant"], ["--unknown", "ant", "unknown"], None),
+        (["background", "unknown"], [], None),
+    ],
+)
+def test_a_class_is_not_mixed_with_a_made_one_without_a_word(tmp_path, capsys, classes, more, said):
+    picture(tmp_path / "a.png", (1, 2, 3), (40, 40))
+    categories = [{"id": at, "name": name} for at, name in enumerate(classes, start=1)]
+    made = coco(tmp_path, ["a.png"], [(0, [0, 0, 9, 9])], categories=categories)
+    code = launch("crop", [made, str(tmp_path / "out"), *more])
+    assert code == (2 if said else 0)
+    assert (said or "") in capsys.readouterr().err
+    assert (tmp_path / "out").exists() == (said is None)
 
 
 @pytest.mark.parametrize(
