@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detkd.data.class_dataset import ClassDataset
     from detkd.data.labelled_images import LabelledSet
     from detkd.engine.class_parts import Sides
+    from detkd.evaluation.class_judge import ClassPredictions
     from detkd.evaluation.decisions import Decisions
     from detkd.models.classifier import Classifier
 
@@ -33,11 +34,36 @@ def main(argv: list[str]) -> int:
     options = _parse(argv)
 
     from detkd.cli.class_judgement import show_classes
-    from detkd.engine.class_judging import judge_said, write_class_judgement
-    from detkd.engine.class_parts import predict_classes
-    from detkd.engine.devices import choose_device
+    from detkd.engine.class_judging import judge_folds, write_class_judgement
     from detkd.evaluation.class_intervals import DRAWS, compare_paired
     from detkd.evaluation.class_judge import aligned, read_predictions
+
+    if options.folds:
+        said, metrics = judge_folds(options.folds, options.bootstrap)
+        root = None
+    else:
+        said, metrics, root = _judge(options)
+    if options.against:
+        path = options.against
+        path = path / "predictions.json" if path.is_dir() else path
+        other = aligned(
+            said, read_predictions(path), (str(options.checkpoint or "the folds"), str(path))
+        )
+        metrics["against"] = compare_paired(
+            said.probabilities, other, said.labels, said.groups, draws=options.bootstrap or DRAWS
+        )
+    show_classes(metrics)
+    if options.out:
+        write_class_judgement(options.out, said, metrics, root)
+        print(f"written: {options.out}/metrics.json, predictions.json, plots/")
+    return 0
+
+
+def _judge(options: argparse.Namespace) -> tuple[ClassPredictions, dict[str, Any], Path]:
+    """What the checkpoint's network says, all that is known about it, and where the images lie."""
+    from detkd.engine.class_judging import judge_said
+    from detkd.engine.class_parts import predict_classes
+    from detkd.engine.devices import choose_device
 
     network, checkpoint = _network(options)
     network.to(choose_device(options.device))
@@ -55,23 +81,20 @@ def main(argv: list[str]) -> int:
         foreign=predict_classes(network, foreign) if foreign else None,
         bootstrap=options.bootstrap,
     )
-    if options.against:
-        path = options.against
-        path = path / "predictions.json" if path.is_dir() else path
-        other = aligned(said, read_predictions(path), (str(options.checkpoint), str(path)))
-        metrics["against"] = compare_paired(
-            said.probabilities, other, said.labels, said.groups, draws=options.bootstrap or DRAWS
-        )
-    show_classes(metrics)
-    if options.out:
-        write_class_judgement(options.out, said, metrics, judged.data.root)
-        print(f"written: {options.out}/metrics.json, predictions.json, plots/")
-    return 0
+    return said, metrics, judged.data.root
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser("eval-cls", __doc__, EXAMPLES)
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a best.pt of train-cls")
+    judged = parser.add_mutually_exclusive_group(required=True)
+    judged.add_argument("--checkpoint", type=Path, help="a best.pt of train-cls")
+    judged.add_argument(
+        "--folds",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders of all folds (data.folds): what each said of its own, judged as one",
+    )
     parser.add_argument("--side", choices=["val", "test"], default="val", help="(val)")
     parser.add_argument("--data", type=Path, help="other images: class folders or a CSV")
     parser.add_argument(
@@ -104,6 +127,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.bootstrap < 0:
         raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
+    of_checkpoint = ("data", "train_data", "cut", "cut_out")
+    if options.folds and (given := [name for name in of_checkpoint if getattr(options, name)]):
+        flag = given[0].replace("_", "-")
+        raise ConfigError(f"--{flag}: is for a checkpoint; folds are judged by their predictions.")
     if options.unknown and not options.data:
         raise DataError("--unknown: is of the classes of --data; name such images.")
     if options.cut_out and not options.cut:

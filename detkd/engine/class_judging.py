@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from detkd.engine.curves import plot_curves
 from detkd.engine.run import RunFolder
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.class_intervals import DRAWS
-from detkd.evaluation.class_judge import ClassPredictions, judge_classes
+from detkd.evaluation.class_judge import (
+    ClassPredictions,
+    judge_classes,
+    pooled,
+    read_predictions,
+)
 from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.decisions import Decisions, choose_decisions
 from detkd.files import write_json, write_with
@@ -52,22 +58,35 @@ def judge_said(
     metrics = judge_classes(
         said, decisions, foreign=foreign, flops=flops, alone=alone, bootstrap=bootstrap
     )
-    chosen_on = dict(decisions.chosen_on)
-    return {
-        "measured_on": _images(said, side, source),
-        # Whether temperature and thresholds were chosen on these very images; then they flatter.
-        "chosen_on": {**chosen_on, "measured_there": side == chosen_on["side"]},
-        **metrics,
-    }
+    return {**_where(said, decisions, side, source), **metrics}
+
+
+def judge_folds(
+    runs: Sequence[Path], bootstrap: int = DRAWS
+) -> tuple[ClassPredictions, dict[str, Any]]:
+    """What the runs of all folds said, each of the images that it was validated on, as one.
+
+    Raises:
+        DataError: a run without predictions, or runs that are not the folds of one division.
+    """
+    said = pooled({str(run): read_predictions(run / "predictions.json") for run in runs})
+    source = f"{len(runs)} folds"
+    chosen_on = _images(said, "val", source)
+    decisions = choose_decisions(said.logits, said.labels, None, chosen_on)
+    metrics = judge_classes(said, decisions, bootstrap=bootstrap)
+    return said, {**_where(said, decisions, "val", source), **metrics}
 
 
 def write_class_judgement(
-    folder: Path, said: ClassPredictions, metrics: dict[str, Any], root: Path
+    folder: Path, said: ClassPredictions, metrics: dict[str, Any], root: Path | None
 ) -> None:
-    """Write metrics.json, predictions.json and plots/ into `folder`; images lie below `root`."""
+    """Write metrics.json, predictions.json and plots/ into `folder`.
+
+    Images lie below `root`; without it the mistakes are not shown.
+    """
     write_json(folder / "metrics.json", metrics)
     write_json(folder / "predictions.json", said.as_dict())
-    files = [root / file for file in said.files]
+    files = None if root is None else [root / file for file in said.files]
     mended = scaled(said.logits, metrics["calibration"]["temperature"])
     plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots", mended)
 
@@ -98,6 +117,20 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 def _can_stop(network: Classifier) -> bool:
     """Whether there are exits at which it can stop; timm's networks run as a whole."""
     return bool(network.exits) and not isinstance(network.backbone, TimmBackbone)
+
+
+def _where(
+    said: ClassPredictions, decisions: Decisions, side: str | None, source: object
+) -> dict[str, Any]:
+    """On which images the numbers are measured, and on which the thresholds were chosen.
+
+    Where these are the same, thresholds flatter.
+    """
+    chosen_on = dict(decisions.chosen_on)
+    return {
+        "measured_on": _images(said, side, source),
+        "chosen_on": {**chosen_on, "measured_there": side == chosen_on["side"]},
+    }
 
 
 def _images(said: ClassPredictions, side: str | None, source: object) -> dict[str, Any]:

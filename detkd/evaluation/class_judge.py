@@ -141,6 +141,36 @@ def judge_classes(
     return document
 
 
+def pooled(folds: Mapping[str, ClassPredictions]) -> ClassPredictions:
+    """The predictions of several networks on images of their own, as one; by where they are from.
+
+    Exits are left out.
+
+    Raises:
+        DataError: they are of other classes, or two are of the same image.
+    """
+    first = next(iter(folds))
+    seen: dict[str, str] = {}
+    for name, each in folds.items():
+        if each.classes != folds[first].classes:
+            raise DataError(f"{name}: is of other classes than {first}; pool folds of one config.")
+        for file in each.files:
+            if file in seen:
+                raise DataError(
+                    f"{name}: has '{file}', which {seen[file]} has, too; pool the folds of one "
+                    "division, each once."
+                )
+            seen[file] = name
+    parts = list(folds.values())
+    return ClassPredictions(
+        parts[0].classes,
+        tuple(seen),
+        tuple(group for each in parts for group in each.groups),
+        np.concatenate([each.labels for each in parts]),
+        np.concatenate([each.logits for each in parts]),
+    )
+
+
 def aligned(first: ClassPredictions, second: ClassPredictions, names: Sequence[str]) -> np.ndarray:
     """The probabilities of `second` in the order of the images of `first`.
 

@@ -243,6 +243,34 @@ def test_early_stopping_and_folds(tiny, tmp_path):
     assert read_checkpoint(tmp_path / "a/last.pt")["training"]["progress"]["epoch"] < 30
 
 
+def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
+    runs = [tmp_path / f"fold-{at}" for at in (0, 1)]
+    config = tiny(data__folds=2, data__ratios=[0.5, 0.5, 0], train__epochs=1)
+    for at, run in enumerate(runs):
+        assert train(config, run, "--data.fold", str(at)) == 0
+    assert judge("--folds", *runs, "--out", tmp_path / "all") == 0
+    parts = [read_predictions(run / "predictions.json") for run in runs]
+    whole = read_predictions(tmp_path / "all/predictions.json")
+    assert whole.files == parts[0].files + parts[1].files
+    metrics = json.loads((tmp_path / "all/metrics.json").read_text())
+    right = sum(int((part.logits.argmax(1) == part.labels).sum()) for part in parts)
+    assert metrics["classes"]["top1"] == pytest.approx(right / len(whole.files))
+    assert metrics["measured_on"] == {
+        "side": "val",
+        "source": "2 folds",
+        "images": len(whole.files),
+        "samples": len(set(whole.groups)),
+    }
+    assert judge("--folds", *runs, "--against", tmp_path / "all") == 0
+    capsys.readouterr()
+    for argv, said in (
+        ([runs[0], runs[0] / "../fold-0"], "which"),
+        ([*runs, "--cut", "c2"], "--cut: is for a checkpoint"),
+    ):
+        assert judge("--folds", *argv) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_training_ends_early_at_an_epoch_that_was_judged(tiny, tmp_path):
     config = tiny(train__early_stop=1, train__judge_every=2, train__epochs=9, train__lr=0.0)
     assert train(config, tmp_path / "a") == 0
@@ -531,14 +559,20 @@ def test_real_crops_can_be_learned(real_data, tmp_path):
 
 def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    sides = {"data__ratios": [0.4, 0.2, 0.4]}
     for name in ("teacher", "student"):
-        tiny(name, train__epochs=1)
+        tiny(name, train__epochs=1, **sides)
     losses = [{"name": "kl", "at": ["logits"]}]
-    tiny("distill", train__epochs=1, distill={"teacher": "of the row's own", "losses": losses})
+    distill = {"teacher": "of the row's own", "losses": losses}
+    tiny("distill", train__epochs=1, distill=distill, **sides)
     rows = {
         "teacher": {"config": "teacher.yaml"},
         "plain": {"config": "student.yaml"},
-        "kl": {"config": "distill.yaml", "set": {"distill.preflight": 0}},
+        "kl": {
+            "config": "distill.yaml",
+            "set": {"distill.preflight": 0},
+            "gap": ["teacher", "plain"],
+        },
     }
     study = {"name": "small", "command": "train-cls", "rows": rows}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
@@ -552,7 +586,19 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     out = tmp_path / "judged"
     best = tmp_path / "runs/small/kl-0/best.pt"
     assert judge("--checkpoint", best, "--side", "test", "--out", out) == 0
-    metrics = json.loads((out / "metrics.json").read_text())["classes"]
+    judged = json.loads((out / "metrics.json").read_text())
+    metrics = judged["classes"]
+    for name in ("top1", "balanced_accuracy", "macro_f1"):
+        assert found["kl"]["interval"][name] == judged["intervals"][name]
+    paired = found["kl"]["paired"]
+    assert (paired["against"], paired["unit"]) == ("teacher", "sample")
+    line = paired["balanced_accuracy"]
+    own, other = (found[row]["test_balanced"][0] for row in ("kl", "teacher"))
+    assert line["difference"] == pytest.approx(own - other)
+    assert line["interval"][0] <= line["difference"] <= line["interval"][1]
+    assert "paired" not in found["teacher"]
+    kept = read_predictions(tmp_path / "runs/small/kl-0/judged/test.json")
+    assert kept.files == read_predictions(out / "predictions.json").files
     assert found["kl"]["test_top1"] == [metrics["top1"]]
     assert found["kl"]["test_balanced"] == [metrics["balanced_accuracy"]]
     assert found["kl"]["test_macro_f1"] == [metrics["macro_f1"]]
@@ -563,6 +609,9 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     table = (tmp_path / "docs/results/small.md").read_text().splitlines()
     assert "| val top-1 | val balanced | val macro F1 | test top-1 | test bal" in table[0]
     assert "| params | MFLOPs | seconds |" in table[0]
+    assert "| gap closed | test balanced, 95 % | less plain, 95 % |" in table[0]
+    row = next(line for line in table if line.startswith("| kl"))
+    assert f"{paired['balanced_accuracy']['difference']:+.3f} (" in row
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "command": "learn"}))
     assert launch("study", ["."]) == 2
     assert "command: is train or train-cls" in capsys.readouterr().err
