@@ -197,6 +197,11 @@ def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
     config = ClassDataConfig(**checkpoint["config"]["data"])
     if options.train_data:
         config.train = str(options.train_data)
+    elif not Path(config.train).exists():
+        raise DataError(
+            f"{config.train}: is gone, and {options.checkpoint} is to be judged, or its thresholds "
+            "chosen, on its images; --train-data names where they lie now."
+        )
     return sides_of(config)
 
 

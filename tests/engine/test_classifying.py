@@ -407,7 +407,7 @@ def test_other_images_are_judged_without_those_of_the_training(tiny, tmp_path, c
     assert checkpoint.pop("decisions")["chosen_on"]["images"] == of_run["measured_on"]["images"]
     torch.save(checkpoint, tmp_path / "older.pt")  # without them, they are chosen anew
     assert judge("--checkpoint", tmp_path / "older.pt", *argv[2:]) == 2
-    assert "own/some.csv: no such folder" in capsys.readouterr().err
+    assert "own/some.csv: is gone" in capsys.readouterr().err
     assert judge("--checkpoint", tmp_path / "older.pt", *argv[2:], "--train-data", argv[3]) == 0
     again = json.loads((out / "metrics.json").read_text())
     assert again["calibration"] == pytest.approx(judged["calibration"])
