@@ -1,10 +1,11 @@
-"""A detector as one ONNX file, and the proof that it finds what its checkpoint finds.
+"""A detector or classifier as an ONNX file, and the proof that it says what its checkpoint says.
 
     detkd export --checkpoint runs/bccd-distill/best.pt --gt datasets/bccd/val.json --out exported/
 
 writes exported/model.onnx (resized frames in; boxes, scores, labels and their count out),
 detkd.json (classes, sizes, thresholds), parity.json, a model card, and the programs that use it
-without torch: runner.py and counting.pyz. Ends 1 if the two differ.
+without torch: runner.py and counting.pyz. Of a classifier it writes model.onnx (images in, logits
+of its head out), detkd.json and parity.json, for 'detkd classify'. Ends 1 if the two differ.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from detkd.cli.parser import build_parser
 from detkd.errors import DataError
@@ -48,6 +50,8 @@ def main(argv: list[str]) -> int:
     variants.needed(options.to)
     refuse_other(options.out)
     checkpoint = read_checkpoint(options.checkpoint)
+    if checkpoint.get("network") == "classifier":
+        return _export_classifier(options, checkpoint)
     detector = detector_from(checkpoint, options.checkpoint)
     dataset = None
     if options.gt:
@@ -121,6 +125,30 @@ def main(argv: list[str]) -> int:
     return 1
 
 
+OF_DETECTORS = ("gt", "images", "thresholds", "card", "um_per_px", "to", "calibrate", "frame")
+
+
+def _export_classifier(options: argparse.Namespace, checkpoint: dict[str, Any]) -> int:
+    from detkd.deploy.class_export import export_classifier
+    from detkd.deploy.folder import export_folder
+    from detkd.models.classifier import classifier_from
+
+    for name in OF_DETECTORS:
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag}: is for detectors, and {options.checkpoint} is none.")
+    network = classifier_from(checkpoint, options.checkpoint)
+    with export_folder(options.out) as folder:
+        print("writing the graph ...", flush=True)
+        parity = export_classifier(network, checkpoint, folder, made=options.made_frames)
+    print(f"{parity['images']} made images: logits within {parity['logit']:.2g}")
+    if not parity["passed"]:
+        print(f"no parity: more than {parity['allowed']:g} apart. Do not use this model.")
+        return 1
+    print(f"written: {options.out}/model.onnx, detkd.json, parity.json")
+    return 0
+
+
 def _frame(said: str | None, image_size: int) -> tuple[int, int] | None:
     """Height and width to which a camera's frames, 'WIDTHxHEIGHT' in px, are resized."""
     from detkd.deploy.runner import resized_size
@@ -134,7 +162,7 @@ def _frame(said: str | None, image_size: int) -> tuple[int, int] | None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser("export", __doc__)
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="a detector's best.pt")
+    add("--checkpoint", required=True, type=Path, help="a best.pt")
     add("--out", required=True, type=Path, help="the folder to be written")
     add("--gt", type=Path, help="COCO ground truth on whose images both are compared and judged")
     add("--images", type=Path, help="folder of the images (else the truth says)")

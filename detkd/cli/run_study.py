@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         waiting, lambda task: results.add(task, figures(task.run, study.test)), options.jobs
     )
     if not options.no_table:
+        results.compare()
         _write_table(results.table(), results.commands(), study.results.with_suffix(".md"))
     for task in failed:
         print(f"failed: {task.row}, seed {task.seed}; see {task.run}.log")

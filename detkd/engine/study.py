@@ -259,15 +259,46 @@ class Results:
                 row[key][at] = value
             else:
                 row[key] = value
+        for stale in ("interval", "paired"):  # of the runs before
+            row.pop(stale, None)
         row["settings"] = task.settings
         row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
         self.rows[task.row] = row
         order = {name: at for at, name in enumerate(self.study.rows)}
         self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
+        self._write()
+
+    def _write(self) -> None:
         tree: dict[str, Any] = {"study": self.study.name, "rows": self.rows}
         if self.test:
             tree["test"] = self.test
         write_json(self.study.results, tree)
+
+    def compare(self) -> None:
+        """Add the interval of each row's test score, and its paired test against its plain row.
+
+        The plain row is the first of the two of its gap. What is known of runs that are gone stays.
+        """
+        kind = self.study.kind
+        if not kind.interval or not kind.paired:
+            return
+        with locked(self.study.runs / ".results.lock", wait=True):
+            self.rows = self._read()
+            for name, row in self.rows.items():
+                if interval := kind.interval(self._runs(name)):
+                    row["interval"] = interval
+                plain = self._plain(name)
+                if plain and (test := kind.paired(self._runs(name), self._runs(plain))):
+                    row["paired"] = {"against": plain, **test}
+            self._write()
+
+    def _runs(self, name: str) -> list[Path]:
+        return [self.study.runs / f"{name}-{seed}" for seed in self.rows[name]["seeds"]]
+
+    def _plain(self, name: str) -> str | None:
+        """The row that this one is compared with."""
+        gap = self.study.rows[name].gap if name in self.study.rows else ()
+        return gap[0] if gap and gap[0] != name and gap[0] in self.rows else None
 
     def table(self) -> list[dict[str, str]]:
         """The rows as text: mean and sample standard deviation over seeds, share of the gap."""
@@ -285,6 +316,7 @@ class Results:
                 "seeds": str(len(row["seeds"])),
                 **{title: _spread(row[key]) for title, key in kind.scores.items()},
                 "gap closed": self._closed(name, means),
+                **_tested(row, self.rows),
                 **{title: text(row) for title, text in kind.costs.items()},
             }
             for name, row in self.rows.items()
@@ -362,6 +394,22 @@ def _spread(values: Sequence[float | None]) -> str:
         return "-"
     mean = f"{statistics.mean(known):.3f}"
     return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
+
+
+TESTED = "balanced_accuracy"  # the score of classifiers that intervals are shown of
+
+
+def _tested(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The columns of intervals by sample, where any row has them."""
+    columns = {}
+    if any("interval" in each for each in rows.values()):
+        limits = row.get("interval", {}).get(TESTED)
+        columns["test balanced, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
+    if any("paired" in each for each in rows.values()):
+        line = row.get("paired", {}).get(TESTED, {})
+        between = "{:+.3f} to {:+.3f}".format(*line["interval"]) if line.get("interval") else ""
+        columns["less plain, 95 %"] = f"{line['difference']:+.3f} ({between})" if between else "-"
+    return columns
 
 
 def _settings(experiment: AnyExperiment, teacher: str) -> str:
