@@ -83,9 +83,14 @@ class Model:
 
     `variant` is one of the faster forms that the export kept: int8, fp16 or openvino. `origin` is
     what run.json says of it: the version of detkd that exported it, its training and its file.
+    `proof` says how far it was compared with its checkpoint, if that is less than in full; one that
+    differed is refused unless `unproven` ones are asked for.
     """
 
-    def __init__(self, folder: Path, threads: int = 0, variant: str = "") -> None:
+    def __init__(
+        self, folder: Path, threads: int = 0, variant: str = "", unproven: bool = False
+    ) -> None:
+        self.proof = proof_of(folder, unproven)
         try:
             said = json.loads((folder / "detkd.json").read_text(encoding="utf-8"))
             self.classes: list[str] = [str(name) for name in said["classes"]]
@@ -173,6 +178,27 @@ def open_openvino(path: Path, threads: int) -> Runtime:
         return [found[at].copy() for at in range(4)]
 
     return run
+
+
+def proof_of(folder: Path, unproven: bool) -> str:
+    """What a person should know of the comparison in parity.json; nothing if it is in order.
+
+    Raises:
+        RefusedError: the model differed from its checkpoint.
+    """
+    try:
+        said = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+        faults = "; ".join(map(str, said.get("faults", []))) or "parity.json names the frames"
+        left_out = "; ".join(map(str, said.get("left_out", [])))
+        verdict = said.get("verdict", "passed" if said["passed"] else "failed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{folder}/parity.json: is missing or broken; nothing says that the model is right"
+    if verdict == "failed":
+        why = f"the model in {folder} does not find what its checkpoint finds ({faults})"
+        if not unproven:
+            raise RefusedError(f"{why}; export again, or use it all the same with --unproven.")
+        return why
+    return f"the model in {folder} was compared in part, without {left_out}" if left_out else ""
 
 
 # --------------------------------------------------------------------- from a file to an RGB image
@@ -1404,6 +1430,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--draw", action="store_true", help="write the frames with their boxes to OUT/drawn")
     add("--coco", action="store_true", help="write results.json (COCO) at the end")
     add("--threads", type=int, default=0, help="threads of the model (all)")
+    add("--unproven", action="store_true", help="use a model that failed its comparison, too")
     add("--variant", default="", help="a faster form that the export kept: int8, fp16, openvino")
 
 
@@ -1431,7 +1458,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr, flush=True)
 
     try:
-        tally = run(Model(options.model, options.threads, options.variant), options, say)
+        model = Model(options.model, options.threads, options.variant, options.unproven)
+        if model.proof:
+            say(model.proof)
+        tally = run(model, options, say)
     except RefusedError as error:
         say(f"error: {error}")
         return 2
