@@ -93,6 +93,8 @@ class Model:
         self.proof = proof_of(folder, unproven)
         try:
             said = json.loads((folder / "detkd.json").read_text(encoding="utf-8"))
+            if "thresholds" not in said:
+                raise RefusedError(f"{folder}: holds no detector; 'detkd classify' takes it.")
             self.classes: list[str] = [str(name) for name in said["classes"]]
             self.image_size = int(said["image_size"])
             self.thresholds = np.array([float(said["thresholds"][c]) for c in self.classes])

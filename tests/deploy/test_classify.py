@@ -195,6 +195,9 @@ def test_an_export_says_what_its_checkpoint_says(frames, tmp_path, capsys):
             assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=2e-4)
     assert launch("export", [*argv, "--gt", "x.json"]) == 2
     assert "--gt: is for detectors" in capsys.readouterr().err
+    argv = [str(frames), "--model", str(exported), "--out", str(tmp_path / "found")]
+    assert launch("predict", argv) == 2
+    assert "holds no detector; 'detkd classify' takes it" in capsys.readouterr().err
     (exported / "model.onnx").write_bytes(b"broken")
     assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv") == 2
     assert "no intact ONNX file" in capsys.readouterr().err
