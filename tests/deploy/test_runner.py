@@ -663,7 +663,8 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on(model_folder, tmp_path):
         command(exported, frames, out), preexec_fn=full, capture_output=True, text=True
     )
     assert full_run.returncode == 2
-    assert full_run.stderr.startswith("error: ") and full_run.stderr.count("\n") == 1
+    told = full_run.stderr.splitlines()  # the model of the tests was compared in part
+    assert len(told) == 2 and "in part" in told[0] and told[1].startswith("error: ")
     subprocess.run(command(exported, frames, out), check=True)
     for name in ("frames.csv", "results.csv"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
