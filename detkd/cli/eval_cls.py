@@ -118,7 +118,7 @@ def _images(options: argparse.Namespace, network: Classifier) -> Any:
     if options.data:
         other = read_labelled(options.data)
         try:
-            other = other.grouped(config.group_pattern)
+            other = other.grouped(config.group_pattern, config.group_gap)
         except DataError:
             print(f"{options.data}: data.group_pattern matches no name; each image stands alone")
         return dataset(other), validation

@@ -72,9 +72,10 @@ def sides_of(data: ClassDataConfig) -> Sides:
     """
     if data.val and data.folds:
         raise ConfigError("data.folds: folds are made of data.train alone; leave data.val out.")
-    whole = read_labelled(data.train).grouped(data.group_pattern).without(data.leave_out)
+    whole = read_labelled(data.train).grouped(data.group_pattern, data.group_gap)
+    whole = whole.without(data.leave_out)
     if data.val:
-        val = read_labelled(data.val).grouped(data.group_pattern)
+        val = read_labelled(data.val).grouped(data.group_pattern, data.group_gap)
         val = val.without([name for name in data.leave_out if name in val.classes])
         unknown = sorted(set(val.classes) - set(whole.classes))
         if unknown:

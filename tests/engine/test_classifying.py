@@ -322,14 +322,19 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     assert judge("--checkpoint", best, "--data", crops) == 0
 
 
-def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path, capsys):
+@pytest.mark.parametrize(("pattern", "gap"), [(r"([^/]+)\+", 0), (r"\+(\d+)", 500)])
+def test_other_images_are_grouped_as_the_trainings_are(crops, tiny, tmp_path, capsys, pattern, gap):
+    samples = []
     for at, row in enumerate(crops.read_text().splitlines()[1:]):
         file, label, group, *_ = row.split(",")
-        for folder, name in (("own", f"{group}+{at}.png"), ("foreign", f"{at}.png")):
+        samples += [group] * (group not in samples)
+        clock = 1000 * samples.index(group) + at
+        for folder, name in (("own", f"{group}+{clock}.png"), ("foreign", f"{at}.png")):
             copy = tmp_path / folder / label / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes((crops.parent / file).read_bytes())
-    config = tiny(data__train=str(tmp_path / "own"), data__group_pattern=r"([^/]+)\+")
+    own = str(tmp_path / "own")
+    config = tiny(data__train=own, data__group_pattern=pattern, data__group_gap=gap)
     assert train(config, tmp_path / "run") == 0
     groups = {}
     for folder in ("own", "foreign"):
@@ -340,7 +345,7 @@ def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path
         groups[folder] = len(set(said.groups)), len(said.files)
         unmatched = "matches no name; each image stands alone" in capsys.readouterr().out
         assert unmatched == (folder == "foreign")
-    assert 1 < groups["own"][0] < groups["own"][1]
+    assert groups["own"][0] == len(samples) < groups["own"][1]
     assert groups["foreign"][0] == groups["foreign"][1]
 
 

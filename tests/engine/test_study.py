@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from detkd.cli.app import launch
-from detkd.cli.arguments import read_experiment
+from detkd.cli.arguments import read_experiment, read_kind
+from detkd.config import ClassifierExperiment, Experiment
 from detkd.engine.run import NEW_KEYS, RunFolder
 from detkd.engine.study import Results, Row, Study, Task, _settings, plan, read_study
 from detkd.engine.trainings import killing_is_ctrl_c
@@ -161,18 +162,32 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(study, capsys):
     assert "holds a run of other settings than row 'plain' has now" in capsys.readouterr().err
 
 
-def test_what_has_run_before_a_key_was_there_is_not_run_again(tiny):
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Experiment, {"model__roi_features": "thin"}),
+        (ClassifierExperiment, {"data__group_gap": 60.0}),
+    ],
+)
+def test_what_has_run_before_a_key_was_there_is_not_run_again(tmp_path, kind, change):
     def settings(**changes):
-        experiment = read_experiment("x", ["--config", str(tiny(**changes))], **NO_HELP)[0]
+        tree = {"data": {"train": "a", "val": "b"}, "model": {}}
+        for key, value in changes.items():
+            part, _, name = key.partition("__")
+            tree[part][name] = value
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
+        experiment = read_kind(kind, "x", ["--config", str(tmp_path / "a.yaml")], **NO_HELP)[0]
         return experiment, _settings(experiment, "")
 
-    (experiment, now), (_, thin) = settings(), settings(model__roi_features="thin")
+    (experiment, now), (_, other) = settings(), settings(**change)
     tree = experiment.as_dict()
-    for part, key in NEW_KEYS:
+    known = [(part, key) for part, key in NEW_KEYS if key in tree[part]]
+    assert known
+    for part, key in known:
         del tree[part][key]
     older = type("Older", (), {"as_dict": lambda self: tree})()
     assert now == _settings(older, "")
-    assert thin != now
+    assert other != now
 
 
 def test_the_table_by_hand(study):
