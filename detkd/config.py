@@ -392,7 +392,8 @@ class ClassifierConfig:
         dropout: before the linear layer of a pooled head.
         exits: stages on which a classifier of its own sits, such as [c2, c3, c4].
         exit_attention: in each exit: none or eca.
-        cut: the network ends with the exit on this stage, and nothing behind it is there.
+        cut: the network ends with an exit on this stage, and nothing behind it is there; so trained
+            it is the shallow network alone.
     """
 
     backbone: str = "shallow_x1"

@@ -34,6 +34,7 @@ from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.files import write_json
 from detkd.models.backbones import TimmBackbone
+from detkd.models.class_heads import Exit
 from detkd.models.classifier import Classifier, build_classifier, classifier_from, without_exits
 from detkd.models.early_exit import LAST, exit_flops
 from detkd.models.network import Network
@@ -165,9 +166,12 @@ def build_class_trainable(
     """
     model, distill, own = experiment.model, experiment.distill, experiment.self_distill
     check_one_teacher(experiment)
-    if model.cut:
-        raise ConfigError("model.cut: train the whole with its exits, and cut it afterwards.")
-    if model.exits and not own:
+    if model.cut and own:
+        raise ConfigError(
+            "model.cut: a network that ends at an exit has no deeper one to teach it; leave "
+            "self_distill out, or train the whole and cut it with 'detkd eval-cls --cut'."
+        )
+    if model.exits and not own and not model.cut:
         raise ConfigError("model.exits: exits are trained by self_distill; give it, or leave them.")
     torch.manual_seed(experiment.train.seed)
     network = build_classifier(
@@ -179,6 +183,8 @@ def build_class_trainable(
     )
     network.levels = dataset.levels
     stride, side = network.backbone.features[network.deepest].stride, experiment.data.image_size
+    if isinstance(network.head, Exit):
+        stride = network.head.stride
     assert isinstance(loader.batch_sampler, EpochBatches)
     if loader.batch_sampler.batch_size == 1 and stride >= side:
         raise ConfigError(
