@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes, sides_of
 from detkd.engine.compare import judge_run
 from detkd.engine.run import RunFolder, read_log
-from detkd.evaluation.classes import class_scores
-from detkd.models.classifier import classifier_from
+from detkd.evaluation.class_judge import ClassPredictions, read_predictions
+from detkd.evaluation.classes import class_scores, softmax
+from detkd.models.backbones import TimmBackbone
+from detkd.models.classifier import Classifier, classifier_from, cut_at, without_exits
 from detkd.models.early_exit import LAST, exit_flops
 from detkd.models.weights import read_checkpoint
 
@@ -33,6 +35,7 @@ class Kind:
         val, test: the scores by which a row's share of the gap is told, the test's where there is
             one.
         costs: the same for all runs of a row: the column's title, and its text.
+        besides: what else each run has of its own, by its key among the figures.
     """
 
     experiment: type[AnyExperiment]
@@ -41,6 +44,7 @@ class Kind:
     val: str
     test: str
     costs: Mapping[str, Callable[[Row], str]]
+    besides: Sequence[str] = ("seconds",)
 
 
 def detector_figures(run: Path, test: Path | None) -> dict[str, Any]:
@@ -63,27 +67,62 @@ def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
     """Scores on the validation images and, where there is one, on the test side; and the cost.
 
     The test side is the one of the run's own data, which no training has seen. Weights and
-    operations are those of the whole network, with its exits.
+    operations are those of the whole network, with its exits. `exits` has the same of each of them,
+    as of the network that is cut there.
     """
     on_val = json.loads((run / "metrics.json").read_text())["classes"]
     checkpoint = read_checkpoint(run / "best.pt")
     network = classifier_from(checkpoint, run / "best.pt")
     test = sides_of(ClassDataConfig(**checkpoint["config"]["data"])).test
     on_test: dict[str, Any] = {}
+    sides = {"val": read_predictions(run / "predictions.json")} if network.exits else {}
     if test is not None and test.images:
         said = predict_classes(
             network, ClassDataset(test, image_size=network.image_size, levels=network.levels)
         )
         on_test = class_scores(said.probabilities, said.labels)
-    scores = {"top1": "top1", "balanced": "balanced_accuracy", "macro_f1": "macro_f1"}
+        sides["test"] = said
     return {
-        **{f"val_{name}": on_val[key] for name, key in scores.items()},
-        **{f"test_{name}": on_test.get(key) for name, key in scores.items()},
+        **_scores(on_val, on_test),
         "seconds": _seconds(run),
+        **_cost(network),
+        "exits": {} if isinstance(network.backbone, TimmBackbone) else _exits(network, sides),
+    }
+
+
+SCORES = {"top1": "top1", "balanced": "balanced_accuracy", "macro_f1": "macro_f1"}
+
+
+def _scores(on_val: Row, on_test: Row) -> dict[str, Any]:
+    return {
+        f"{side}_{name}": found.get(key)
+        for side, found in (("val", on_val), ("test", on_test))
+        for name, key in SCORES.items()
+    }
+
+
+def _cost(network: Classifier) -> dict[str, Any]:
+    # A timm backbone runs as a whole, whatever exits it has.
+    runs = without_exits(network) if isinstance(network.backbone, TimmBackbone) else network
+    return {
         "backbone_parameters": sum(w.numel() for w in network.backbone.parameters()),
         "parameters": sum(w.numel() for w in network.parameters()),
-        "gflops": exit_flops(network, network.image_size)[LAST] / 1e9,
+        "gflops": exit_flops(runs, network.image_size)[LAST] / 1e9,
     }
+
+
+def _exits(network: Classifier, sides: Mapping[str, ClassPredictions]) -> dict[str, Any]:
+    """Scores and cost of each exit, from what it said of the images of each side."""
+    found = {}
+    for at, name in enumerate(network.exits):
+        by_side = {
+            side: class_scores(softmax(said.exits[:, at]), said.labels)
+            for side, said in sides.items()
+            if said.exits is not None
+        }
+        scores = _scores(by_side["val"], by_side.get("test", {}))
+        found[name] = {**scores, **_cost(cut_at(network, name))}
+    return found
 
 
 def _seconds(run: Path) -> float:
@@ -119,5 +158,6 @@ KINDS = {
             "MFLOPs": lambda row: f"{1000 * row['gflops']:.1f}",
             "seconds": lambda row: f"{statistics.mean(row['seconds']):.0f}",
         },
+        ("seconds", "exits"),
     ),
 }

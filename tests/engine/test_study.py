@@ -210,6 +210,25 @@ def test_the_table_by_hand(study):
     assert results.table()[0]["val mAP"] == "0.650 ± 0.071"
 
 
+def test_a_row_with_exits_has_a_line_for_each_by_hand(study):
+    rows = {"own": Row("x", gap=[])}
+    results = Results(Study(study / "study.yaml", "small", rows, command="train-cls"))
+    scores = dict.fromkeys(results.study.kind.scores.values(), 0.5)
+    for seed, shallow in enumerate((0.2, 0.4)):
+        cost = {"seconds": 9.0, "parameters": 70, "gflops": 0.007}
+        exit_ = {**scores, "test_top1": shallow, "parameters": 20, "gflops": 0.002}
+        results.add(
+            Task("own", seed, study, [], "s", command="train-cls"),
+            {**scores, **cost, "exits": {"c2": exit_}},
+        )
+    whole, line = Results(results.study).table()
+    assert (whole["row"], line["row"]) == ("own", "own @ c2")
+    assert line["test top-1"] == "0.300 ± 0.141"
+    assert line["val balanced"] == whole["test top-1"] == "0.500 ± 0.000"
+    assert (line["params"], line["MFLOPs"], line["gap closed"]) == ("20", "2.0", "-")
+    assert (whole["params"], whole["seeds"], line["seeds"]) == ("70", "2", "2")
+
+
 def test_the_gap_can_be_between_other_rows_and_old_results_lack_new_scores(study):
     rows = {
         "full": Row("x", gap=["small", "full"]),
