@@ -414,9 +414,9 @@ class LabelLossConfig:
     """What a wrong label costs.
 
     Args:
-        name: cross_entropy, focal, or logit_adjusted (by the classes' shares of the training
-            images).
-        smoothing: share of the label that is spread over all classes (cross_entropy).
+        name: cross_entropy, focal, or logit_adjusted (by the classes' shares of the training images
+            as data.balance draws them).
+        smoothing: share of the label that is spread over all classes.
         gamma: of focal: how much what is easy is passed over.
         tau: of logit_adjusted: 1 aims at the mean over classes, 0 is cross entropy.
         weight: of the whole beside what is distilled.

@@ -1,14 +1,14 @@
 """Several runs side by side on one ground truth: a table, curves, and the same images with boxes.
 
-detkd compare runs/bccd-teacher runs/bccd-student runs/bccd-distill --gt datasets/bccd/val.json
+detkd compare runs/bccd-teacher runs/bccd-student runs/bccd-distill
 detkd compare RUN RUN ... --gt test.json --plain RUN --out judged/
 detkd compare runs/study/*-[0-9] --gt val.json --by-seed
 
-The first run is the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of
-the gap between that run and the first that is closed. 'difference' is the mAP less that of --plain,
-or else of the first run, with the interval and p-value of a paired test over samples, as of
-'detkd eval --against'. A run is judged once on the same truth, and read from RUN/judged/ after
-that.
+Without --gt they are judged on the validation data that they have in common. The first run is
+the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of the gap between
+that run and the first that is closed. 'difference' is the mAP less that of --plain, or else of the
+first run, with the interval and p-value of a paired test over samples, as of 'detkd eval
+--against'. A run is judged once on the same truth, and read from RUN/judged/ after that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from detkd.errors import DataError
 def main(argv: list[str]) -> int:
     parser = build_parser("compare", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training")
-    parser.add_argument("--gt", required=True, type=Path, help="COCO ground truth")
+    parser.add_argument("--gt", type=Path, help="COCO ground truth (else data.val of the runs)")
     parser.add_argument("--plain", type=Path, metavar="RUN", help="the student without a teacher")
     parser.add_argument(
         "--by-seed", action="store_true", help="one row for NAME-0, NAME-1, ...: mean and spread"
@@ -41,29 +41,27 @@ def main(argv: list[str]) -> int:
 
     from rich.progress import track
 
-    from detkd.engine.compare import by_row, judge_run, paired_rows, rows
+    from detkd.engine.compare import by_row, judge_run, paired_rows, rows, validation_of
 
     draws = options.bootstrap
     if draws is not None and draws < 0:
         raise DataError(f"--bootstrap: {draws} is negative; give 0 or more.")
     if options.plain and options.plain not in options.runs:
         raise DataError(f"--plain: {options.plain} is none of the runs that are compared.")
+    truth = options.gt or validation_of(options.runs)
     judged = [
-        judge_run(run, options.gt)
-        for run in track(options.runs, description="judging", transient=True)
+        judge_run(run, truth) for run in track(options.runs, description="judging", transient=True)
     ]
     groups = by_row(judged, by_seed=options.by_seed)
     tests = {}
     if len(groups) > 1 and draws != 0:
-        tests = paired_rows(groups, options.gt, plain=options.plain, draws=draws)
+        tests = paired_rows(groups, truth, plain=options.plain, draws=draws)
     table = rows(groups, plain=options.plain, tests=tests.get("rows"))
-    _show(table, tests, options.gt)
+    _show(table, tests, truth)
     if options.out:
         from detkd.engine.report import write_comparison
 
-        write_comparison(
-            options.out, judged, table, _cells(table), options.gt, tests, _test_note(tests)
-        )
+        write_comparison(options.out, judged, table, _cells(table), truth, tests, _test_note(tests))
         print(f"written: {options.out}/comparison.html, .json, .md and .png, curves.png")
     return 0
 

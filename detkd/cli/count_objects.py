@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from detkd.data.card import card_at
+from detkd.deploy.card_bodies import card_with_bodies
 from detkd.deploy.counting.bodies import Body
 from detkd.deploy.counting.command import count
 from detkd.deploy.counting.errors import CountingError
 from detkd.deploy.counting.options import parse
-from detkd.deploy.counting.shapes import named_shape
 from detkd.errors import DataError
 
 
@@ -30,10 +29,9 @@ def shapes_of_card(path: Path) -> dict[str, Body]:
     """Shapes of the classes of a data-set card.
 
     Raises:
-        DataError: it cannot be read.
-        CountingError: it names a shape that there is not.
+        DataError: it cannot be read, or names a shape that there is not.
     """
     return {
-        label: Body(named_shape(shape, str(path)), None, path.name)
-        for label, shape in card_at(path).shapes.items()
+        label: Body(shape, None, path.name)
+        for label, shape in card_with_bodies(path).shapes.items()
     }

@@ -1,7 +1,8 @@
 """Judge a classifier: scores, by class, calibration, intervals, what is unknown, early exits.
 
-The images are those of the checkpoint's own config: --side val or test. Temperature and thresholds
-are chosen on its validation images. With --data, all images of another source are judged.
+The images are those of the checkpoint's own config: --side val or test. With --data, all images of
+another source are judged. Temperature and thresholds are those of the checkpoint, which were chosen
+on the validation images when its training ended; of a network that is cut they are chosen anew.
 """
 
 from __future__ import annotations
@@ -11,23 +12,98 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkd.cli.parser import build_parser
-from detkd.errors import DataError
+from detkd.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from detkd.data.class_dataset import ClassDataset
+    from detkd.data.labelled_images import LabelledSet
+    from detkd.engine.class_parts import Sides
+    from detkd.evaluation.class_judge import ClassPredictions
+    from detkd.evaluation.decisions import Decisions
     from detkd.models.classifier import Classifier
 
 EXAMPLES = """examples:
-  detkd eval-cls --checkpoint runs/marine-distill/best.pt --side test --bootstrap 1000 --out judged
+  detkd eval-cls --checkpoint runs/marine-distill/best.pt --side test --out judged
+  detkd eval-cls --checkpoint runs/marine-distill/best.pt --data others --unknown debris bubble
   detkd eval-cls --checkpoint runs/marine-distill/best.pt --against runs/marine-student
   detkd eval-cls --checkpoint runs/self-resnet18/best.pt --cut c3 --cut-out resnet18-c3.pt
 """
 
 
 def main(argv: list[str]) -> int:
+    options = _parse(argv)
+
+    from detkd.cli.class_judgement import show_classes
+    from detkd.engine.class_judging import judge_folds, write_class_judgement
+    from detkd.evaluation.class_intervals import DRAWS, compare_paired
+    from detkd.evaluation.class_judge import aligned, read_predictions
+
+    if options.folds:
+        said, metrics = judge_folds(options.folds, options.bootstrap)
+        root = None
+    else:
+        said, metrics, root = _judge(options)
+    if options.against:
+        path = options.against
+        path = path / "predictions.json" if path.is_dir() else path
+        other = aligned(
+            said, read_predictions(path), (str(options.checkpoint or "the folds"), str(path))
+        )
+        metrics["against"] = compare_paired(
+            said.probabilities, other, said.labels, said.groups, draws=options.bootstrap or DRAWS
+        )
+    show_classes(metrics)
+    if options.out:
+        write_class_judgement(options.out, said, metrics, root)
+        print(f"written: {options.out}/metrics.json, predictions.json, plots/")
+    return 0
+
+
+def _judge(options: argparse.Namespace) -> tuple[ClassPredictions, dict[str, Any], Path]:
+    """What the checkpoint's network says, all that is known about it, and where the images lie."""
+    from detkd.engine.class_judging import judge_said
+    from detkd.engine.class_parts import predict_classes
+    from detkd.engine.devices import choose_device
+
+    network, checkpoint = _network(options)
+    network.to(choose_device(options.device))
+    decisions = _decisions(options, network, checkpoint)
+    if options.cut_out:
+        _write_cut(options, network, checkpoint, decisions)
+    judged, foreign = _images(options, network, checkpoint)
+    said = predict_classes(network, judged)
+    metrics = judge_said(
+        network,
+        said,
+        decisions,
+        side=None if options.data else options.side,
+        source=judged.data.source,
+        foreign=predict_classes(network, foreign) if foreign else None,
+        bootstrap=options.bootstrap,
+    )
+    return said, metrics, judged.data.root
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser("eval-cls", __doc__, EXAMPLES)
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a best.pt of train-cls")
+    judged = parser.add_mutually_exclusive_group(required=True)
+    judged.add_argument("--checkpoint", type=Path, help="a best.pt of train-cls")
+    judged.add_argument(
+        "--folds",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders of all folds (data.folds): what each said of its own, judged as one",
+    )
     parser.add_argument("--side", choices=["val", "test"], default="val", help="(val)")
     parser.add_argument("--data", type=Path, help="other images: class folders or a CSV")
+    parser.add_argument(
+        "--unknown",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="classes of --data that it does not know: are their images told as 'unknown'?",
+    )
     parser.add_argument("--train-data", type=Path, help="where the config's images lie now")
     parser.add_argument("--out", type=Path, help="for metrics.json, predictions.json, plots/")
     parser.add_argument(
@@ -37,146 +113,119 @@ def main(argv: list[str]) -> int:
         help="run folder or predictions.json of another run on the same images: paired test",
     )
     parser.add_argument(
-        "--bootstrap", type=int, default=0, metavar="N", help="draws for intervals over samples"
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="draws for intervals over samples (1000; 0 for none)",
     )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--cut", metavar="STAGE", help="judge the network cut at this exit")
+    parser.add_argument(
+        "--cut", metavar="STAGE", help="judge the network cut at this exit; last: its head alone"
+    )
     parser.add_argument("--cut-out", type=Path, metavar="FILE", help="write it as a checkpoint")
     options = parser.parse_args(argv)
     if options.bootstrap < 0:
         raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
-
-    from detkd.engine.class_parts import judge_side, write_class_judgement
-    from detkd.engine.devices import choose_device
-    from detkd.evaluation.class_intervals import compare_paired
-    from detkd.evaluation.class_judge import aligned, read_predictions
-
-    network = _network(options)
-    judged, validation = _images(options, network)
-    network.to(choose_device(options.device))
-    said, metrics = judge_side(network, judged, validation, bootstrap=options.bootstrap)
-    if options.against:
-        path = options.against
-        path = path / "predictions.json" if path.is_dir() else path
-        other = aligned(said, read_predictions(path), (str(options.checkpoint), str(path)))
-        metrics["against"] = compare_paired(other, said.probabilities, said.labels, said.groups)
-    _show(metrics)
-    if options.out:
-        write_class_judgement(options.out, said, metrics, judged)
-        print(f"written: {options.out}/metrics.json, predictions.json, plots/")
-    return 0
-
-
-def _network(options: argparse.Namespace) -> Classifier:
-    """The classifier of the checkpoint, or what is left of it when it is cut."""
-    from detkd.errors import ConfigError
-    from detkd.files import write_with
-    from detkd.models.classifier import Classifier, cut_at
-    from detkd.models.weights import read_checkpoint
-
-    network = Classifier.load(options.checkpoint)
+    of_checkpoint = ("data", "train_data", "cut", "cut_out")
+    if options.folds and (given := [name for name in of_checkpoint if getattr(options, name)]):
+        flag = given[0].replace("_", "-")
+        raise ConfigError(f"--{flag}: is for a checkpoint; folds are judged by their predictions.")
+    if options.unknown and not options.data:
+        raise DataError("--unknown: is of the classes of --data; name such images.")
     if options.cut_out and not options.cut:
         raise ConfigError("--cut-out: names a file, and --cut names no stage to cut at.")
-    if options.cut:
-        network = cut_at(network, options.cut)
-    if options.cut_out:
-        import torch
-
-        checkpoint = read_checkpoint(options.checkpoint)
-        checkpoint.pop("training", None)
-        checkpoint["config"]["model"]["cut"] = options.cut
-        checkpoint |= {"weights": network.state_dict(), "score": None}
-        write_with(options.cut_out, lambda stream: torch.save(checkpoint, stream))
-        print(f"written: {options.cut_out}")
-    return network
+    return options
 
 
-def _images(options: argparse.Namespace, network: Classifier) -> Any:
-    """The images that are judged, and the validation images; one data set where they are one."""
-    from detkd.config import ClassDataConfig
-    from detkd.data.class_dataset import ClassDataset
-    from detkd.data.labelled_images import LabelledSet, read_labelled
-    from detkd.engine.class_parts import sides_of
+def _network(options: argparse.Namespace) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier, or what is left of it when it is cut, and its checkpoint."""
+    from detkd.models.classifier import classifier_from, cut_at, without_exits
+    from detkd.models.early_exit import LAST
     from detkd.models.weights import read_checkpoint
 
-    def dataset(data: LabelledSet) -> ClassDataset:
-        if not set(data.classes) <= set(network.classes):
-            unknown = sorted(set(data.classes) - set(network.classes))[0]
-            raise DataError(
-                f"{data.source}: has a class '{unknown}' that {options.checkpoint} does not know."
-            )
-        numbered = LabelledSet(data.source, data.root, network.classes, data.images)
-        return ClassDataset(
-            numbered, image_size=network.image_size, cache="none", levels=network.levels
-        )
+    checkpoint = read_checkpoint(options.checkpoint)
+    network = classifier_from(checkpoint, options.checkpoint)
+    if options.cut:
+        head = network.exits and options.cut in (LAST, network.deepest)
+        network = without_exits(network) if head else cut_at(network, options.cut)
+    return network, checkpoint
 
-    config = ClassDataConfig(**read_checkpoint(options.checkpoint)["config"]["data"])
+
+def _decisions(
+    options: argparse.Namespace, network: Classifier, checkpoint: dict[str, Any]
+) -> Decisions:
+    """Those of the checkpoint; chosen on its validation images if it has none, or is cut."""
+    from detkd.engine.class_judging import decide
+    from detkd.engine.class_parts import predict_classes
+    from detkd.evaluation.decisions import decisions_in
+
+    kept = decisions_in(checkpoint, options.checkpoint)
+    if kept and not options.cut:
+        return kept
+    validation = _sides(options, checkpoint).val
+    said = predict_classes(network, _dataset(validation, network))
+    return decide(network, said, validation.source)
+
+
+def _write_cut(
+    options: argparse.Namespace,
+    network: Classifier,
+    checkpoint: dict[str, Any],
+    decisions: Decisions,
+) -> None:
+    from detkd.engine.class_judging import write_checkpoint
+
+    model = {**checkpoint["config"]["model"], "cut": network.config.cut}
+    config = {**checkpoint["config"], "model": {**model, "exits": network.config.exits}}
+    cut = {
+        **{key: value for key, value in checkpoint.items() if key != "training"},
+        "config": config,
+        "weights": network.state_dict(),
+        "score": None,
+        "decisions": vars(decisions),
+    }
+    write_checkpoint(options.cut_out, cut)
+    print(f"written: {options.cut_out}")
+
+
+def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
+    """The images that it was trained and is judged on."""
+    from detkd.config import ClassDataConfig
+    from detkd.engine.class_parts import sides_of
+
+    config = ClassDataConfig(**checkpoint["config"]["data"])
     if options.train_data:
         config.train = str(options.train_data)
-    sides = sides_of(config)
-    validation = dataset(sides.val)
-    if options.data:
-        other = read_labelled(options.data)
-        try:
-            other = other.grouped(config.group_pattern, config.group_gap)
-        except DataError:
-            print(f"{options.data}: data.group_pattern matches no name; each image stands alone")
-        return dataset(other), validation
-    return (validation if options.side == "val" else dataset(sides.of("test"))), validation
-
-
-def _show(metrics: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from detkd.cli.check_dataset import plain
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    console = Console()
-    calibration, unknown = metrics["calibration"], metrics["unknown"]
-    table = Table(title="classes")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % by sample", justify="right")
-    for name, value in metrics["classes"].items():
-        interval = metrics["intervals"].get(name)
-        table.add_row(name, number(value), " to ".join(map(number, interval)) if interval else "")
-    table.add_row("calibration error", number(calibration["ece"]), "")
-    scaled = f"at temperature {calibration['temperature']:.2f}"
-    table.add_row(scaled, number(calibration["ece_scaled"]), "")
-    console.print(table)
-    classes = Table(title="per class")
-    for name in ("class", "precision", "recall", "F1", "truths"):
-        classes.add_column(name, justify="left" if name == "class" else "right")
-    for name, row in metrics["per_class"].items():
-        shown = [number(row[key]) for key in ("precision", "recall", "f1")]
-        classes.add_row(plain(name), *shown, str(row["truths"]))
-    console.print(classes)
-    if unknown["threshold"] is not None:
-        console.print(
-            f"'unknown' below {unknown['threshold']:.2f}: {unknown['coverage']:.0%} get a class, "
-            f"of which {number(unknown['accuracy'])} are right"
+    elif not Path(config.train).exists():
+        raise DataError(
+            f"{config.train}: is gone, and {options.checkpoint} is to be judged, or its thresholds "
+            "chosen, on its images; --train-data names where they lie now."
         )
-    if early := metrics.get("early"):
-        for name, row in early["exits"].items():
-            console.print(
-                f"exit {name}: top-1 {number(row['top1'])}, {row['flops'] / 1e6:.1f} MFLOPs, "
-                f"{row['share']:.0%} of the images stop there"
-            )
-        console.print(
-            f"stopping early: top-1 {number(early['early']['top1'])}, {early['saved']:.0%} of the "
-            "operations saved"
-        )
-    for name, row in metrics.get("against", {}).items():
-        if name == "mcnemar":
-            console.print(
-                f"right alone: {row['only_second']} images here, {row['only_first']} there "
-                f"(McNemar p = {row['p']:.3f})"
-            )
-        else:
-            low, high = row["interval"]
-            console.print(
-                f"{name}: {row['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p = {row['p']:.3f}"
-            )
+    return sides_of(config)
+
+
+def _dataset(data: LabelledSet, network: Classifier) -> ClassDataset:
+    from detkd.data.class_dataset import ClassDataset
+
+    size, levels = network.image_size, network.levels
+    return ClassDataset(data, image_size=size, cache="none", levels=levels)
+
+
+def _images(
+    options: argparse.Namespace, network: Classifier, checkpoint: dict[str, Any]
+) -> tuple[ClassDataset, ClassDataset | None]:
+    """The images that are judged, and those of --data whose classes it does not know."""
+    from detkd.config import ClassDataConfig
+    from detkd.data.labelled_images import read_labelled
+
+    if not options.data:
+        return _dataset(_sides(options, checkpoint).of(options.side), network), None
+    config = ClassDataConfig(**checkpoint["config"]["data"])
+    other = read_labelled(options.data)
+    try:
+        other = other.grouped(config.group_pattern, config.group_gap)
+    except DataError:
+        print(f"{options.data}: data.group_pattern matches no name; each image stands alone")
+    known, foreign = other.known_to(network.classes, options.unknown, options.checkpoint)
+    return _dataset(known, network), _dataset(foreign, network) if foreign.images else None

@@ -1,10 +1,12 @@
-"""A detector as one ONNX file, and the proof that it finds what its checkpoint finds.
+"""A detector or classifier as an ONNX file, and the proof that it says what its checkpoint says.
 
     detkd export --checkpoint runs/bccd-distill/best.pt --gt datasets/bccd/val.json --out exported/
 
 writes exported/model.onnx (resized frames in; boxes, scores, labels and their count out),
 detkd.json (classes, sizes, thresholds), parity.json, a model card, and the programs that use it
-without torch: runner.py and counting.pyz. Ends 1 if the two differ.
+without torch: runner.py and counting.pyz. Where the two differ, the folder is called
+exported.failed/ instead, an earlier one stays, and the command ends 1. Of a classifier it writes
+model.onnx (images in, logits of its head out), detkd.json and parity.json, for 'detkd classify'.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from detkd.cli.parser import build_parser
 from detkd.errors import DataError
@@ -23,12 +26,13 @@ def main(argv: list[str]) -> int:
 
     from rich.progress import Progress
 
-    from detkd.data.card import card_at
     from detkd.data.dataset import CocoDataset
     from detkd.deploy import runner, variants
+    from detkd.deploy.card_bodies import card_with_bodies
     from detkd.deploy.counting_app import write_app
     from detkd.deploy.description import describe
-    from detkd.deploy.folder import export_folder, refuse_other
+    from detkd.deploy.figures import figures
+    from detkd.deploy.folder import export_folder, failed_place, refuse_other
     from detkd.deploy.gate import compare
     from detkd.deploy.model_card import model_card
     from detkd.deploy.onnx_model import (
@@ -48,6 +52,8 @@ def main(argv: list[str]) -> int:
     variants.needed(options.to)
     refuse_other(options.out)
     checkpoint = read_checkpoint(options.checkpoint)
+    if checkpoint.get("network") == "classifier":
+        return _export_classifier(options, checkpoint)
     detector = detector_from(checkpoint, options.checkpoint)
     dataset = None
     if options.gt:
@@ -56,12 +62,13 @@ def main(argv: list[str]) -> int:
     if options.calibrate:
         calibration = CocoDataset(options.calibrate, image_size=detector.image_size, cache="none")
         calibration.levels = detector.levels or calibration.levels
-    card = card_at(options.card) if options.card else None
+    card = card_with_bodies(options.card) if options.card else None
     description = describe(
         detector, checkpoint["config"], dataset, options.thresholds, options.um_per_px, card
     )
     frames = options.made_frames + (len(dataset) if dataset is not None else 0)
-    with export_folder(options.out) as folder:
+    with export_folder(options.out) as building:
+        folder = building.folder
         print("writing the graph ...", flush=True)
         write_onnx(detector, folder / "model.onnx")
         write_parts(detector, folder / "model_parts")
@@ -71,6 +78,7 @@ def main(argv: list[str]) -> int:
                 detector,
                 OnnxDetector(folder / "model.onnx"),
                 OnnxNetwork(folder / "model_parts" / "convolutions.onnx"),
+                OnnxNetwork(folder / "model_parts" / "region_head.onnx"),
                 dataset=dataset,
                 made_frames=options.made_frames,
                 progress=lambda count: bar.advance(task, count),
@@ -78,7 +86,10 @@ def main(argv: list[str]) -> int:
         shutil.copy(str(runner.__file__), folder)
         write_app(folder / "counting.pyz")
         document = gate.document()
-        if options.to:
+        building.failed = bool(gate.faults)
+        if gate.case is not None:
+            document["figures"] = figures(gate.case, gate.intervals, description["thresholds"])
+        if options.to and not gate.faults:
             assert dataset is not None
             measured = variants.try_variants(
                 folder,
@@ -107,18 +118,46 @@ def main(argv: list[str]) -> int:
         )
     for each in document.get("variants", []):
         print(f"{each['name']}: {'kept' if each['kept'] else 'refused'}, it {each['why']}")
-    if gate.passed:
-        print(f"written: {options.out}/model.onnx, runner.py, README.md (its card), ...")
-        return 0
-    worst = document["failed"]
-    where = (
-        f"{len(gate.failed)} frames differ, first {worst[0]['frame']}" if worst else "mAP differs"
-    )
-    print(
-        f"no parity: {where}; {options.out}/parity.json names them, {options.out}/worst shows "
-        "them. Do not use this model."
-    )
-    return 1
+    if gate.faults:
+        place = failed_place(options.out)
+        stays = f" {options.out} is what it was." if options.out.exists() else ""
+        print(
+            f"no parity: {', '.join(gate.faults)}; {place}/parity.json names the frames, "
+            f"{place}/worst shows them. Do not use this model.{stays}"
+        )
+        return 1
+    if card is None:
+        print("no data-set card (--card): the model's own lacks the licence and the cells' shapes")
+    if gate.left_out:
+        print(f"compared in part, without {', '.join(gate.left_out)}")
+    print(f"written: {options.out}/model.onnx, runner.py, README.md (its card), ...")
+    return 0
+
+
+OF_DETECTORS = ("gt", "images", "thresholds", "card", "um_per_px", "to", "calibrate", "frame")
+
+
+def _export_classifier(options: argparse.Namespace, checkpoint: dict[str, Any]) -> int:
+    from detkd.deploy.class_export import export_classifier
+    from detkd.deploy.folder import export_folder, failed_place
+    from detkd.models.classifier import classifier_from
+
+    for name in OF_DETECTORS:
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag}: is for detectors, and {options.checkpoint} is none.")
+    network = classifier_from(checkpoint, options.checkpoint)
+    with export_folder(options.out) as building:
+        print("writing the graph ...", flush=True)
+        parity = export_classifier(network, checkpoint, building.folder, made=options.made_frames)
+        building.failed = not parity["passed"]
+    print(f"{parity['images']} made images: logits within {parity['logit']:.2g}")
+    if not parity["passed"]:
+        place = failed_place(options.out)
+        print(f"no parity: more than {parity['allowed']:g} apart; do not use {place}/model.onnx.")
+        return 1
+    print(f"written: {options.out}/model.onnx, detkd.json, parity.json")
+    return 0
 
 
 def _frame(said: str | None, image_size: int) -> tuple[int, int] | None:
@@ -134,7 +173,7 @@ def _frame(said: str | None, image_size: int) -> tuple[int, int] | None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = build_parser("export", __doc__)
     add = parser.add_argument
-    add("--checkpoint", required=True, type=Path, help="a detector's best.pt")
+    add("--checkpoint", required=True, type=Path, help="a best.pt")
     add("--out", required=True, type=Path, help="the folder to be written")
     add("--gt", type=Path, help="COCO ground truth on whose images both are compared and judged")
     add("--images", type=Path, help="folder of the images (else the truth says)")

@@ -47,7 +47,10 @@ def _model(options: argparse.Namespace) -> Any:
     if options.model:
         if options.thresholds:
             raise UserError("--thresholds: an exported folder has its own; export with them.")
-        return runner.Model(options.model, options.threads, options.variant)
+        model = runner.Model(options.model, options.threads, options.variant, options.unproven)
+        if model.proof:
+            _say(model.proof)
+        return model
     if options.variant:
         raise UserError("--variant: a checkpoint has none; name an exported folder with --model.")
     import torch

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
 
     from detkd.cli.arguments import read_kind
     from detkd.config import AnyExperiment
+    from detkd.data.frames import refuse_tested
     from detkd.engine.study import Results, plan, read_study, slurm_script
     from detkd.engine.trainings import run_all
 
@@ -45,11 +46,16 @@ def main(argv: list[str]) -> int:
         return 0
     results = Results(study)
     waiting = [task for task in tasks if not results.holds(task)]
+    for task in waiting:
+        frames = getattr(resolve(task.arguments).data, "unlabelled", None)
+        if frames and study.test:
+            refuse_tested(Path(frames), study.test)
     figures = study.kind.figures
     failed = run_all(
         waiting, lambda task: results.add(task, figures(task.run, study.test)), options.jobs
     )
     if not options.no_table:
+        results.compare()
         _write_table(results.table(), results.commands(), study.results.with_suffix(".md"))
     for task in failed:
         print(f"failed: {task.row}, seed {task.seed}; see {task.run}.log")

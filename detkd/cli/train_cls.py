@@ -41,13 +41,13 @@ def run_classifier(
     experiment: ClassifierExperiment, *, folder: str | None = None, resume: bool = False
 ) -> RunFolder:
     """Train, judge the best checkpoint on the validation images; the run folder."""
+    from detkd.engine.class_judging import final_class_judgement
     from detkd.engine.class_parts import (
         SCORES,
         build_class_judge,
         build_class_loader,
         build_class_trainable,
         check_class_teacher,
-        final_class_judgement,
         open_class_data,
     )
     from detkd.engine.devices import build_fabric

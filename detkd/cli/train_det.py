@@ -36,6 +36,7 @@ def run_detector(
     experiment: Experiment, *, folder: str | None = None, resume: bool = False
 ) -> RunFolder:
     """Train, judge the best checkpoint, and say where everything lies; the run folder."""
+    from detkd.distill.distiller import Distiller
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
     from detkd.engine.parts import (
@@ -58,6 +59,8 @@ def run_detector(
     with run.alone() if first else nullcontext():
         if first:
             run.open(experiment, resume=resume)
+        if isinstance(trainable, Distiller) and first:
+            print("\n".join(trainable.lines()))
         if distill:
             check_teacher(distill.teacher, val_set, distill.preflight, fabric.device)
         judge = build_judge(val_set, experiment)

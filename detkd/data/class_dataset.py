@@ -152,6 +152,11 @@ def class_weights(labels: np.ndarray, classes: int, balance: float) -> np.ndarra
     return weights / weights.sum()
 
 
+def drawn_counts(counts: Sequence[int], balance: float) -> list[float]:
+    """What the images of each class are in proportion to when they are drawn: n_c^(1 − balance)."""
+    return [float(count) ** (1 - balance) if count else 0.0 for count in counts]
+
+
 class Mixing:
     """Collates a batch; with mixup or cutmix, images are mixed and targets get `probabilities`.
 

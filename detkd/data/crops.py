@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,12 +63,12 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
     """Cut the crops into `out`/CLASS/, with a table `out`/crops.csv of file, label and group.
 
     The group of a crop is its image's sample, or the image where none is named: crops of one
-    image never come on two sides of a split. Crowds are left out; 16 bits are mapped as for a
-    detector of this data set. The folder is there complete, or not at all.
+    image never come on two sides of a split. Crowds are left out, and are no background either; 16
+    bits are mapped as for a detector of this data set. The folder is there complete, or not at all.
 
     Raises:
-        DataError: `out` exists, a class that does not exist, a box without four finite numbers,
-            or nothing to cut.
+        DataError: `out` exists, a class that does not exist or would be mixed with a made one, a
+            box without four finite numbers, or nothing to cut.
     """
     if out.exists():
         raise DataError(f"{out}: is there already; name a new folder, or remove it.")
@@ -75,6 +76,7 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
     for name in rule.unknown:
         if name not in names.values():
             raise DataError(f"--unknown: no class '{name}'; there are {', '.join(names.values())}.")
+    _keep_apart(rule, set(names.values()))
     boxes: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in document["images"]}
     for at, box in enumerate(document["annotations"]):
         values = box.get("bbox")
@@ -84,8 +86,7 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
                 f"{root}: annotations[{at}] of its COCO file has the box {str(values)[:80]}; four "
                 "finite numbers are needed; convert the data set again."
             )
-        if not box.get("iscrowd"):
-            boxes[box["image_id"]].append(box)
+        boxes[box["image_id"]].append(box)
     told = Told()
     rows: list[tuple[Any, ...]] = []
     levels = levels_of(document.get("info"))
@@ -120,6 +121,20 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
     return told
 
 
+def _keep_apart(rule: CropRule, classes: set[str]) -> None:
+    """Refuse a class of the data set that would be mixed with one that is made."""
+    if rule.background and BACKGROUND in classes:
+        raise DataError(
+            f"--background: the data set has a class '{BACKGROUND}' of its own, which would be "
+            "mixed with what is cut between the objects; rename it, or leave --background out."
+        )
+    if rule.unknown and UNKNOWN in classes and UNKNOWN not in rule.unknown:
+        raise DataError(
+            f"--unknown: the data set has a class '{UNKNOWN}' of its own; name it as well, if it "
+            "is to be one with the others, or rename it."
+        )
+
+
 def _crops(
     image_id: Any,
     size: tuple[int, ...],
@@ -133,18 +148,17 @@ def _crops(
     sides = []
     for box in boxes:
         x, y, w, h = box["bbox"]
+        if box.get("iscrowd"):
+            continue
         if min(w, h) < rule.smallest:
             told.small += 1
             continue
         label = names[box["category_id"]]
-        dx, dy = rule.margin * w, rule.margin * h
-        left, top = max(0, int(x - dx)), max(0, int(y - dy))
-        right, bottom = min(width, int(np.ceil(x + w + dx))), min(height, int(np.ceil(y + h + dy)))
-        if right <= left or bottom <= top:
+        cut = cut_at_box((x, y, w, h), (height, width), rule.margin)
+        if cut is None:
             told.small += 1
             continue
-        sides.append((right - left, bottom - top))
-        cut = (left, top, right, bottom)
+        sides.append((cut[2] - cut[0], cut[3] - cut[1]))
         yield Crop(UNKNOWN if label in rule.unknown else label, cut)
     key = int.from_bytes(str(image_id).encode()[-6:], "little")
     random = np.random.default_rng([rule.seed, key])
@@ -154,6 +168,25 @@ def _crops(
         found = _free_place(random, (height, width), sides or [(quarter, quarter)], taken)
         if found:
             yield Crop(BACKGROUND, found)
+
+
+def cut_at_box(
+    box: Sequence[float], size: Sequence[int], margin: float
+) -> tuple[int, int, int, int] | None:
+    """What is cut out of an image of (height, width) `size` for a box xywh: xyxy in whole px.
+
+    The margin is a share of the box's sides, on each side, as far as the image goes. None where
+    nothing is left, or the box is no box of finite numbers.
+    """
+    x, y, w, h = box
+    dx, dy = margin * w, margin * h
+    edges = (x - dx, y - dy, x + w + dx, y + h + dy)
+    if not all(map(math.isfinite, edges)) or min(w, h) <= 0:
+        return None
+    height, width = size
+    left, top = max(0, int(edges[0])), max(0, int(edges[1]))
+    right, bottom = min(width, math.ceil(edges[2])), min(height, math.ceil(edges[3]))
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def _free_place(

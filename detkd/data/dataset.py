@@ -44,12 +44,18 @@ def load_image(
         raise DataError(f"{path}: cannot be read as an image; replace it, or leave it out.")
     image = eight_bit(image, levels)
     height, width = image.shape[:2]
+    return fitted(image, image_size), (height, width)
+
+
+def fitted(image: np.ndarray, image_size: int) -> np.ndarray:
+    """The image [H, W, 3] with `image_size` px as its longest side."""
+    height, width = image.shape[:2]
     scale = image_size / max(height, width)
-    if scale != 1:
-        rows, columns = fitted_size(height, width, image_size)
-        shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, (columns, rows), interpolation=shrinks)
-    return image, (height, width)
+    if scale == 1:
+        return image
+    rows, columns = fitted_size(height, width, image_size)
+    shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, (columns, rows), interpolation=shrinks)
 
 
 def fitted_size(height: int, width: int, image_size: int) -> tuple[int, int]:

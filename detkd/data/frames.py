@@ -16,6 +16,37 @@ from detkd.data.images import ImageError, images_below, measure
 from detkd.errors import DataError
 
 
+def names_of(source: Path) -> tuple[Path, list[str]]:
+    """The image root of a folder or a COCO file, and the names of the images.
+
+    Raises:
+        DataError: there is no such source.
+    """
+    if source.is_dir():
+        return source, [path.relative_to(source).as_posix() for path in images_below(source)]
+    if source.is_file():
+        document = read_coco(source)
+        root = image_root(source, document.get("info"))
+        return root, [str(image["file_name"]) for image in document["images"]]
+    raise DataError(f"{source}: no such folder or COCO file of frames without annotations.")
+
+
+def refuse_tested(source: Path, test: Path) -> None:
+    """Refuse frames to learn from that are images of `test`, a COCO file.
+
+    Raises:
+        DataError: some are.
+    """
+    places = [
+        {(root / name).resolve() for name in names} for root, names in map(names_of, (source, test))
+    ]
+    if both := places[0] & places[1]:
+        raise DataError(
+            f"data.unlabelled: {source}: {len(both)} of its {len(places[0])} images are those of "
+            f"{test}, by which the study judges; name a folder or a COCO file without them."
+        )
+
+
 def frames_of(source: Path, known: Iterable[CocoDataset]) -> tuple[dict[str, Any], Path]:
     """A COCO document without boxes of the images in a folder or a COCO file, and their root.
 
@@ -25,14 +56,7 @@ def frames_of(source: Path, known: Iterable[CocoDataset]) -> tuple[dict[str, Any
     Raises:
         DataError: there is no such source, or nothing is left of it.
     """
-    if source.is_dir():
-        root, names = source, [path.relative_to(source).as_posix() for path in images_below(source)]
-    elif source.is_file():
-        document = read_coco(source)
-        root = image_root(source, document.get("info"))
-        names = [str(image["file_name"]) for image in document["images"]]
-    else:
-        raise DataError(f"{source}: no such folder or COCO file of frames without annotations.")
+    root, names = names_of(source)
     taken = {
         (each.image_root / image["file_name"]).resolve()
         for each in known

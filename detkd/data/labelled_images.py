@@ -83,6 +83,37 @@ class LabelledSet:
         images = tuple(replace(i, group=i.group or found.get(i.file)) for i in self.images)
         return replace(self, images=images)
 
+    def known_to(
+        self, classes: Sequence[str], unknown: Sequence[str], who: object
+    ) -> tuple[LabelledSet, LabelledSet]:
+        """The images of these classes, numbered as these are, and those of classes named `unknown`.
+
+        Raises:
+            DataError: a class that is in neither, or in both; `who` has the classes.
+        """
+        for name in unknown:
+            if name not in self.classes:
+                raise DataError(
+                    f"--unknown: {self.source} has no class '{name}'; there are "
+                    f"{', '.join(self.classes)}."
+                )
+            if name in classes:
+                raise DataError(f"--unknown: '{name}' is a class that {who} knows; leave it out.")
+        for name in self.classes:
+            if name not in (*classes, *unknown):
+                raise DataError(
+                    f"{self.source}: has a class '{name}' that {who} does not know; "
+                    f"'--unknown {name}' judges whether its images are told as unknown."
+                )
+        parts = [
+            tuple(image for image in self.images if (image.label in unknown) == is_foreign)
+            for is_foreign in (False, True)
+        ]
+        if not parts[0]:
+            raise DataError(f"{self.source}: has no image of a class that {who} knows; add some.")
+        known = LabelledSet(self.source, self.root, tuple(classes), parts[0])
+        return known, LabelledSet(self.source, self.root, tuple(unknown), parts[1])
+
     @property
     def levels(self) -> Levels | None:
         """What becomes 0 and 255 in its 16-bit images; None without such images."""

@@ -85,21 +85,58 @@ def _measured(parity: Mapping[str, Any], truth: Path | None) -> list[str]:
     lines = [
         f"- {parity['images']} images and {parity['made']} made frames, {parity['detections']} "
         f"detections: boxes within {parity['box_px']:.2g} px and scores within "
-        f"{parity['score']:.2g} of the checkpoint's, {parity['ties']} ties. "
-        + ("It passed." if parity["passed"] else "**It did not pass: do not use it.**")
+        f"{parity['score']:.2g} of the checkpoint's, {parity['ties']} ties. " + _verdict(parity)
     ]
-    if parity["map_exported"] is None:
-        lines.append("- Accuracy was not measured: the export was given no ground truth.")
-    else:
-        lines.append(
-            f"- mAP (COCO) on `{truth}`: {parity['map_exported']:.4f}{_limits(parity)}, the "
-            f"checkpoint {parity['map_checkpoint']:.4f}. `detkd eval` gives counts and errors."
-        )
     for each in parity.get("variants", []):
         lines.append(
             f"- {each['name']}: {'kept' if each['kept'] else 'refused'}, it {each['why']}."
         )
-    return lines
+    if parity["map_exported"] is None:
+        return [
+            *lines,
+            "- Accuracy was not measured: there was no ground truth with boxes.",
+        ]
+    lines.append(
+        f"- mAP (COCO) on `{truth}`: {parity['map_exported']:.4f}{_limits(parity)}, the "
+        f"checkpoint {parity['map_checkpoint']:.4f}."
+    )
+    return [*lines, *_figures(parity["figures"])]
+
+
+def _verdict(parity: Mapping[str, Any]) -> str:
+    if parity["faults"]:
+        return f"**It did not pass: {'; '.join(parity['faults'])}. Do not use it.**"
+    if parity["left_out"]:
+        return f"It passed, but was not compared on {'; '.join(parity['left_out'])}."
+    return "It passed."
+
+
+def _figures(figures: Mapping[str, Any]) -> list[str]:
+    """Class by class, and how far off counts are."""
+    off = figures["counts"]
+    by_sample = off.get("sample_mean_absolute_error")
+    sampled = by_sample is not None
+    lines = [
+        "- Counted from the scores above on: in the mean "
+        f"{off['mean_absolute_error']:.2f} objects an image too many or too few (bias "
+        f"{off['bias']:+.2f})"
+        + (f", {by_sample:.2f} a sample (bias {off['sample_bias']:+.2f})" if sampled else "")
+        + f"; {off['counted']} counted where {off['annotated']} are.",
+        "",
+        "| class | AP | 95 % interval | precision | recall | counted | annotated |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in figures["per_class"].items():
+        low_high = " to ".join(f"{limit:.3f}" for limit in row["interval"] or ())
+        shares = [_share(row[key]) for key in ("precision", "recall")]
+        cells = [_plain(name), _share(row["AP"]), low_high, *shares, row["counted"]]
+        lines.append(f"| {' | '.join(map(str, [*cells, row['annotated']]))} |")
+    said = "Precision and recall at overlap 0.5, from the class's score on; AP over all scores."
+    return [*lines, "", said]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _limits(parity: Mapping[str, Any]) -> str:

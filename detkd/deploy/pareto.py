@@ -11,16 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from detkd.deploy.onnx_model import OnnxNetwork, write_onnx
 from detkd.errors import UserError
-from detkd.evaluation.canvas import pyplot, save
+from detkd.evaluation.canvas import pyplot, save, written
 from detkd.models.detector import Detector
 
 WARM_UP = 3  # rounds that do not count
+MARK = 4.0  # px from the middle of a point's mark to its side
+STEPS = 12  # heights of a line that a name may be off its point
 
 
 @dataclass(frozen=True)
@@ -151,16 +154,84 @@ def plot_pareto(points: Sequence[Point], metric: str, path: Path) -> None:
             )
     best = front(points)
     axis.plot([p.ms for p in best], [p.score for p in best], ":", color="0.4", label="front")
-    for point in points:
-        axis.annotate(
-            point.name, (point.ms, point.score), xytext=(4, 4), textcoords="offset points"
-        )
     axis.set_xscale("log")
     axis.set_xlabel("ms a frame in ONNX Runtime")
     axis.set_ylabel(metric)
     axis.grid(alpha=0.3, which="both")
     axis.legend(loc="lower right")
+    write_names(axis, [(written(p.name), p.ms, p.score) for p in points])
     save(figure, path)
+
+
+def write_names(axis: Any, names: Sequence[tuple[str, float, float]]) -> list[Any]:
+    """Write each name beside its point (x, y), where it covers no other name and no point.
+
+    From left to right, each name takes the first free place: close to its point on one of eight
+    sides, then further and further off, with a line to it. Where none is free, it takes the
+    nearest one.
+    """
+    figure = axis.figure
+    figure.canvas.draw()  # the places of all points are known from here on
+    renderer, frame = figure.canvas.get_renderer(), axis.get_window_extent()
+    places = axis.transData.transform([(x, y) for _, x, y in names])
+    taken = [_around(x, y) for x, y in places]
+    legend = axis.get_legend()
+    taken += [legend.get_window_extent(renderer)] if legend else []
+    texts = []
+    for at in sorted(range(len(names)), key=lambda at: (*places[at], names[at][0])):
+        name, x, y = names[at]
+        size = axis.annotate(name, (x, y), in_layout=False).get_window_extent(renderer)
+        axis.texts[-1].remove()
+        boxes = [
+            (far, size.from_bounds(*corner, size.width, size.height))
+            for far, corner in _places_beside(places[at], size.width, size.height)
+        ]
+        free = (
+            each for each in boxes if _inside(each[1], frame) and not each[1].count_overlaps(taken)
+        )
+        far, box = next(free, boxes[0])
+        offset = (box.min - places[at]) * 72 / figure.dpi
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        texts.append(
+            axis.annotate(
+                name,
+                (x, y),
+                xytext=tuple(offset),
+                textcoords="offset points",
+                arrowprops=line if far else None,
+                in_layout=False,  # nothing moves any more
+            )
+        )
+        taken.append(box)
+    return texts
+
+
+def _around(x: float, y: float) -> Any:
+    """The square of px that a point's mark covers."""
+    from matplotlib.transforms import Bbox
+
+    return Bbox.from_extents(x - MARK, y - MARK, x + MARK, y + MARK)
+
+
+def _places_beside(
+    point: np.ndarray, width: float, height: float
+) -> list[tuple[int, tuple[float, float]]]:
+    """Lower left corners of a text beside a point, the nearest first, and how many steps off."""
+    (x, y), found = point, []
+    for far in range(STEPS):
+        gap = MARK + 2 + far * height
+        right, left, middle = x + gap, x - gap - width, x - width / 2
+        above, below, level = y + gap, y - gap - height, y - height / 2
+        near = [(right, above), (right, below), (left, above), (left, below)]
+        straight = [(right, level), (left, level), (middle, above), (middle, below)]
+        found += [(far, corner) for corner in (*near, *straight)]
+    return found
+
+
+def _inside(box: Any, frame: Any) -> bool:
+    return bool(
+        frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    )
 
 
 def _line(error: Exception) -> str:

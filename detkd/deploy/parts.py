@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,3 +60,46 @@ class RegionHead(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         logits, deltas = self.box_predictor(self.box_head(features))
         return logits, deltas
+
+
+@dataclass
+class Heard:
+    """What the two networks said inside a detector: of each, what its file should say.
+
+    `maps` as `Convolutions` gives them, the RoI `features` that `RegionHead` was given, and its
+    `answers` to them.
+    """
+
+    maps: list[Tensor] = field(default_factory=list)
+    features: Tensor | None = None
+    answers: tuple[Tensor, ...] = ()
+
+
+@contextmanager
+def listening(detector: Detector) -> Iterator[Heard]:
+    """Inside, what the networks say of the detector's last frame is heard, at no cost."""
+    heard, pool = Heard(), detector.roi_heads.box_roi_pool
+
+    def levels(_module: Any, _given: Any, said: dict[str, Tensor]) -> None:
+        heard.maps = list(said.values())
+
+    def proposing(_module: Any, _given: Any, said: tuple[list[Tensor], list[Tensor]]) -> None:
+        reduced = pool.reduced(heard.maps) if pool.reduces else []
+        heard.maps = [*heard.maps, *said[0], *said[1], *reduced]
+
+    def features(_module: Any, given: tuple[Tensor]) -> None:
+        heard.features = given[0]
+
+    def answers(_module: Any, _given: Any, said: tuple[Tensor, ...]) -> None:
+        heard.answers = said
+
+    heads = detector.roi_heads
+    with ExitStack() as stack:
+        for hook in (
+            detector.backbone.register_forward_hook(levels),
+            detector.rpn.head.register_forward_hook(proposing),
+            heads.box_head.register_forward_pre_hook(features),
+            heads.box_predictor.register_forward_hook(answers),
+        ):
+            stack.callback(hook.remove)
+        yield heard

@@ -29,10 +29,12 @@ import io
 import json
 import os
 import re
+import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -81,9 +83,14 @@ class Model:
 
     `variant` is one of the faster forms that the export kept: int8, fp16 or openvino. `origin` is
     what run.json says of it: the version of detkd that exported it, its training and its file.
+    `proof` says how far it was compared with its checkpoint, if that is less than in full; one that
+    differed is refused unless `unproven` ones are asked for.
     """
 
-    def __init__(self, folder: Path, threads: int = 0, variant: str = "") -> None:
+    def __init__(
+        self, folder: Path, threads: int = 0, variant: str = "", unproven: bool = False
+    ) -> None:
+        self.proof = proof_of(folder, unproven)
         try:
             said = json.loads((folder / "detkd.json").read_text(encoding="utf-8"))
             self.classes: list[str] = [str(name) for name in said["classes"]]
@@ -110,7 +117,7 @@ class Model:
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"{folder}/detkd.json: cannot be used ({error}); export again."
             raise RefusedError(why) from error
-        self.digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        self.digest = digest_of(path)
         try:
             self._run = (
                 open_openvino(path, threads) if path.suffix == ".xml" else open_onnx(path, threads)
@@ -132,6 +139,14 @@ class Model:
         boxes, scores, labels, count = self._run(frame[None])
         number = int(count[0])
         return Detections(boxes[0, :number], scores[0, :number], labels[0, :number])
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a model's file, and of its weights where they lie beside it, as OpenVINO's do."""
+    digest = hashlib.sha256()
+    for each in (path, path.with_suffix(".bin")):
+        digest.update(each.read_bytes() if each.is_file() else b"")
+    return digest.hexdigest()
 
 
 Runtime = Callable[[np.ndarray], Sequence[np.ndarray]]  # frames: boxes, scores, labels, counts
@@ -165,6 +180,27 @@ def open_openvino(path: Path, threads: int) -> Runtime:
     return run
 
 
+def proof_of(folder: Path, unproven: bool) -> str:
+    """What a person should know of the comparison in parity.json; nothing if it is in order.
+
+    Raises:
+        RefusedError: the model differed from its checkpoint.
+    """
+    try:
+        said = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+        faults = "; ".join(map(str, said.get("faults", []))) or "parity.json names the frames"
+        left_out = "; ".join(map(str, said.get("left_out", [])))
+        verdict = said.get("verdict", "passed" if said["passed"] else "failed")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{folder}/parity.json: is missing or broken; nothing says that the model is right"
+    if verdict == "failed":
+        why = f"the model in {folder} does not find what its checkpoint finds ({faults})"
+        if not unproven:
+            raise RefusedError(f"{why}; export again, or use it all the same with --unproven.")
+        return why
+    return f"the model in {folder} was compared in part, without {left_out}" if left_out else ""
+
+
 # --------------------------------------------------------------------- from a file to an RGB image
 
 
@@ -178,35 +214,40 @@ class Frame(NamedTuple):
     load: Callable[[], np.ndarray]
 
 
-def frames_of(path: Path, name: str, every: int = 1) -> Iterator[Frame]:
+def frames_of(path: Path, name: str, every: int = 1, done: Container[str] = ()) -> Iterator[Frame]:
     """An image, the pages of a TIFF stack (`a.tif#page=2`), the frames of a video (`#frame=2`).
 
-    Of a stack or a video, only each `every`th. Where it is cut off, a last frame says so.
+    Of a stack or a video, only each `every`th. Where it is cut off, a last frame says so. What a
+    file is, its first bytes say, and of a video its name. One whose last frame is `done` has none.
     """
-    suffix = path.suffix.lower()
-    if suffix in VIDEOS:
-        yield from _frames_of_video(path, name, every)
-    elif suffix in (".tif", ".tiff"):
+    if path.suffix.lower() in VIDEOS:
+        yield from _frames_of_video(path, name, every, done)
+    elif _first_bytes(path, 4) in TIFFS:
         yield from _frames_of_tiff(path, name, every)
     else:
         yield Frame(name, lambda: read_image(path))
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(count)
+    except OSError:  # reading it will say why
+        return b""
 
 
 def read_image(path: Path) -> np.ndarray:
     """The displayed frame of a file of one image (EXIF orientation applied), as RGB."""
     if not path.is_file():
         raise UnreadableError("is not there")
-    if not is_whole(path):
-        raise UnreadableError("is cut off: its end marker is missing")
+    if is_whole(path) is False:
+        raise UnreadableError("is cut off or damaged: its parts do not lead to its end")
     if cv2 is not None:
-        try:
-            pixels = cv2.imdecode(_bytes_of(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-        except cv2.error:  # more pixels than it dares to decode
-            pixels = None
-        if pixels is None:
-            raise UnreadableError("is no image that can be decoded")
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return _read_with_opencv(path)
     _needs(Image, "reading images", "opencv-python-headless or pillow")
+    head = _first_bytes(path, 26)
+    if head.startswith(b"\x89PNG") and head[24:25] == b"\x10" and head[25] != 0:
+        _needs(cv2, "reading 16-bit colour PNG", "opencv-python-headless")
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):  # 16-bit grey
@@ -216,20 +257,68 @@ def read_image(path: Path) -> np.ndarray:
         raise UnreadableError(f"is no image that can be decoded ({error})") from error
 
 
-def _bytes_of(path: Path) -> np.ndarray:
-    """A file for OpenCV, which crashes where it gets a name that is not UTF-8."""
-    return np.fromfile(path, np.uint8)
+def _read_with_opencv(path: Path) -> np.ndarray:
+    data = np.fromfile(path, np.uint8)  # it crashes where it gets a name that is not UTF-8
+    with said_on_stderr() as said:
+        try:
+            pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        except cv2.error:  # more pixels than it dares to decode
+            pixels = None
+    if pixels is None:
+        raise UnreadableError("is no image that can be decoded")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise UnreadableError(f"has pixels of {pixels.dtype}; 8 and 16 bits are read")
+    if damage := _damage(said, data):
+        raise UnreadableError(f"is damaged ({damage})")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+@contextlib.contextmanager
+def said_on_stderr() -> Iterator[list[str]]:
+    """What a C library writes to stderr meanwhile: nowhere else does libjpeg tell of damage."""
+    said: list[str] = []
+    try:
+        usual = os.dup(2)
+    except OSError:  # there is no stderr
+        yield said
+        return
+    heard, spoken = os.pipe()
+    for end in (heard, spoken):
+        with contextlib.suppress(AttributeError, OSError):  # Windows; what fills a pipe is lost
+            os.set_blocking(end, False)
+    os.dup2(spoken, 2)
+    try:
+        yield said
+    finally:
+        os.dup2(usual, 2)
+        os.close(usual)
+        os.close(spoken)
+        with os.fdopen(heard, errors="replace") as stream:
+            said += stream.read().splitlines()
+
+
+def _damage(said: Sequence[str], data: np.ndarray) -> str:
+    """What libjpeg said of a damaged JPEG; some cameras pad good ones, which is no damage."""
+    for line in said:
+        if "Corrupt JPEG data" in line or "Premature end of JPEG" in line:
+            extra = re.search(r"(\d+) extraneous bytes before marker 0xd9", line)
+            padding = data.tobytes()[: _end_of_jpeg(data.tobytes()) - 2] if extra else b""
+            if extra is None or padding[-int(extra[1]) :].strip(b"\0"):
+                return line.strip()
+    return ""
 
 
 def _frames_of_tiff(path: Path, name: str, every: int) -> Iterator[Frame]:
-    _needs(Image, "reading TIFF", "pillow")
     try:
+        _needs(Image, "reading TIFF", "pillow")
+        pages, end = whole_pages(path)
+        if not pages:
+            raise UnreadableError(end)
         image = Image.open(path)
     except Exception as error:  # Pillow's plugins raise anything on broken files
         yield Frame(name, _raising(f"is no TIFF that can be decoded ({error})"))
         return
     with image:
-        pages, end = _count_pages(image)
         for page in range(0, pages, every):
             mark = f"#page={page + 1}" if pages > 1 or end else ""
             yield Frame(name + mark, partial(_read_tiff, image, path, page))
@@ -237,17 +326,53 @@ def _frames_of_tiff(path: Path, name: str, every: int) -> Iterator[Frame]:
             yield Frame(f"{name}#page={pages + 1}", _raising(f"the stack is cut off here ({end})"))
 
 
-def _count_pages(image: Any) -> tuple[int, str]:
-    """How many pages of a stack can be found, and why there are no more if it is broken."""
-    pages = 1
-    try:
-        while True:
-            image.seek(pages)
-            pages += 1
-    except EOFError:
-        return pages, ""
-    except Exception as error:
-        return pages, str(error) or type(error).__name__
+# By a TIFF's first bytes, the order of its bytes, and how many make a place in it.
+TIFFS = {b"II*\0": ("<", 4), b"MM\0*": (">", 4), b"II+\0": ("<", 8), b"MM\0+": (">", 8)}
+TIFF_NUMBERS = {3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}  # by the kind of an entry
+STRIPS = ((273, 279), (324, 325))  # entries with the places and lengths of a page's strips or tiles
+
+
+def whole_pages(path: Path) -> tuple[int, str]:
+    """How many pages of a TIFF stack are all there, and what is wrong behind them, if anything.
+
+    Of a page, its entries and its strips must lie within the file.
+    """
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+
+        def part(at: int, length: int) -> bytes:
+            if at + length > size:
+                raise UnreadableError(f"it should go on behind the file's {size:,} bytes")
+            stream.seek(at)
+            return stream.read(length)
+
+        order, wide = TIFFS[part(0, 4)]
+        place, count = ("I", "H") if wide == 4 else ("Q", "Q")
+        entry = struct.Struct(f"{order}HH{place}{wide}s")
+        seen: set[int] = set()
+        try:
+            [at] = struct.unpack(order + place, part(wide, wide))
+            while at:
+                if at in seen:
+                    raise UnreadableError("its pages go round in a circle")
+                [number] = struct.unpack(order + count, part(at, struct.calcsize(count)))
+                table = part(at + struct.calcsize(count), number * entry.size + wide)
+                values: dict[int, Sequence[int]] = {}
+                for tag, kind, number, inside in entry.iter_unpack(table[:-wide]):
+                    if kind in TIFF_NUMBERS and any(tag in pair for pair in STRIPS):
+                        code, length = TIFF_NUMBERS[kind]
+                        if number * length > wide:
+                            [begin] = struct.unpack(order + place, inside)
+                            inside = part(begin, number * length)
+                        values[tag] = struct.unpack_from(f"{order}{number}{code}", inside)
+                for starts, lengths in STRIPS:
+                    for strip in zip(values.get(starts, ()), values.get(lengths, ()), strict=False):
+                        part(sum(strip), 0)
+                seen.add(at)
+                [at] = struct.unpack(order + place, table[-wide:])
+        except (UnreadableError, struct.error) as error:
+            return len(seen), str(error)
+    return len(seen), "" if seen else "it has no page"
 
 
 def _read_tiff(image: Any, path: Path, page: int) -> np.ndarray:
@@ -263,7 +388,8 @@ def _read_tiff(image: Any, path: Path, page: int) -> np.ndarray:
         raise UnreadableError(f"is no TIFF that can be decoded ({error})") from error
     _needs(cv2, "reading 16-bit colour TIFF", "opencv-python-headless")
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-    found, pages = cv2.imdecodemulti(_bytes_of(path), flags, range=(page, page + 1))
+    stack = np.memmap(path, np.uint8, "r")  # of which only the page is read
+    found, pages = cv2.imdecodemulti(stack, flags, range=(page, page + 1))
     if not found or not pages:
         raise UnreadableError("is no TIFF that can be decoded")
     return cv2.cvtColor(pages[0], cv2.COLOR_BGR2RGB)
@@ -277,14 +403,19 @@ def _from_grey(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.clip(0, 65535).astype(np.uint16)[..., None], 3, axis=2)
 
 
-def _frames_of_video(path: Path, name: str, every: int) -> Iterator[Frame]:
-    _needs(cv2, "reading video", "opencv-python-headless")
+def _frames_of_video(path: Path, name: str, every: int, done: Container[str]) -> Iterator[Frame]:
+    if cv2 is None:
+        need = "a library that is not installed: pip install opencv-python-headless"
+        yield Frame(name, _raising(f"reading video needs {need}"))
+        return
     video = cv2.VideoCapture(str(path))
     try:
         if not video.isOpened():
             yield Frame(name, _raising("is no video that can be decoded"))
             return
         said = video.get(cv2.CAP_PROP_FRAME_COUNT)  # not above 0 where the file does not say
+        if said > 0 and f"{name}#frame={(int(said) - 1) // every * every + 1}" in done:
+            return
         number = 0
         while video.grab():  # one that is done already is passed over without decoding it
             number += 1
@@ -311,22 +442,72 @@ def _raising(why: str) -> Callable[[], np.ndarray]:
     return load
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a JPEG or PNG has its end marker; other formats have none. Nothing is no image.
+def is_whole(path: Path) -> bool | None:
+    """Whether a file is all there, with whatever behind it; None where its format does not say.
 
-    What a file is, its first bytes say: names may be wrong.
+    What it is, its first bytes say: names may be wrong. Nothing is not whole.
     """
     with path.open("rb") as stream:
-        first = stream.read(2)
-        marker = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}.get(first, b"")
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - 4096))
-        return bool(first) and marker in stream.read()
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        first = stream.read(12)
+        stream.seek(0)
+        if first[:2] == b"\xff\xd8":
+            return _end_of_jpeg(stream.read()) > 0
+        if first[:4] == b"\x89PNG":
+            return _png_is_whole(stream)
+        if first[:4] in TIFFS:
+            return not whole_pages(path)[1]
+        if first[:4] == b"RIFF":  # AVI and WebP; an AVI that is being written says 0
+            return 0 < int.from_bytes(first[4:8], "little") <= size - 8
+        if first[4:8] == b"ftyp":
+            return _mp4_is_whole(stream, size)
+        return None if first else False
+
+
+MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # those of the others lie in a scan
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    """Where the image ends, by its markers; 0 if it does not."""
+    at = 2
+    while found := MARKER.search(data, at):
+        at = found.end()
+        if found[1] == b"\xd9":
+            return at
+        at += int.from_bytes(data[at : at + 2], "big")
+    return 0
+
+
+def _png_is_whole(stream: IO[bytes]) -> bool:
+    """Whether its chunks, with right checksums, lead to the last one."""
+    stream.seek(8)
+    while len(head := stream.read(8)) == 8:
+        data = stream.read(int.from_bytes(head[:4], "big"))
+        if stream.read(4) != zlib.crc32(head[4:] + data).to_bytes(4, "big"):
+            return False
+        if head[4:] == b"IEND":
+            return True
+    return False
+
+
+def _mp4_is_whole(stream: IO[bytes], size: int) -> bool:
+    """Whether its boxes lie in the file, and the one is among them that says what there is."""
+    at, known = 0, False
+    while at + 8 <= size:
+        stream.seek(at)
+        head = stream.read(16)
+        length = int.from_bytes(head[:4], "big") or size - at
+        known |= head[4:8] == b"moov"
+        at += max(8, int.from_bytes(head[8:], "big") if length == 1 else length)
+    return known and at <= size
 
 
 def _needs(module: Any, what: str, package: str) -> None:
     if module is None:
-        raise RefusedError(f"{what} needs a library that is not installed: pip install {package}")
+        raise UnreadableError(
+            f"{what} needs a library that is not installed: pip install {package}"
+        )
 
 
 def eight_bit(image: np.ndarray, levels: tuple[float, float] | None) -> np.ndarray:
@@ -373,6 +554,10 @@ class Tile(NamedTuple):
 
 
 SAME = 0.5  # IoU from which on two boxes, as far as both tiles see them, are of one object
+SAY = 0.5  # share of an object's best score from which on a box has a say in it
+# Px of the network's own frame within which a box touches a side. What a side cuts off does not
+# always end at it: with 1.5, as many such boxes were missed as whole cells were taken for cut ones.
+NEAR = 1.5
 WITHIN = 0.4  # share of a cut box inside another tile's box from which on it is a piece of it
 
 
@@ -394,16 +579,17 @@ def merge(found: Sequence[Detections], tiles: Sequence[Tile], margin: float) -> 
 
     Two boxes of two tiles are one object if they agree on what both tiles see of it: the IoU of
     the boxes, clipped to the tiles' shared part, is at least SAME. A tile's box has one partner in
-    another tile at most, the best pairs first, and an object one box a tile at most. Of an
-    object's boxes the one farthest from its tile's inner sides stays; if all of them end at one
-    (within `margin` px), the box around them. A box that ends at an inner side and has no partner
-    leaves if it lies in another tile's box: it is a piece.
+    another tile at most, the best pairs first, and an object one box a tile at most. Boxes of less
+    than SAY of an object's best score have no say in it. Of the others, the best of those stays
+    that end at no inner side of their tile (within `margin` px); if all of them do, the box around
+    them. A box that ends at an inner side and has no partner leaves if it lies in another tile's
+    box: it is a piece.
     """
     tile_of = np.repeat(np.arange(len(tiles)), [len(each.scores) for each in found])
     boxes, scores, labels = (np.concatenate(part) for part in zip(*found, strict=True))
-    depth = _depths(boxes, tile_of, tiles)
+    whole = _depths(boxes, tile_of, tiles) > margin
     groups: list[set[int]] = [{at} for at in range(len(boxes))]
-    for first, second in _partners(boxes, labels, tile_of, tiles):
+    for first, second in _partners(boxes, scores, labels, tile_of, tiles):
         one, other = groups[first], groups[second]
         if one is not other and not {tile_of[a] for a in one} & {tile_of[b] for b in other}:
             one |= other
@@ -413,23 +599,22 @@ def merge(found: Sequence[Detections], tiles: Sequence[Tile], margin: float) -> 
     pieces: list[tuple[int, int]] = []
     owners: list[set[int]] = []
     for group in {id(each): each for each in groups}.values():
-        best = max(group, key=lambda at: (depth[at], scores[at]))
-        members = sorted(group)
+        least = SAY * max(scores[at] for at in group)
+        heard = sorted(at for at in group if scores[at] >= least)
+        best = max(heard, key=lambda at: (whole[at], scores[at]))
         box = boxes[best]
-        if depth[best] <= margin:
-            box = np.concatenate([boxes[members, :2].min(0), boxes[members, 2:].max(0)])
-            if len(members) == 1:
+        if not whole[best]:
+            box = np.concatenate([boxes[heard, :2].min(0), boxes[heard, 2:].max(0)])
+            if len(heard) == 1:
                 pieces.append((len(kept), int(tile_of[best])))
-            else:
-                best = max(group, key=lambda at: scores[at])
         kept.append((box, float(scores[best]), int(labels[best])))
-        owners.append({int(tile_of[at]) for at in members})
+        owners.append({int(tile_of[at]) for at in group})
     merged = Detections(
         np.array([box for box, _, _ in kept], dtype=np.float32).reshape(-1, 4),
         np.array([score for _, score, _ in kept], dtype=np.float32),
         np.array([label for _, _, label in kept], dtype=np.int64),
     )
-    gone = [at for at, tile in pieces if _is_piece(at, tile, merged.boxes, owners)]
+    gone = [at for at, tile in pieces if _is_piece(at, tile, merged, owners)]
     order = np.argsort(-merged.scores, kind="stable")
     order = order[~np.isin(order, gone)]
     return Detections(*(part[order] for part in merged))
@@ -451,24 +636,34 @@ def _depths(boxes: np.ndarray, tile_of: np.ndarray, tiles: Sequence[Tile]) -> np
 
 
 def _partners(
-    boxes: np.ndarray, labels: np.ndarray, tile_of: np.ndarray, tiles: Sequence[Tile]
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    tile_of: np.ndarray,
+    tiles: Sequence[Tile],
 ) -> list[tuple[int, int]]:
-    """Pairs of boxes of two tiles that agree where both tiles see, the best first."""
+    """Pairs of boxes of two tiles that agree where both tiles see, the best first.
+
+    A pair is as good as its IoU times its lower score, so that no junk comes between two good
+    boxes, and a fifth less if it is of two classes.
+    """
     pairs: list[tuple[float, int, int]] = []
-    for one, first in enumerate(tiles):
-        for other in range(one + 1, len(tiles)):
-            second = tiles[other]
-            corner = max(first.x1, second.x1), max(first.y1, second.y1)
-            shared = np.array([*corner, min(first.x2, second.x2), min(first.y2, second.y2)])
-            if (shared[2:] <= shared[:2]).any():
-                continue
-            ours, theirs = np.where(tile_of == one)[0], np.where(tile_of == other)[0]
+    busy = np.unique(tile_of)
+    members = [np.flatnonzero(tile_of == tile) for tile in busy]
+    sides = np.array(tiles).reshape(-1, 4)[busy]
+    for at, ours in enumerate(members):
+        shared_parts = _clipped(sides[at + 1 :], sides[at])
+        for after in np.flatnonzero(_areas(shared_parts)):
+            shared = shared_parts[after]
+            theirs = members[at + 1 + after]
             agreement = overlaps(_clipped(boxes[ours], shared), _clipped(boxes[theirs], shared))
-            taken: set[int] = set()
             rows, columns = np.where(agreement >= SAME)
-            alike = labels[ours[rows]] == labels[theirs[columns]]
-            ranked = sorted(zip(-(agreement[rows, columns] + alike), rows, columns, strict=True))
-            for rank, row, column in ranked:
+            worth = agreement[rows, columns] * np.minimum(
+                scores[ours[rows]], scores[theirs[columns]]
+            )
+            worth = np.where(labels[ours[rows]] == labels[theirs[columns]], worth, 0.8 * worth)
+            taken: set[int] = set()
+            for rank, row, column in sorted(zip(-worth, rows, columns, strict=True)):
                 a, b = int(ours[row]), int(theirs[column])
                 if a not in taken and b not in taken:
                     taken |= {a, b}
@@ -494,12 +689,11 @@ def overlaps(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.where(union > 0, both / np.maximum(union, 1e-9), 0.0)
 
 
-def _is_piece(at: int, tile: int, boxes: np.ndarray, owners: Sequence[set[int]]) -> bool:
-    box = boxes[at]
-    inside = _areas(_clipped(boxes, box)) / max(float(_areas(box)), 1e-9)
-    others = np.array([tile not in owner for owner in owners])
-    others &= _areas(boxes) > _areas(box)
-    return bool((others & (inside >= WITHIN)).any())
+def _is_piece(at: int, tile: int, merged: Detections, owners: Sequence[set[int]]) -> bool:
+    boxes, scores = merged.boxes, merged.scores
+    inside = _areas(_clipped(boxes, boxes[at])) / max(float(_areas(boxes[at])), 1e-9)
+    larger = (_areas(boxes) > _areas(boxes[at])) & (scores >= SAY * scores[at])
+    return any(tile not in owners[other] for other in np.where(larger & (inside >= WITHIN))[0])
 
 
 # ------------------------------------------------------------------------------------ one frame
@@ -514,6 +708,7 @@ class Settings:
     overlap: int = 0  # px that neighbouring tiles share
     edges: bool = False  # objects that touch the left or upper side do not count
     skip_empty: float = 0.0  # frames less busy than this are not looked at; 0: all are
+    every: int = 1  # of a stack or a video, only each such frame is looked at
 
 
 class Found(NamedTuple):
@@ -534,29 +729,35 @@ def look_at(frame: Frame, model: Any, settings: Settings) -> tuple[Found, np.nda
     """What is found on a frame, and its 8-bit pixels."""
     try:
         image = eight_bit(frame.load(), model.levels)
-    except (UnreadableError, OSError) as error:
-        return Found(FAILED, 0, 0, NONE, np.empty(0, bool), str(error)), None
+    except Exception as error:  # what the decoders raise on broken files is no part of them
+        why = str(error) or type(error).__name__
+        return Found(FAILED, 0, 0, NONE, np.empty(0, bool), why), None
     height, width = image.shape[:2]
     if settings.skip_empty and busyness(image) < settings.skip_empty:
         return Found(EMPTY, width, height, NONE, np.empty(0, bool)), image
-    side = settings.tile or max(width, height)
+    side = settings.tile or max(width, height)  # px that are shown as the network's longest side
     tiles = tiles_of(width, height, side, settings.overlap)
-    parts = [_detect(image[t.y1 : t.y2, t.x1 : t.x2], t, model) for t in tiles]
-    # A box that ends within a px of the network's own frame ends at the tile's side.
-    margin = 1.5 * min(side, max(width, height)) / model.image_size
+    parts = [_detect(image, tile, side, model, settings.keep) for tile in tiles]
+    margin = NEAR * side / model.image_size
     found = merge(parts, tiles, margin) if len(tiles) > 1 else parts[0]
     counted = found.scores >= model.thresholds[found.labels - 1]
-    kept = counted | (found.scores >= settings.keep)
-    found, counted = Detections(*(part[kept] for part in found)), counted[kept]
     if settings.edges:
-        counted &= inside_counting_frame(found.boxes, max(1.0, margin))
+        counted &= inside_counting_frame(found.boxes, margin)
     return Found(FOUND, width, height, found, counted), image
 
 
-def _detect(image: np.ndarray, tile: Tile, model: Any) -> Detections:
-    small = resized(image, model.image_size)
+def _detect(frame: np.ndarray, tile: Tile, side: int, model: Any, keep: float) -> Detections:
+    """What a tile shows that counts or is to be kept, in px of the frame.
+
+    A tile below `side` px is shown smaller than the network's own size, at the scale of the others.
+    """
+    image = frame[tile.y1 : tile.y2, tile.x1 : tile.x2]
+    longest = max(image.shape[:2])
+    small = resized(image, max(1, round(model.image_size * longest / side)))
     pixels = np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
     found = model.detect(pixels)
+    kept = found.scores >= np.minimum(model.thresholds[found.labels - 1], keep)
+    found = Detections(*(part[kept] for part in found))
     scale = [image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]]
     boxes = found.boxes * np.array(scale * 2, np.float32)
     boxes = boxes + np.array([tile.x1, tile.y1] * 2, np.float32)
@@ -596,11 +797,24 @@ def busyness(image: np.ndarray) -> float:
 # ---------------------------------------------------------------------------------------- journal
 
 
+# Of run.json, what a run must go on with.
+AGREED = (
+    "images",
+    "digest",
+    "settings",
+    "thresholds",
+    "um_per_px",
+    "image_size",
+    "sixteen_bit",
+)
+
+
 class Journal:
     """What is done, on disk: results.csv, and frames.csv that says how far results.csv is good.
 
     Rows are kept back for at most `seconds`, then written and synced: first the results, then the
     frames that they are of. So what frames.csv says is there is there, whenever the power fails.
+    `failed` has the frames that could not be read, and why: they are not done, and tried again.
     """
 
     def __init__(self, out: Path, about: dict[str, Any], seconds: float = 1.0) -> None:
@@ -610,6 +824,7 @@ class Journal:
         self._lock()
         self._agree(about)
         self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
         frames_end, results_end = self._read()
         self._results = (out / "results.csv").open("a+b")
         for stream, end, columns in (
@@ -620,6 +835,8 @@ class Journal:
             if not end:
                 stream.write(_line(columns))
                 stream.flush()
+        sync_folder(out)
+        sync_folder(out.parent)
         self._end = os.fstat(self._results.fileno()).st_size
         self._waiting: tuple[list[bytes], list[bytes]] = ([], [])  # results, frames
         self._broken_off = False
@@ -645,12 +862,13 @@ class Journal:
                 if there.exists() and there.stat().st_size:
                     raise RefusedError(f"{there}: was not written by a run; choose another --out.")
             write_whole(path, json.dumps(about, indent=1).encode())
+            sync_folder(self.out)
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        for key in ("images", "digest", "settings", "thresholds", "um_per_px"):
+        for key in AGREED:
             if before.get(key) != about[key]:
                 what = "a model of another digest" if key == "digest" else f"other {key}"
                 raise RefusedError(
@@ -660,26 +878,37 @@ class Journal:
 
     def _read(self) -> tuple[int, int]:
         """Where the good part of frames.csv and of results.csv ends, in bytes."""
-        there = self.out / "results.csv"
-        size = there.stat().st_size if there.exists() else 0
         good, end, header = 0, 0, _line(FRAME_COLUMNS)
-        self._frames.seek(0)
-        for at, line in enumerate(self._frames):
-            if at == 0:
-                if line == header:
-                    good, end = len(line), len(_line(RESULT_COLUMNS))
-                continue
-            if not good:  # a header that was torn has no rows behind it
-                raise RefusedError(
-                    f"{self.out}/frames.csv: its first line is not what a run writes (was it saved "
-                    "by a spreadsheet?), so the run cannot go on; choose another --out."
-                )
-            row = _row(line)
-            if row is None or not end <= row[1] <= size:
-                break
-            good, end = good + len(line), row[1]
-            self.done.add(row[0])
-        return (good, end) if end <= size else (0, 0)
+        with _Rows(self.out / "results.csv") as results:
+            self._frames.seek(0)
+            for at, line in enumerate(self._frames):
+                if at == 0:
+                    if line == header:
+                        good, end = len(line), len(_line(RESULT_COLUMNS))
+                    continue
+                if not good:  # a header that was torn has no rows behind it
+                    raise RefusedError(self._saved_by_others("frames.csv"))
+                row = _row(line)
+                if row is None or not end <= int(row["end"]) <= results.size:
+                    break
+                good, end = good + len(line), int(row["end"])
+                if not results.ends_at(end):
+                    raise RefusedError(self._saved_by_others("results.csv"))
+                self._settle(row["frame"], row["note"] if row["status"] == FAILED else None)
+            return (good, end) if end <= results.size else (0, 0)
+
+    def _saved_by_others(self, name: str) -> str:
+        return (
+            f"{self.out}/{name}: its lines are not as a run writes them (was it saved by a "
+            "spreadsheet?), so the run cannot go on; choose another --out."
+        )
+
+    def _settle(self, name: str, failed: str | None) -> None:
+        if failed is None:
+            self.done.add(name)
+            self.failed.pop(name, None)
+        else:
+            self.failed[name] = failed
 
     def add(self, name: str, found: Found, classes: Sequence[str]) -> None:
         for box, score, label, counted in zip(*found.detections, found.counted, strict=True):
@@ -687,9 +916,11 @@ class Journal:
             line = _line([name, classes[int(label) - 1], f"{score:.5f}", *sides, int(counted)])
             self._waiting[0].append(line)
             self._end += len(line)
-        about = (found.width, found.height, found.status, len(found.detections.scores))
-        self._waiting[1].append(_line((name, *about, self._end, " ".join(found.note.split()))))
-        self.done.add(name)
+        note = " ".join(found.note.split())
+        if found.status != FAILED or self.failed.get(name) != note:
+            about = (found.width, found.height, found.status, len(found.detections.scores))
+            self._waiting[1].append(_line((name, *about, self._end, note)))
+        self._settle(name, note if found.status == FAILED else None)
         self.commit_if_due()
 
     def commit_if_due(self) -> None:
@@ -724,14 +955,31 @@ def _line(values: Iterable[Any]) -> bytes:
     return text.getvalue().encode()
 
 
-def _row(line: bytes) -> tuple[str, int] | None:
-    """The name and the end of a row of frames.csv; None for a row that was torn."""
+def _row(line: bytes) -> dict[str, str] | None:
+    """A row of frames.csv; None for one that was torn."""
     try:
         [values] = csv.reader([line.decode()])
         row = dict(zip(FRAME_COLUMNS, values, strict=True))
-        return (row["frame"], int(row["end"])) if line.endswith(b"\n") else None
+        return row if line.endswith(b"\n") and row["end"].isdecimal() else None
     except (ValueError, csv.Error):
         return None
+
+
+class _Rows(contextlib.AbstractContextManager["_Rows"]):
+    """Where rows of results.csv end; a run has written `size` bytes of it, or none."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("rb") if path.exists() else io.BytesIO()
+        self.size = self._stream.seek(0, os.SEEK_END)
+        self._stream.seek(0)
+        self._header = self._stream.read(len(_line(RESULT_COLUMNS)))
+
+    def ends_at(self, end: int) -> bool:
+        self._stream.seek(end - 1)
+        return self._stream.read(1) == b"\n" and self._header == _line(RESULT_COLUMNS)
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
 
 
 def _short(value: Any) -> str:
@@ -742,7 +990,7 @@ def _short(value: Any) -> str:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file to be written, which then takes the name `path`: never half of it."""
-    temporary = path.with_name(f".{path.name}.part")  # OUT is one run's alone: see Journal
+    temporary = path.with_name(".part")  # OUT is one run's alone: see Journal
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -752,6 +1000,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """A file's name is on disk when its folder is, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -778,18 +1036,25 @@ def source_of(text: str) -> tuple[Path, Iterator[Path]]:
     return root, (
         each
         for each in found
-        if each.suffix.lower() in IMAGES + VIDEOS and not _of_a_run(each, root)
+        if each.suffix.lower() in IMAGES + VIDEOS and not _lies_in_a_run(each, root)
     )
 
 
-def _of_a_run(path: Path, root: Path) -> bool:
-    """Whether a run wrote it: a folder between it and the root holds tables."""
+def _lies_in_a_run(path: Path, root: Path) -> bool:
     inner = list(path.parents)[: len(path.parts) - len(root.parts) - 1]
-    return any((folder / "frames.csv").exists() for folder in inner)
+    return any(_is_of_a_run(folder) for folder in inner)
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a run wrote it, so that its pictures are no frames."""
+    return (folder / "run.json").exists() and (folder / "frames.csv").exists()
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Images and videos in a folder and below, by name; links to folders are not followed."""
+    """Images and videos in a folder and below, by name; links to folders are not followed.
+
+    What a run has written is passed over.
+    """
     folders, files = set(), []
     try:
         with os.scandir(folder) as entries:
@@ -807,7 +1072,7 @@ def files_below(folder: Path) -> Iterator[Path]:
     for name in sorted([*folders, *files]):
         if name not in folders:
             yield folder / name
-        elif not (folder / name / "frames.csv").exists():  # what a run wrote
+        elif not _is_of_a_run(folder / name):
             yield from files_below(folder / name)
 
 
@@ -818,47 +1083,55 @@ def name_below(path: Path, root: Path) -> str:
     return re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", "\N{REPLACEMENT CHARACTER}", name)
 
 
+Mark = tuple[int, int]  # size and time of a file
+GROWING = (".tif", ".tiff", *VIDEOS)
+
+
 def arriving(root: Path, *, settle: float, idle: float, done: set[str]) -> Iterator[Path | None]:
     """Files of a folder that goes on filling, each once, when it is complete.
 
-    It is when its size and time have not changed for `settle` seconds and, for JPEG and PNG, its
-    end marker is there; one that lacks it for ten times as long is taken as it is, and will fail.
+    It is when its size and time have not changed for `settle` seconds and it is all there, as far
+    as its format tells; where it does not tell or lacks something, ten times as long is waited. One
+    that failed and then changes is taken again, and so is a stack or a video that goes on.
     Ends when nothing came for `idle` seconds (0: never); None is said before each pause.
     """
-    state: dict[str, tuple[tuple[int, int], float]] = {}  # of files that are not complete yet
-    taken: set[str] = set()
+    waiting: dict[str, tuple[Mark, float]] = {}  # what is not complete yet, and since when
+    taken: dict[str, Mark] = {}
     last = time.monotonic()
     while True:
-        now = time.monotonic()
+        now, before, waiting = time.monotonic(), waiting, {}
         for path in files_below(root):
             name = name_below(path, root)
-            if name in done or name in taken:
+            if name in done and not name.lower().endswith(GROWING):
                 continue
             try:
                 seen = path.stat()
             except OSError:
                 continue  # gone again
             mark = seen.st_size, seen.st_mtime_ns
-            known, since = state.get(name, (None, now))
-            if known != mark:
-                state[name] = mark, now
-                last = now
+            if taken.get(name) == mark or (name in done and name not in taken):
                 continue
+            known, since = before.get(name, (None, now))
             waited = now - since
-            if waited >= settle and (waited >= 10 * settle or _is_readable(path)):
-                state.pop(name)
-                taken.add(name)
+            if known != mark:
+                waiting[name] = mark, now
+                last = now
+            elif waited >= settle and (waited >= 10 * settle or _is_readable(path)):
+                taken[name] = mark
                 last = now
                 yield path
-        if idle and not state and time.monotonic() - last >= idle:
+            else:
+                waiting[name] = mark, since
+        if idle and not waiting and time.monotonic() - last >= idle:
             return
         yield None
-        time.sleep(min(0.5, settle / 4 + 0.01))
+        # A folder of very many files is looked at for a sixth of the time at most.
+        time.sleep(max(min(0.5, settle / 4 + 0.01), 5 * (time.monotonic() - now)))
 
 
 def _is_readable(path: Path) -> bool:
     try:
-        return is_whole(path)
+        return is_whole(path) is True
     except OSError:  # held by the program that writes it, or gone
         return False
 
@@ -906,6 +1179,14 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 COLOURS = ((230, 60, 60), (40, 120, 220), (20, 150, 60), (200, 120, 0), (150, 60, 190))
+
+
+def picture_name(frame: str) -> Path:
+    """Where a frame's picture lies below drawn/: in folders as the frame's own."""
+    parts = [part for part in frame.split("/") if part.strip(".")]
+    if len(parts[-1].encode()) > 240:  # and names have no more than 255 bytes
+        parts[-1] = hashlib.sha256(parts[-1].encode()).hexdigest()
+    return Path(*parts[:-1], f"{parts[-1]}.jpg")
 
 
 def draw(image: np.ndarray, found: Found, classes: Sequence[str]) -> bytes:
@@ -993,12 +1274,15 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
         "um_per_px": options.um_per_px or model.um_per_px,
         "shapes": model.shapes,
         "image_size": model.image_size,
+        "sixteen_bit": list(model.levels) if model.levels else None,
     }
     if options.out.resolve() == root.resolve():
         raise RefusedError(f"--out: {options.out} holds the frames; name another folder.")
     if options.watch and not Path(options.source).is_dir():
         raise RefusedError(f"--watch: {options.source} is no folder.")
+    total = 0
     if not options.watch:
+        total = sum(1 for _ in source_of(options.source)[1])
         first = next(iter(files), None)
         if first is None:
             raise RefusedError(
@@ -1011,24 +1295,29 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
     if options.watch:
         files = arriving(root, settle=options.settle, idle=options.idle, done=journal.done)
     begun = shown = time.monotonic()
+    place = worked = 0  # files that were passed, and those of them that took time
     try:
         for path in files:
             if path is None:
                 journal.commit_if_due()
                 continue
-            for frame in frames_of(path, name_below(path, root), options.every):
-                if frame.name in journal.done:
+            place, done_before = place + 1, tally.done
+            for frame in frames_of(path, name_below(path, root), options.every, journal.done):
+                # A stack that has grown had a first page without a number.
+                if {frame.name, frame.name.removesuffix("#page=1")} & journal.done:
                     continue
                 found, image = look_at(frame, model, settings)
                 _note(tally, found, frame.name, say)
                 if options.draw and image is not None:
-                    target = options.out / "drawn" / (frame.name.replace("/", "__") + ".jpg")
-                    target.parent.mkdir(exist_ok=True)
+                    target = options.out / "drawn" / picture_name(frame.name)
+                    target.parent.mkdir(parents=True, exist_ok=True)
                     write_whole(target, draw(image, found, model.classes))
                 journal.add(frame.name, found, model.classes)
                 if time.monotonic() - shown >= 2:
                     shown = time.monotonic()
-                    say(f"{tally.done} frames, {tally.done / (shown - begun):.1f} a second")
+                    said = f"{tally.done} frames, {tally.done / (shown - begun):.1f} a second"
+                    say(said + time_left(shown - begun, worked, place, total))
+            worked += tally.done > done_before
         journal.commit()
     except KeyboardInterrupt:
         journal.commit()
@@ -1038,6 +1327,14 @@ def run(model: Any, options: argparse.Namespace, say: Callable[[str], None]) -> 
     if options.coco:
         write_coco(options.out, model.classes)
     return tally
+
+
+def time_left(seconds: float, worked: int, place: int, total: int) -> str:
+    """At the file `place` of a `total` that is known, when `worked` files have taken `seconds`."""
+    if not total:
+        return ""
+    minutes = seconds / max(1, worked) * (total - place) / 60
+    return f"; file {place:,} of {total:,}, about {minutes:.0f} minutes left"
 
 
 def _note(tally: Tally, found: Found, name: str, say: Callable[[str], None]) -> None:
@@ -1061,6 +1358,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
         )
     if not 0 <= options.keep <= 1:
         raise RefusedError(f"--keep: {options.keep} is no score from 0 to 1.")
+    for name in ("skip_empty", "settle", "idle", "threads"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            raise RefusedError(
+                f"--{name.replace('_', '-')}: {getattr(options, name)}; give a number from 0 on."
+            )
     if options.every < 1:
         raise RefusedError(f"--every: {options.every}; give 1 or more.")
     if options.um_per_px is not None and not 0 < options.um_per_px < float("inf"):
@@ -1073,6 +1375,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         overlap if options.tile else 0,
         options.edges,
         options.skip_empty,
+        options.every,
     )
 
 
@@ -1127,6 +1430,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--draw", action="store_true", help="write the frames with their boxes to OUT/drawn")
     add("--coco", action="store_true", help="write results.json (COCO) at the end")
     add("--threads", type=int, default=0, help="threads of the model (all)")
+    add("--unproven", action="store_true", help="use a model that failed its comparison, too")
     add("--variant", default="", help="a faster form that the export kept: int8, fp16, openvino")
 
 
@@ -1135,8 +1439,8 @@ def summary(tally: Tally, out: Path) -> str:
     parts = [f"{tally.done} frames", f"{tally.counted} objects counted"]
     parts += [f"{tally.empty} passed over as empty"] if tally.empty else []
     parts += [f"{tally.failed} could not be read"] if tally.failed else []
-    parts += [f"{tally.before} were done before"] if tally.before else []
-    return f"{', '.join(parts)}: {out}/results.csv"
+    before = f", besides {tally.before} frames that were done before" if tally.before else ""
+    return f"{', '.join(parts)}{before}: {out}/results.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -1154,7 +1458,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, file=sys.stderr, flush=True)
 
     try:
-        tally = run(Model(options.model, options.threads, options.variant), options, say)
+        model = Model(options.model, options.threads, options.variant, options.unproven)
+        if model.proof:
+            say(model.proof)
+        tally = run(model, options, say)
     except RefusedError as error:
         say(f"error: {error}")
         return 2

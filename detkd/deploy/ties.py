@@ -8,7 +8,7 @@ more than rounding may move them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,8 +27,6 @@ SHIFT = 1e-4  # of logits and deltas: it moves a score and a side by less than t
 DRAWS = 8  # of noise on the RoI head's outputs, and as many on the RPN's, too
 GONE = 10  # times the limits: a detection with nothing so near has gone, and not just moved
 
-Maps = Callable[[np.ndarray], list[np.ndarray]]  # a frame [1, 3, H, W] to `Convolutions`' outputs
-
 
 def found_by(detector: Detector, frame: np.ndarray) -> Found:
     """The detections of one frame [3, H, W]."""
@@ -43,16 +41,22 @@ def without_ties(
     frame: np.ndarray,
     ours: Found,
     theirs: Found,
-    maps: Maps,
+    maps: Sequence[np.ndarray],
 ) -> Difference:
     """The difference with those taken out, and counted as ties, that a moved checkpoint shows.
 
-    One of ours is a tie if a moved checkpoint has lost it; one of theirs if a moved one has it.
+    `maps` are the exported model's for this frame, as `Convolutions` gives them, each [1, C, h, w].
+    One of ours is a tie if a moved checkpoint has lost it; one of theirs if a moved one has it. All
+    are, if a moved one finds exactly what the exported model finds: then one of ours need not have
+    gone, since an equally good neighbour may lie hardly beside it.
     """
     missing, extra = set(gap.missing), set(gap.extra)
     for moved in moved_answers(detector, frame, maps, theirs):
+        unseen = set(lone(theirs, moved).tolist())
+        if not unseen and not len(lone(moved, theirs)):
+            missing.clear()
         missing -= set(lone(ours, moved, slack=GONE).tolist())
-        extra &= set(lone(theirs, moved).tolist())
+        extra &= unseen
         if not missing and not extra:
             break
     forgiven = gap.alone - len(missing) - len(extra)
@@ -65,7 +69,7 @@ def without_ties(
 
 
 def moved_answers(
-    detector: Detector, frame: np.ndarray, maps: Maps, theirs: Found
+    detector: Detector, frame: np.ndarray, maps: Sequence[np.ndarray], theirs: Found
 ) -> Iterator[Found]:
     """What the checkpoint finds when its numbers are moved by no more than SHIFT.
 
@@ -78,7 +82,7 @@ def moved_answers(
     """
     with torch.no_grad():
         ours = Convolutions(detector)(torch.from_numpy(frame)[None])
-    their_maps = [torch.from_numpy(array) for array in maps(frame[None])]
+    their_maps = [torch.from_numpy(array) for array in maps]
     for our, their in zip(ours, their_maps, strict=True):
         if not bool((our - their).abs().max() <= SHIFT * max(1.0, float(our.abs().max()))):
             return

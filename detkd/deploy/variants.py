@@ -25,6 +25,7 @@ from detkd.errors import DataError, UserError
 from detkd.evaluation.coco_map import coco_map
 
 CALIBRATION = 100  # images that the ranges of activations are measured on
+JUDGED = 10  # images, without which a mAP says nothing
 TIMED = 60  # images that each form is timed on
 FASTER = 0.95  # share of model.onnx's time that a form may take at most
 # Their inputs are coordinates and scores: half precision would move boxes and exchange ranks.
@@ -33,7 +34,10 @@ IN_SINGLE = ("NonMaxSuppression", "RoiAlign", "TopK", "ScatterND", "Exp", "Range
 
 @dataclass(frozen=True)
 class Measured:
-    """A form of the model: its median time against model.onnx's, its mAP, and what came of it."""
+    """A form of the model: its median time against model.onnx's, its mAP, and what came of it.
+
+    `images` is the number of those that it was judged on.
+    """
 
     name: str
     file: str
@@ -42,6 +46,7 @@ class Measured:
     ratio: float
     map: float
     loss: float
+    images: int
     kept: bool
     why: str
     size: tuple[int, int] | None = None  # height and width of the frames, if only these pass
@@ -134,7 +139,7 @@ def _measure(
     before, after = (coco_map(_truth_of(dataset, used), r)["coco"]["AP"] or 0.0 for r in results)
     plain_ms, ms = (1000 * statistics.median(part[-TIMED:]) for part in times)
     ratio, loss = ms / plain_ms, before - after
-    kept, why = verdict(ratio, loss, most_loss)
+    kept, why = verdict(ratio, loss, most_loss, len(used))
     return Measured(
         name,
         f"variants/{path.name}",
@@ -143,20 +148,23 @@ def _measure(
         ratio,
         after,
         loss,
+        len(used),
         kept,
         why,
         size,
     )
 
 
-def verdict(ratio: float, loss: float, most_loss: float) -> tuple[bool, str]:
-    """Whether a form stays, and what is said of it."""
+def verdict(ratio: float, loss: float, most_loss: float, images: int) -> tuple[bool, str]:
+    """Whether a form stays that was judged on so many images, and what is said of it."""
     slow, poor = ratio > FASTER, loss > most_loss
     reasons = [f"takes {ratio:.2f} times as long as model.onnx"] if slow else []
     reasons += [f"loses {loss:.4f} mAP, and {most_loss:g} is allowed"] if poor else []
+    few = images < JUDGED
+    reasons += [f"could be judged on {images} images alone, and {JUDGED} are needed"] if few else []
     if reasons:
         return False, " and ".join(reasons)
-    return True, f"takes {ratio:.2f} of the time and loses {loss:.4f} mAP"
+    return True, f"takes {ratio:.2f} of the time and loses {loss:.4f} mAP on {images} images"
 
 
 def _truth_of(dataset: CocoDataset, images: list[dict[str, Any]]) -> dict[str, Any]:
@@ -182,7 +190,7 @@ def documented(measured: Sequence[Measured]) -> list[dict[str, Any]]:
 def write_int8(model: Path, path: Path, calibration: CocoDataset) -> None:
     """Weights by channel and activations as 8-bit integers, for convolutions and linear layers.
 
-    Ranges are those seen on up to 100 images, which should be training images.
+    Ranges are those seen on up to 100 images, spread over all; they should be training images.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -195,8 +203,7 @@ def write_int8(model: Path, path: Path, calibration: CocoDataset) -> None:
             frame = next(self.frames, None)
             return None if frame is None else {INPUT: frame}
 
-    step = max(1, len(calibration) // CALIBRATION)
-    frames = (calibration[at][0].numpy()[None] for at in range(0, len(calibration), step))
+    frames = (calibration[at][0].numpy()[None] for at in spread(len(calibration), CALIBRATION))
     prepared = path.with_suffix(".prepared.onnx")
     logging.getLogger().setLevel(logging.ERROR)  # it advises what was done just before
     try:
@@ -213,6 +220,12 @@ def write_int8(model: Path, path: Path, calibration: CocoDataset) -> None:
         )
     finally:
         prepared.unlink(missing_ok=True)
+
+
+def spread(length: int, most: int) -> list[int]:
+    """Places of so many of `length` things at most, evenly from the first to the last."""
+    count = min(length, most)
+    return [at * (length - 1) // max(1, count - 1) for at in range(count)]
 
 
 def write_fp16(model: Path, path: Path) -> None:

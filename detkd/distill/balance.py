@@ -11,6 +11,7 @@ from torch import Tensor, nn
 Kind = Literal["fixed", "auto", "surgery"]
 EVERY = 50  # steps between two measurements, where they only tell
 SLOWNESS = 0.8  # of the factors in the running mean of `auto`
+NEVER = -1  # the step at which a term was measured that has not been
 
 
 class Balance(nn.Module):
@@ -27,17 +28,19 @@ class Balance(nn.Module):
       out of this step, as in Student Customized KD (Zhu and Wang, ICCV 2021). It costs a backward
       pass through neck and heads each step.
 
-    `pulls` holds what was measured last, by the place of the term.
+    A term is measured at the first step at which it and the task both count, and from then on no
+    more often than every 50 of its steps. `pulls` holds what was measured last, by the place of the
+    term; it is empty where nothing was.
     """
 
     factors: Tensor
-    begun: Tensor
+    measured: Tensor
 
     def __init__(self, kind: Kind, terms: int) -> None:
         super().__init__()
         self.kind, self.every = kind, EVERY
         self.register_buffer("factors", torch.ones(terms))
-        self.register_buffer("begun", torch.zeros(terms, dtype=torch.bool))
+        self.register_buffer("measured", torch.full((terms,), NEVER))
         self.pulls: dict[int, float] = {}
 
     def forward(
@@ -51,33 +54,50 @@ class Balance(nn.Module):
         """A factor for each term; `terms` are weighted, and None where a term is off."""
         self.pulls = {}
         ones = list(torch.ones_like(self.factors))
-        due = step % self.every == 0 or self.kind == "surgery"
+        due = [at for at, term in enumerate(terms) if term is not None and self._due(at, step)]
         taps = [tap for tap in taps if tap.requires_grad]
-        if due and taps and task.requires_grad:
+        # Where the annotations do not count yet, there is nothing to be a share of.
+        if due and taps and task.requires_grad and task.detach().any():
             pull_of_task = _pull(task, taps)
-            for at, term in enumerate(terms):
-                if term is None or not term.requires_grad:
-                    continue
-                pull = _pull(term, taps)
+            for at in due:
+                pull = _pull(terms[at], taps)
                 self.pulls[at] = float(pull.norm() / pull_of_task.norm().clamp(min=1e-12))
-                if self.kind == "auto" and pull_of_task.any() and pull.any():
-                    self._learn(at, pull_of_task.norm() * weights[at] / pull.norm())
+                if self.kind == "auto":
+                    self._learn(at, step, pull_of_task.norm() * weights[at], pull.norm())
+                else:
+                    self.measured[at] = step
                 if self.kind == "surgery" and torch.dot(pull, pull_of_task) < 0:
                     ones[at] = torch.zeros_like(ones[at])
         return list(self.factors.clone()) if self.kind == "auto" else ones
 
-    def _learn(self, at: int, factor: Tensor) -> None:
+    def _due(self, at: int, step: int) -> bool:
+        last = int(self.measured[at])
+        return self.kind == "surgery" or last == NEVER or step - last >= self.every
+
+    def _learn(self, at: int, step: int, wanted: Tensor, pull: Tensor) -> None:
+        """Take a measurement into the running mean of a factor, the same in all processes.
+
+        One whose images have nothing for the term adds none, and must take part all the same.
+        """
+        found = torch.stack([wanted / pull, torch.ones_like(pull)])
+        if not (wanted > 0 and pull > 0):
+            found = torch.zeros_like(found)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(factor)
-            factor = factor / torch.distributed.get_world_size()
-        old = self.factors[at] if self.begun[at] else factor
-        self.factors[at] = SLOWNESS * old + (1 - SLOWNESS) * factor
-        self.begun[at] = True
+            torch.distributed.all_reduce(found)
+        factor, processes = found
+        begun = int(self.measured[at]) != NEVER
+        if processes:
+            old = self.factors[at] if begun else factor / processes
+            self.factors[at] = SLOWNESS * old + (1 - SLOWNESS) * factor / processes
+        if processes or begun:  # else it is tried again at its next step
+            self.measured[at] = step
 
 
-def _pull(loss: Tensor, taps: Sequence[Tensor]) -> Tensor:
+def _pull(loss: Tensor | None, taps: Sequence[Tensor]) -> Tensor:
     """The gradient at the backbone's outputs as one vector; zeros where a loss does not reach."""
-    found = torch.autograd.grad(loss, taps, retain_graph=True, allow_unused=True)
+    found: Sequence[Tensor | None] = [None] * len(taps)
+    if loss is not None and loss.requires_grad:
+        found = torch.autograd.grad(loss, taps, retain_graph=True, allow_unused=True)
     return torch.cat(
         [
             (torch.zeros_like(tap) if gradient is None else gradient).flatten().float()

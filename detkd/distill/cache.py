@@ -39,7 +39,7 @@ class MapCache:
     """The teacher's maps of single images, in half precision, one file a view.
 
     Args:
-        folder: of the files.
+        folder: of the files, which lie in a folder of their teacher there.
         teacher: whose weights are part of each view's name.
         names: maps that are kept, such as p3.
         exact: keep them in single precision, as they were computed.
@@ -55,7 +55,7 @@ class MapCache:
         exact: bool = False,
         hold: bool = False,
     ) -> None:
-        self.folder, self.names = Path(folder), sorted(names)
+        self.names = sorted(names)
         self.exact = exact
         self.held: dict[Path, dict[str, Tensor]] | None = {} if hold else None
         there = dict(teacher.features)
@@ -67,6 +67,7 @@ class MapCache:
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         self.teacher = digest.digest()
+        self.folder = Path(folder) / self.teacher.hex()[:16]
         self.unchecked = CHECKED
 
     def bytes_a_view(self, padded_size: tuple[int, int]) -> int:

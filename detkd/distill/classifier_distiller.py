@@ -70,16 +70,16 @@ class ClassifierDistiller(Teaching[Classifier]):
         batch = self.student.batch(images)
         said = self.student.read(batch)
         losses = {"loss_label": self.student.task(said, targets)}
+        found: list[dict[str, Tensor]] = [{} for _ in terms]
         if any(weights):
             theirs = self._ask(images, targets, batch if self.alike else None)
             outputs, view = BothRead(said, theirs), view_of(images, targets, theirs)
-            found: list[dict[str, Tensor]] = []
             with torch.autocast(device_type=images[0].device.type, enabled=False):
-                for term, weight in zip(terms, weights, strict=True):
+                for sums, term, weight in zip(found, terms, weights, strict=True):
                     each = term(outputs, view) if weight else {}
-                    found.append({k: weight / len(each) * loss for k, loss in each.items()})
-            taps = [said[name] for name in self.student.backbone.features]
-            losses |= self.balanced(losses, found, weights, taps)
+                    sums |= {k: weight / len(each) * loss for k, loss in each.items()}
+        taps = [said[name] for name in self.student.backbone.features]
+        losses |= self.balanced(losses, found, weights, taps)
         losses |= self.at_rest(weights, images[0])
         self.step += 1
         return losses

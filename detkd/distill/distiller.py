@@ -51,7 +51,8 @@ class Distiller(Teaching[Detector]):
     saved. While the annotations do not count and no term that is on asks for a head, the student's
     heads do not run either. An image whose target has the key `unlabelled` has no annotations: the
     teacher's boxes say which proposals are looked at, and the terms compare the two networks there
-    as everywhere. In evaluation the distiller is the student.
+    as everywhere. Annotated images and others count by their numbers, in the terms and, where the
+    teacher's boxes are labels, in the task. In evaluation the distiller is the student.
 
     Args:
         student: trained together with the adapters.
@@ -99,6 +100,10 @@ class Distiller(Teaching[Detector]):
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}
         self.lr_factors = {f"student.{name}": thawed_lr for name in self._to_thaw}
 
+    def lines(self) -> list[str]:
+        """What is shared, part by part, and what is adapted."""
+        return [*self.plan.lines(), *super().lines()]
+
     def train(self, mode: bool = True) -> Distiller:
         super().train(mode)
         self._freeze()
@@ -128,31 +133,30 @@ class Distiller(Teaching[Detector]):
             seen.append(
                 self._see([images[at] for at in labelled], [targets[at] for at in labelled], heads)
             )
-        if frames:
+        if frames and (any(weights) or (self.pseudo is not None and not alone) or not labelled):
             seen.append(self._see_frames([images[at] for at in frames], heads))
-        losses: dict[str, Tensor] = {}
-        for each in seen:
-            for name, loss in each.task.items():
-                losses[name] = losses[name] + loss if name in losses else loss
+        losses = _task(seen)
         if alone:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
         if not heads:
-            losses = self._idle_heads()
-        if any(weights):
-            found = self._compare(seen, terms, weights)
-            taps = [
-                each.reading.features[name]
-                for each in seen
-                for name in self.student.backbone.body.features
-            ]
-            losses |= self.balanced(losses, found, weights, taps)
+            losses = self._idle_heads(seen)
+        found = self._compare(seen, terms, weights) if any(weights) else [{} for _ in terms]
+        taps = [
+            each.reading.features[name]
+            for each in seen
+            for name in self.student.backbone.body.features
+        ]
+        losses |= self.balanced(losses, found, weights, taps)
         losses |= self.at_rest(weights, images[0])
         self.step += 1
         return losses
 
-    def _idle_heads(self) -> dict[str, Tensor]:
-        """The losses of heads that did not run: zero."""
-        zero = next(self.student.parameters()).new_zeros(())
+    def _idle_heads(self, seen: Sequence[Seen]) -> dict[str, Tensor]:
+        """The losses of heads that did not run: zero, with gradients of zero to what did."""
+        levels = self.student.backbone.neck.features
+        zero = torch.stack(
+            [0.0 * each.reading.features[name].sum() for each in seen for name in levels]
+        ).sum()
         return {
             "loss_objectness": idle(self.student.rpn, zero),
             "loss_rpn_box_reg": zero,
@@ -199,10 +203,7 @@ class Distiller(Teaching[Detector]):
     def _compare(
         self, seen: Sequence[Seen], terms: Sequence[Term], weights: Sequence[float]
     ) -> list[dict[str, Tensor]]:
-        """The weighted losses of each term by name, none of those that are off.
-
-        Annotated images and frames without annotations count by their numbers.
-        """
+        """The weighted losses of each term by name, none of those that are off."""
         found: list[dict[str, Tensor]] = [{} for _ in terms]
         images = sum(len(each.images) for each in seen)
         for each in seen:
@@ -246,6 +247,17 @@ class Distiller(Teaching[Detector]):
             maps = self.teacher.maps_of(batch)
         # The teacher's heads run as the student's do, and need their inputs in that precision.
         return {name: value if before else value.float() for name, value in maps.items()}
+
+
+def _task(seen: Sequence[Seen]) -> dict[str, Tensor]:
+    """The task's losses over all images that have some, so that each image counts alike."""
+    judged = [each for each in seen if each.task]
+    images = sum(len(each.images) for each in judged)
+    losses: dict[str, Tensor] = {}
+    for each in judged:
+        for name, loss in each.task.items():
+            losses[name] = losses.get(name, 0.0) + len(each.images) / images * loss
+    return losses
 
 
 def build_distiller(

@@ -157,7 +157,8 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
     ]
     if ours != theirs or len(anchors[0][0][0]) != len(anchors[1][0][0]):
         said = [
-            f"{list(levels)} of {d.backbone.out_channels} channels and "
+            f"{list(levels)} of {d.backbone.out_channels} channels, strides of "
+            f"{', '.join(str(each.stride) for each in levels.values())} px and "
             f"{d.rpn.anchor_generator.num_anchors_per_location()[0]} anchors"
             for levels, d in ((theirs, teacher), (ours, student))
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detkd.config import TermConfig
+from detkd.distill.adapters import Adapter
 from detkd.distill.balance import Balance, Kind
 from detkd.distill.terms import Term
 from detkd.models.network import Network
@@ -51,7 +53,12 @@ class Teaching(nn.Module, Generic[Net]):
             teacher.eval().requires_grad_(False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.balance = Balance(balance, len(terms))
-        self.terms = nn.ModuleList([Term(config, student, teacher) for config in terms])
+        self.sizes: dict[str, float] = {}
+        self.terms = nn.ModuleList()
+        seen: Counter[str] = Counter()
+        for config in terms:
+            seen[config.name] += 1
+            self.terms.append(Term(config, student, teacher, seen[config.name]))
 
     @property
     def network(self) -> Net:
@@ -79,6 +86,17 @@ class Teaching(nn.Module, Generic[Net]):
         teacher = {f"teacher.{key}": value for key, value in self.teacher.state_dict().items()}
         return super().load_state_dict({**teacher, **state}, strict=strict, assign=assign)
 
+    def lines(self) -> list[str]:
+        """What is done to compare the two, one line each, to be read before the training."""
+        return [
+            f"{term.label}: the student's {name} goes through a 1x1 convolution from "
+            f"{adapter.project.in_channels} to the teacher's {adapter.project.out_channels} "
+            "channels"
+            for term in self.at_step()[0]
+            for name, adapter in term.adapters.items()
+            if isinstance(adapter, Adapter) and isinstance(adapter.project, nn.Conv2d)
+        ]
+
     def at_step(self) -> tuple[list[Term], list[float]]:
         """The terms, and the weight of each at this step: 0 where it is off."""
         terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
@@ -103,8 +121,11 @@ class Teaching(nn.Module, Generic[Net]):
         totals = [sum(each.values(), start=total.new_zeros(())) if each else None for each in found]
         factors = self.balance(int(self.step), total, totals, weights, taps)
         losses: dict[str, Tensor] = {}
-        for factor, each in zip(factors, found, strict=True):
+        self.sizes = {}
+        for at, (factor, each) in enumerate(zip(factors, found, strict=True)):
             losses |= {name: factor * loss for name, loss in each.items()}
+            if at in self.balance.pulls:
+                self.sizes |= {name: float((factor * each[name] / total).detach()) for name in each}
         return losses
 
     def at_rest(self, weights: Sequence[float], like: Tensor) -> dict[str, Tensor]:
@@ -117,11 +138,20 @@ class Teaching(nn.Module, Generic[Net]):
         return losses
 
     def report(self) -> dict[str, float]:
-        """What was measured at the last step: each term's pull at the backbone over the task's."""
-        return {
-            f"pull/{self.terms[at].config.name}": pull  # type: ignore[union-attr]
-            for at, pull in self.balance.pulls.items()
-        }
+        """What was measured at the last step, if it was: each term against the task.
+
+        `size/hint@p3` is its loss, as it counts, over the task's, `pull/hint` the same of their
+        gradients at the backbone's outputs, before a factor of `balance`.
+        """
+        if not self.balance.pulls:
+            return {}
+        pulls = {f"pull/{self.terms[at].label}": pull for at, pull in self.balance.pulls.items()}
+        return {**{f"size/{name}": size for name, size in self.sizes.items()}, **pulls}
+
+
+def of_task(name: str) -> bool:
+    """Whether a loss of this name is the task's: terms are called `hint@p3` or `module:Loss@p3`."""
+    return name.startswith("loss_") and not {"@", ":"} & set(name)
 
 
 def idle(module: nn.Module, like: Tensor) -> Tensor:

@@ -22,13 +22,22 @@ class Term(nn.Module):
     """`term(outputs, view)` gives the unweighted loss of each of its features, by name.
 
     A joint loss sees all its features at once and gives one number, under the name of the term.
+    The second term of one loss is called `hint#2`, so that it never hides the first.
+
+    Args:
+        config: the loss, its features, weight and schedule.
+        student, teacher: whose features are compared.
+        number: which of the terms of this loss it is, counted from 1.
 
     Raises:
         ConfigError: features that one of the two has not, or that the loss cannot compare.
     """
 
-    def __init__(self, config: TermConfig, student: Network, teacher: Network) -> None:
+    def __init__(
+        self, config: TermConfig, student: Network, teacher: Network, number: int = 1
+    ) -> None:
         super().__init__()
+        self.label = config.name if number == 1 else f"{config.name}#{number}"
         self.config, self.traits = config, traits_of(find_loss(config.name))
         _check(config, self.traits, student, teacher)
         self.weight = our_weight(config, self.traits)
@@ -63,14 +72,14 @@ class Term(nn.Module):
     def names(self) -> list[str]:
         """The names of its losses, as they appear in the log."""
         if self.traits.joint:
-            return [self.config.name]
-        return [f"{self.config.name}@{feature}" for feature in self.config.at]
+            return [self.label]
+        return [f"{self.label}@{feature}" for feature in self.config.at]
 
     def forward(self, outputs: BothSay, view: View) -> dict[str, Tensor]:
         pairs = [self._pair(name, outputs) for name in self.config.at]
         if self.traits.joint:
             ours, theirs = zip(*pairs, strict=True)
-            return {self.config.name: self.losses[0](list(ours), list(theirs), view)}
+            return {self.label: self.losses[0](list(ours), list(theirs), view)}
         found = {}
         for at, (feature, name) in enumerate(zip(self.config.at, self.names(), strict=True)):
             loss = self.losses[at % len(self.losses)]

@@ -3,7 +3,8 @@
 Every checkpoint has `version`, `network` (detector or classifier), `config`, `classes`, `weights`
 (of the network to use: averaged where averaging is on, without teacher and adapters), `score`
 (best.pt: on the validation data, mAP or balanced accuracy) and `sixteen_bit` (the levels of 16-bit
-images that were learned from, or None); last.pt has `training`, too.
+images that were learned from, or None); last.pt has `training`, too. A classifier's best.pt has
+`decisions`: the temperature and the thresholds that were chosen on its validation images.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from detkd.config import ClassDataConfig, ClassifierExperiment
 from detkd.data.augment import VIEWS
-from detkd.data.class_dataset import ClassDataset, Mixing, class_weights
+from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, drawn_counts
 from detkd.data.labelled_images import (
     LabelledSet,
     divide_labelled,
@@ -23,20 +22,13 @@ from detkd.data.labelled_images import (
 from detkd.data.sampler import EpochBatches
 from detkd.distill.classifier_distiller import ClassifierDistiller, build_classifier_distiller
 from detkd.distill.self_distiller import SelfDistiller
-from detkd.engine.curves import plot_curves
 from detkd.engine.fit import Judge
 from detkd.engine.parts import check_one_teacher, leave_interrupts
-from detkd.engine.run import RunFolder
 from detkd.errors import ConfigError, DataError, UserError
-from detkd.evaluation.calibration import scaled
-from detkd.evaluation.class_judge import ClassPredictions, judge_classes
-from detkd.evaluation.class_plots import plot_classes
+from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
-from detkd.files import write_json
-from detkd.models.backbones import TimmBackbone
 from detkd.models.class_heads import Exit
-from detkd.models.classifier import Classifier, build_classifier, classifier_from, without_exits
-from detkd.models.early_exit import LAST, exit_flops
+from detkd.models.classifier import Classifier, build_classifier, classifier_from
 from detkd.models.network import Network
 from detkd.models.weights import read_checkpoint
 
@@ -179,7 +171,7 @@ def build_class_trainable(
         dataset.classes,
         experiment.data.image_size,
         loss=experiment.loss,
-        counts=list(dataset.data.counts.values()),
+        counts=drawn_counts(list(dataset.data.counts.values()), experiment.data.balance),
     )
     network.levels = dataset.levels
     stride, side = network.backbone.features[network.deepest].stride, experiment.data.image_size
@@ -286,38 +278,3 @@ def check_class_teacher(path: str, dataset: ClassDataset, images: int) -> None:
             f"({', '.join(teacher.classes[:4])}, ...) not what they are called? Judge it with "
             "'detkd eval-cls'; distill.preflight: 0 trusts it all the same."
         )
-
-
-def judge_side(
-    network: Classifier, judged: ClassDataset, validation: ClassDataset, *, bootstrap: int = 0
-) -> tuple[ClassPredictions, dict[str, Any]]:
-    """Predictions on one side, and all that is known about them; thresholds are validation's."""
-    on_val = predict_classes(network, validation)
-    said = on_val if judged is validation else predict_classes(network, judged)
-    if not network.exits or isinstance(network.backbone, TimmBackbone):  # it runs as a whole
-        return said, judge_classes(said, on_val, bootstrap=bootstrap)
-    side = network.image_size
-    flops, alone = exit_flops(network, side), exit_flops(without_exits(network), side)[LAST]
-    return said, judge_classes(said, on_val, flops=flops, alone=alone, bootstrap=bootstrap)
-
-
-def write_class_judgement(
-    folder: Path, said: ClassPredictions, metrics: dict[str, Any], dataset: ClassDataset
-) -> None:
-    """Write metrics.json, predictions.json and plots/ into `folder`."""
-    write_json(folder / "metrics.json", metrics)
-    write_json(folder / "predictions.json", said.as_dict())
-    files = [dataset.data.root / file for file in said.files]
-    mended = scaled(said.logits, metrics["calibration"]["temperature"])
-    plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots", mended)
-
-
-def final_class_judgement(
-    run: RunFolder, dataset: ClassDataset, device: torch.device
-) -> dict[str, Any]:
-    """Judge the best checkpoint whole: metrics.json, predictions.json and plots/."""
-    network = Classifier.load(run.best).to(device)
-    said, metrics = judge_side(network, dataset, dataset)
-    write_class_judgement(run.path, said, metrics, dataset)
-    plot_curves(run)
-    return metrics

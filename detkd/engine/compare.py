@@ -13,6 +13,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from detkd.coco_json import read_json
 from detkd.engine.predict import open_for_judging, predict
 from detkd.engine.profile import Cost, measure_cost
@@ -37,6 +39,31 @@ class JudgedRun:
     cost: Cost
     scores: dict[str, Any]
     found: list[dict[str, Any]]
+
+
+def validation_of(runs: Sequence[Path]) -> Path:
+    """The validation data that all runs have in common, as their configs say.
+
+    Raises:
+        DataError: a run does not say, or they have had different ones.
+    """
+    found: dict[str, Path] = {}
+    for run in runs:
+        try:
+            named = yaml.safe_load(RunFolder(run).config.read_text(encoding="utf-8"))["data"]["val"]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{RunFolder(run).config}: does not say on what {run} was validated; name the "
+                "ground truth with --gt."
+            ) from error
+        found.setdefault(str(named), run)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise DataError(
+            f"{first} was validated on {one} and {second} on {other}; name the ground truth for "
+            "all of them with --gt."
+        )
+    return Path(next(iter(found)))
 
 
 def judge_run(run: Path, truth: Path) -> JudgedRun:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from detkd.config import AnyExperiment, ClassDataConfig, ClassifierExperiment, Experiment
 from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes, sides_of
 from detkd.engine.compare import judge_run
 from detkd.engine.run import RunFolder, read_log
-from detkd.evaluation.class_judge import ClassPredictions, read_predictions
+from detkd.errors import DataError, UserError
+from detkd.evaluation.class_intervals import bootstrap_means, compare_means
+from detkd.evaluation.class_judge import ClassPredictions, aligned, read_predictions
 from detkd.evaluation.classes import class_scores, softmax
+from detkd.files import write_json
 from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, classifier_from, cut_at, without_exits
 from detkd.models.early_exit import LAST, exit_flops
@@ -36,6 +43,9 @@ class Kind:
             one.
         costs: the same for all runs of a row: the column's title, and its text.
         besides: what else each run has of its own, by its key among the figures.
+        interval: gives the interval by sample of the mean test score of a row's runs.
+        paired: gives the paired test of a row's runs against those of another one. Either gives
+            None where what the runs said on the test images is not there.
     """
 
     experiment: type[AnyExperiment]
@@ -45,6 +55,8 @@ class Kind:
     test: str
     costs: Mapping[str, Callable[[Row], str]]
     besides: Sequence[str] = ("seconds",)
+    interval: Callable[[Sequence[Path]], dict[str, Any] | None] | None = None
+    paired: Callable[[Sequence[Path], Sequence[Path]], dict[str, Any] | None] | None = None
 
 
 def detector_figures(run: Path, test: Path | None) -> dict[str, Any]:
@@ -73,15 +85,11 @@ def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
     on_val = json.loads((run / "metrics.json").read_text())["classes"]
     checkpoint = read_checkpoint(run / "best.pt")
     network = classifier_from(checkpoint, run / "best.pt")
-    test = sides_of(ClassDataConfig(**checkpoint["config"]["data"])).test
-    on_test: dict[str, Any] = {}
-    sides = {"val": read_predictions(run / "predictions.json")} if network.exits else {}
-    if test is not None and test.images:
-        said = predict_classes(
-            network, ClassDataset(test, image_size=network.image_size, levels=network.levels)
-        )
-        on_test = class_scores(said.probabilities, said.labels)
-        sides["test"] = said
+    said = predictions_on_test(run)
+    on_test = class_scores(said.probabilities, said.labels) if said else {}
+    sides = {"test": said} if said else {}
+    if network.exits:
+        sides["val"] = read_predictions(run / "predictions.json")
     return {
         **_scores(on_val, on_test),
         "seconds": _seconds(run),
@@ -125,6 +133,61 @@ def _exits(network: Classifier, sides: Mapping[str, ClassPredictions]) -> dict[s
     return found
 
 
+def predictions_on_test(run: Path) -> ClassPredictions | None:
+    """What a run's best checkpoint says on the test side of its own data; None if there is none.
+
+    It is kept under `run`/judged/, and counts as long as the checkpoint is the same, byte for byte.
+    """
+    best, kept = run / "best.pt", run / "judged" / "test.json"
+    digest = hashlib.sha256(best.read_bytes()).hexdigest()
+    if kept.is_file():
+        with suppress(ValueError, DataError):  # unreadable: it is made again
+            if json.loads(kept.read_text()).get("checkpoint") == digest:
+                return read_predictions(kept)
+    checkpoint = read_checkpoint(best)
+    test = sides_of(ClassDataConfig(**checkpoint["config"]["data"])).test
+    if test is None or not test.images:
+        return None
+    network = classifier_from(checkpoint, best)
+    size, levels = network.image_size, network.levels
+    said = predict_classes(network, ClassDataset(test, image_size=size, levels=levels))
+    write_json(kept, {"checkpoint": digest, **said.as_dict()})
+    return said
+
+
+def class_interval(runs: Sequence[Path]) -> dict[str, Any] | None:
+    """The interval by sample of the mean of the runs' test scores; see `bootstrap_means`."""
+    said = _same_images(runs)
+    if not said:
+        return None
+    first, probabilities = said
+    return bootstrap_means(probabilities, first.labels, first.groups)
+
+
+def class_paired(ours: Sequence[Path], theirs: Sequence[Path]) -> dict[str, Any] | None:
+    """The paired test of two rows' runs on the test images; see `compare_means`."""
+    said = _same_images([*ours, *theirs])
+    if not said:
+        return None
+    first, each = said
+    return compare_means(each[: len(ours)], each[len(ours) :], first.labels, first.groups)
+
+
+def _same_images(runs: Sequence[Path]) -> tuple[ClassPredictions, list[np.ndarray]] | None:
+    """The first run's test predictions, and the probabilities of all in the order of its images.
+
+    None where a run is gone, has no test side or another one.
+    """
+    try:
+        said = [each for run in runs if (each := predictions_on_test(run))]
+        if len(said) < len(runs):
+            return None
+        names = (str(runs[0]), "another run")
+        return said[0], [aligned(said[0], each, names) for each in said]
+    except (OSError, UserError):
+        return None
+
+
 def _seconds(run: Path) -> float:
     """How long the training took, as its log says."""
     return max((line.get("seconds", 0.0) for line in read_log(RunFolder(run))), default=0.0)
@@ -159,5 +222,7 @@ KINDS = {
             "seconds": lambda row: f"{statistics.mean(row['seconds']):.0f}",
         },
         ("seconds", "exits"),
+        class_interval,
+        class_paired,
     ),
 }

@@ -24,6 +24,7 @@ from detkd.distill.classifier_distiller import ClassifierDistiller
 from detkd.distill.detector_exits import DetectorSelfDistiller
 from detkd.distill.distiller import Distiller
 from detkd.distill.self_distiller import SelfDistiller
+from detkd.distill.teaching import of_task
 from detkd.engine.average import Average
 from detkd.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from detkd.engine.devices import peak_memory, seed_step
@@ -76,7 +77,7 @@ def fit(
     steps = train.epochs * steps_an_epoch
 
     distill = experiment.distill
-    watch = Watch(train.warmup) if distill and distill.balance == "fixed" else None
+    watch = Watch(train.warmup) if distill and distill.balance != "auto" else None
 
     def save_last() -> None:
         if fabric.is_global_zero:
@@ -213,8 +214,8 @@ def _finite(losses: dict[str, Tensor], step: int, run: RunFolder) -> dict[str, f
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if not bad:
         return values
-    task = sum(v for k, v in values.items() if k.startswith("loss_") and math.isfinite(v))
-    terms = [name for name in bad if not name.startswith("loss_")]
+    task = sum(v for k, v in values.items() if of_task(k) and math.isfinite(v))
+    terms = [name for name in bad if not of_task(name)]
     way_out = (
         "Lower its weight, or see docs/methods.md#balance."
         if terms

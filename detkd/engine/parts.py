@@ -137,6 +137,7 @@ def _with_frames(dataset: CocoDataset, data: DataConfig) -> WithFrames:
         cache=data.cache,
         document=document,
     )
+    print(f"{len(frames)} frames without annotations of {source}")
     return WithFrames(dataset, frames)
 
 

@@ -28,7 +28,8 @@ def check_teacher(path: str, dataset: CocoDataset, images: int, device: torch.de
     if not images or not recorded:
         return
     teacher = detector_from(checkpoint, path)
-    chosen = list(range(0, len(dataset), max(1, len(dataset) // images)))[:images]
+    images = min(images, len(dataset))
+    chosen = [at * len(dataset) // images for at in range(images)]
     results = predict(teacher, dataset, device=device, chosen=chosen)
     ids = {dataset.truth["images"][at]["id"] for at in chosen}
     truth = {
@@ -43,7 +44,7 @@ def check_teacher(path: str, dataset: CocoDataset, images: int, device: torch.de
         raise UserError(
             f"{path}: the teacher reached a mAP of {recorded:.3f} where it was trained, and has "
             f"{found:.3f} on {len(chosen)} images of {dataset.path}. Are these images of another "
-            "kind (microscope, magnification, colour), resized otherwise, or are the classes "
-            f"({', '.join(teacher.classes[:4])}, ...) not what they are called? Judge it with "
-            "'detkd eval'; distill.preflight: 0 trusts it all the same."
+            "kind (microscope, magnification, order of colours), normalised or resized otherwise, "
+            f"or are the classes ({', '.join(teacher.classes[:4])}, ...) not what they are called? "
+            "Judge it with 'detkd eval'; distill.preflight: 0 trusts it all the same."
         )

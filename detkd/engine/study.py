@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from detkd.config import AnyExperiment
+from detkd.data.dataset import read_coco
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS
 from detkd.errors import ConfigError
@@ -208,6 +209,7 @@ class Results:
         self.study = study
         # What each seed has; the rest is the same for all of them.
         self.a_seed = (*study.kind.scores.values(), *study.kind.besides)
+        self.test = _digest_of(study.test)
         self.rows = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -215,15 +217,22 @@ class Results:
         if not path.is_file():
             return {}
         try:
-            rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["rows"]
+            tree = json.loads(path.read_text())
+            rows: dict[str, dict[str, Any]] = tree["rows"]
+            before = tree.get("test", self.test)
             for row in rows.values():
                 for key in self.a_seed:  # scores that were not told when the row was run
                     row.setdefault(key, [None] * len(row["seeds"]))
-            return rows
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path}: holds no results of a study ({error}); move it away."
             ) from error
+        if self.test and before != self.test:
+            raise ConfigError(
+                f"{path}: its figures are of other test images or boxes than {self.study.test} "
+                "holds now; put those back, or move the figures away."
+            )
+        return rows
 
     def holds(self, task: Task) -> bool:
         """Whether this training's figures are there."""
@@ -250,12 +259,46 @@ class Results:
                 row[key][at] = value
             else:
                 row[key] = value
+        for stale in ("interval", "paired"):  # of the runs before
+            row.pop(stale, None)
         row["settings"] = task.settings
         row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
         self.rows[task.row] = row
         order = {name: at for at, name in enumerate(self.study.rows)}
         self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
-        write_json(self.study.results, {"study": self.study.name, "rows": self.rows})
+        self._write()
+
+    def _write(self) -> None:
+        tree: dict[str, Any] = {"study": self.study.name, "rows": self.rows}
+        if self.test:
+            tree["test"] = self.test
+        write_json(self.study.results, tree)
+
+    def compare(self) -> None:
+        """Add the interval of each row's test score, and its paired test against its plain row.
+
+        The plain row is the first of the two of its gap. What is known of runs that are gone stays.
+        """
+        kind = self.study.kind
+        if not kind.interval or not kind.paired:
+            return
+        with locked(self.study.runs / ".results.lock", wait=True):
+            self.rows = self._read()
+            for name, row in self.rows.items():
+                if interval := kind.interval(self._runs(name)):
+                    row["interval"] = interval
+                plain = self._plain(name)
+                if plain and (test := kind.paired(self._runs(name), self._runs(plain))):
+                    row["paired"] = {"against": plain, **test}
+            self._write()
+
+    def _runs(self, name: str) -> list[Path]:
+        return [self.study.runs / f"{name}-{seed}" for seed in self.rows[name]["seeds"]]
+
+    def _plain(self, name: str) -> str | None:
+        """The row that this one is compared with."""
+        gap = self.study.rows[name].gap if name in self.study.rows else ()
+        return gap[0] if gap and gap[0] != name and gap[0] in self.rows else None
 
     def table(self) -> list[dict[str, str]]:
         """The rows as text: mean and sample standard deviation over seeds, share of the gap.
@@ -276,6 +319,7 @@ class Results:
                 "seeds": str(len(row["seeds"])),
                 **{title: _spread(row[key]) for title, key in kind.scores.items()},
                 "gap closed": self._closed(name, means),
+                **_tested(row, self.rows),
                 **{title: text(row) for title, text in kind.costs.items()},
             }
             for name, row in self._lines()
@@ -372,6 +416,22 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
 
 
+TESTED = "balanced_accuracy"  # the score of classifiers that intervals are shown of
+
+
+def _tested(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The columns of intervals by sample, where any row has them."""
+    columns = {}
+    if any("interval" in each for each in rows.values()):
+        limits = row.get("interval", {}).get(TESTED)
+        columns["test balanced, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
+    if any("paired" in each for each in rows.values()):
+        line = row.get("paired", {}).get(TESTED, {})
+        between = "{:+.3f} to {:+.3f}".format(*line["interval"]) if line.get("interval") else ""
+        columns["less plain, 95 %"] = f"{line['difference']:+.3f} ({between})" if between else "-"
+    return columns
+
+
 def _settings(experiment: AnyExperiment, teacher: str) -> str:
     """Digest of what decides about the weights, the seed and the places apart."""
     tree = experiment.as_dict()
@@ -386,6 +446,15 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digest_of(test: Path | None) -> str | None:
+    """Digest of a test's images, boxes and classes; None where it is not there."""
+    if test is None or not test.is_file():
+        return None
+    document = read_coco(test)
+    told = [document[key] for key in ("images", "annotations", "categories")]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:

@@ -29,6 +29,7 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
 
     Raises:
         ConfigError: a run folder holds a run of other settings.
+        UserError: `ended` raised it; the other trainings have gone on all the same.
     """
     wanted = _with_teachers(tasks)
     for task in wanted:
@@ -39,6 +40,7 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
         for _ in range(jobs):
             slots.put(device)
     failed: list[Task] = []
+    problems: list[Exception] = []
     for task in wanted:
         if task.done and task in tasks:
             ended(task)
@@ -54,7 +56,10 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
             if code:
                 failed.append(task)
             elif task in tasks:
-                ended(task)
+                try:
+                    ended(task)
+                except Exception as error:  # told when all have ended: who waits must not hang
+                    problems.append(error)
             slots.put(device)
             state.notify()
 
@@ -88,6 +93,8 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
         for process in processes:
             process.wait()
         raise KeyboardInterrupt("the same command goes on") from None
+    if problems:
+        raise problems[0]
     return failed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
+from detkd.distill.teaching import of_task
 from detkd.errors import UserError
 
 WINDOW = 50  # steps whose mean is looked at
@@ -25,10 +26,15 @@ class Watch:
     def look(self, losses: Mapping[str, float], step: int) -> None:
         """Take note of a step's losses by name.
 
+        Steps in which the task does not count yet have nothing to be drowned.
+
         Raises:
             UserError: a term was too great for the last 50 steps.
         """
         if step < self.after:
+            return
+        if not any(value for name, value in losses.items() if of_task(name)):
+            self.seen.clear()
             return
         self.seen.append(losses)
         if len(self.seen) < WINDOW:
@@ -36,10 +42,10 @@ class Watch:
         sums: defaultdict[str, float] = defaultdict(float)
         for each in self.seen:
             for name, value in each.items():
-                sums["task" if name.startswith("loss_") else name.partition("@")[0]] += value
+                sums["task" if of_task(name) else name.partition("@")[0]] += value
         task = sums.pop("task")
         for name, total in sums.items():
-            if task > 0 and total > TOO_MUCH * task:
+            if total > TOO_MUCH * task:
                 raise UserError(
                     f"step {step}: the term '{name}' was {total / task:.0f} times the task loss "
                     f"over the last {WINDOW} steps and drowns it. Divide its weight by "

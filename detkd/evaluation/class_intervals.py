@@ -1,29 +1,22 @@
-"""How sure a score is, and whether two runs differ: samples drawn anew."""
+"""How sure a score is, and whether two runs differ: samples drawn anew, as for a detector's mAP.
+
+The scores of a drawn data set follow from three numbers of each class: how many images of it there
+are, how many were called so, and how many were called so rightly.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from detkd.evaluation.classes import class_scores
+from detkd.evaluation.bootstrap import draw_weights, interval
+from detkd.evaluation.paired import exchange_weights, paired_line
 
 INTERVALS_OF = ("top1", "balanced_accuracy", "macro_f1")
-
-
-def _members(groups: Sequence[str]) -> list[np.ndarray]:
-    of_group = defaultdict(list)
-    for at, group in enumerate(groups):
-        of_group[group].append(at)
-    return [np.array(members) for members in of_group.values()]
-
-
-def _drawn(members: Sequence[np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """The images of as many groups as there are, drawn with replacement."""
-    return np.concatenate([members[at] for at in random.integers(len(members), size=len(members))])
+DRAWS = 1000
 
 
 def bootstrap_scores(
@@ -31,86 +24,161 @@ def bootstrap_scores(
     labels: np.ndarray,
     groups: Sequence[str],
     *,
-    draws: int = 1000,
+    draws: int = DRAWS,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Percentile intervals over `draws` data sets drawn, with replacement, from this one.
+    """Intervals over `draws` data sets drawn, with replacement, from this one.
 
     What is drawn is a group (sample), since images of one resemble each other; an image without
-    one is a group of its own.
+    one is a group of its own. A score of fewer than two groups has no interval (None).
     """
-    members = _members(groups)
-    random = np.random.default_rng(seed)
-    values: dict[str, list[float]] = {name: [] for name in INTERVALS_OF}
-    for _ in range(draws):
-        drawn = np.concatenate(
-            [members[at] for at in random.integers(len(members), size=len(members))]
-        )
-        scores = class_scores(probabilities[drawn], labels[drawn])
-        for name in INTERVALS_OF:
-            value = scores[name]
-            assert value is not None
-            values[name].append(value)
-    tails = [50 * (1 - level), 100 - 50 * (1 - level)]
-    return {
-        "level": level,
-        "draws": draws,
-        "groups": len(members),
-        **{name: [float(v) for v in np.percentile(found, tails)] for name, found in values.items()},
-    }
+    return bootstrap_means([probabilities], labels, groups, draws=draws, level=level, seed=seed)
 
 
-def compare_paired(
-    first: np.ndarray,
-    second: np.ndarray,
+def bootstrap_means(
+    runs: Sequence[np.ndarray],
     labels: np.ndarray,
     groups: Sequence[str],
     *,
-    draws: int = 1000,
+    draws: int = DRAWS,
+    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Whether probabilities `second` [N, K] are better than `first` on the same images.
+    """As `bootstrap_scores`, of the mean score of several runs on the same images."""
+    group = _numbered(groups)
+    weights = draw_weights(group, draws, seed)
+    drawn = _mean([drawn_scores(Said(run, labels), weights) for run in runs])
+    every = len(np.unique(group))
+    limits = {name: interval(drawn[name], level, every) for name in INTERVALS_OF}
+    return {**_drawing(group, draws, level), **limits}
 
-    For each score the difference, its 95 % interval over samples drawn anew (the same ones for
-    both), and p: twice the smaller share of draws on either side of no difference. Besides, the
-    exact test of McNemar on the images that one of them alone has right.
+
+def compare_paired(
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Probabilities `ours` [N, K] against `theirs` of the same images; see `compare_means`.
+
+    Where each image is its own sample, there is the exact test of McNemar, too, on the images that
+    one alone has right; images of one sample are not independent of each other, as it wants them.
     """
-    members = _members(groups)
-    random = np.random.default_rng(seed)
-    gaps: dict[str, list[float]] = {name: [] for name in INTERVALS_OF}
-    for _ in range(draws):
-        drawn = np.concatenate(
-            [members[at] for at in random.integers(len(members), size=len(members))]
-        )
-        one, other = (class_scores(each[drawn], labels[drawn]) for each in (first, second))
-        for name in INTERVALS_OF:
-            gaps[name].append(float(other[name] or 0.0) - float(one[name] or 0.0))
-    whole = [class_scores(each, labels) for each in (first, second)]
-    found: dict[str, Any] = {}
-    for name, values in gaps.items():
-        array = np.array(values)
-        sides = min(float((array <= 0).mean()), float((array >= 0).mean()))
-        found[name] = {
-            "difference": float(whole[1][name] or 0.0) - float(whole[0][name] or 0.0),
-            "interval": [float(v) for v in np.percentile(array, [2.5, 97.5])],
-            "p": min(1.0, 2 * sides),
-        }
-    right = [each.argmax(1) == labels for each in (first, second)]
-    only = [int((right[at] & ~right[1 - at]).sum()) for at in (0, 1)]
+    told = compare_means([ours], [theirs], labels, groups, draws=draws, level=level, seed=seed)
+    right = [each.argmax(1) == labels for each in (ours, theirs)]
+    alone = [int((right[at] & ~right[1 - at]).sum()) for at in (0, 1)]
+    p = mcnemar(*alone) if told["unit"] == "image" else None
+    return {**told, "right_alone": {"ours": alone[0], "theirs": alone[1], "mcnemar_p": p}}
+
+
+def compare_means(
+    ours: Sequence[np.ndarray],
+    theirs: Sequence[np.ndarray],
+    labels: np.ndarray,
+    groups: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The mean of some runs minus that of others, as `detkd.evaluation.paired` has it of detectors.
+
+    For each score: `value`, `other`, `difference`, its `interval` over samples drawn anew (the same
+    ones for both; None of fewer than two), and `p`, the share of random exchanges of the two within
+    samples that make a difference at least as large, (1 + hits)/(1 + draws).
+    """
+    group = _numbered(groups)
+    sides = [[Said(run, labels) for run in side] for side in (ours, theirs)]
+    once = np.ones((1, len(labels)), dtype=np.int32)
+    weights, swapped = draw_weights(group, draws, seed), exchange_weights(group, draws, seed)
+    value, other = (_mean([drawn_scores(run, once) for run in side]) for side in sides)
+    drawn = [_mean([drawn_scores(run, weights) for run in side]) for side in sides]
+    turns = range(math.lcm(len(ours), len(theirs)))
+    pairs = [(sides[0][at % len(ours)], sides[1][at % len(theirs)]) for at in turns]
+    chance = [
+        _mean([exchanged_scores(*pair, each) for pair in pairs]) for each in (swapped, 1 - swapped)
+    ]
+    every = len(np.unique(group))
     return {
-        **found,
-        "mcnemar": {"only_first": only[0], "only_second": only[1], "p": mcnemar(*only)},
+        **_drawing(group, draws, level),
+        **{
+            name: paired_line(
+                value[name][0],
+                other[name][0],
+                interval(drawn[0][name] - drawn[1][name], level, every),
+                chance[0][name] - chance[1][name],
+            )
+            for name in INTERVALS_OF
+        },
     }
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+class Said:
+    """What was said of images with labels [N], as ones and zeros [N, K]."""
+
+    def __init__(self, probabilities: np.ndarray, labels: np.ndarray) -> None:
+        ones = np.eye(probabilities.shape[1], dtype=np.float32)
+        self.truths, self.called = ones[labels], ones[probabilities.argmax(1)]
+        self.hits = self.truths * self.called
+
+
+def drawn_scores(said: Said, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores [draws] of data sets that hold each image as often as `weights` [draws, N] say."""
+    times = weights.astype(np.float32)
+    return _scores(times @ said.truths, times @ said.called, times @ said.hits)
+
+
+def exchanged_scores(ours: Said, theirs: Said, swapped: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores [draws] of ours, with theirs wherever `swapped` [draws, N] is 1."""
+    swaps = swapped.astype(np.float32)
+    truths = np.repeat(ours.truths.sum(0, keepdims=True), len(swaps), axis=0)
+    called, hits = (
+        one.sum(0) + swaps @ (other - one)
+        for one, other in ((ours.called, theirs.called), (ours.hits, theirs.hits))
+    )
+    return _scores(truths, called, hits)
+
+
+def _scores(truths: np.ndarray, called: np.ndarray, hits: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores of data sets by their images of each class [draws, K]; see `class_scores`."""
+    truths, called, hits = (each.astype(np.float64) for each in (truths, called, hits))
+    there, counted = truths > 0, truths + called > 0
+    recall = hits / np.maximum(truths, 1)
+    f1 = 2 * hits / np.maximum(truths + called, 1)
+    return {
+        "top1": hits.sum(1) / truths.sum(1),
+        "balanced_accuracy": recall.sum(1) / there.sum(1),
+        "macro_f1": f1.sum(1) / counted.sum(1),
+    }
+
+
+def _numbered(groups: Sequence[str]) -> np.ndarray:
+    number = {name: at for at, name in enumerate(dict.fromkeys(groups))}
+    return np.array([number[name] for name in groups], dtype=np.int64)
+
+
+def _drawing(group: np.ndarray, draws: int, level: float) -> dict[str, Any]:
+    every = len(np.unique(group))
+    unit = "image" if every == len(group) else "sample"
+    return {"level": level, "draws": draws, "unit": unit, "groups": every}
+
+
+def _mean(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.mean([run[name] for run in runs], axis=0) for name in INTERVALS_OF}
+
+
+def mcnemar(only_ours: int, only_theirs: int) -> float:
     """p of the exact two-sided test that both are right equally often (McNemar, 1947).
 
     Of the n images that one alone has right, each is a fair coin: p = min(1, 2 P(X ≤ fewer)) with X
     binomial (n, 1/2).
     """
-    n, fewer = only_first + only_second, min(only_first, only_second)
+    n, fewer = only_ours + only_theirs, min(only_ours, only_theirs)
     if not n:
         return 1.0
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)

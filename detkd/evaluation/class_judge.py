@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 
 from detkd.coco_json import read_json
 from detkd.errors import DataError
-from detkd.evaluation.calibration import calibration_error, fit_temperature, scaled
-from detkd.evaluation.class_intervals import bootstrap_scores
+from detkd.evaluation.calibration import calibration_error, scaled
+from detkd.evaluation.class_intervals import DRAWS, bootstrap_scores
 from detkd.evaluation.classes import class_scores, confusion, per_class, softmax
-from detkd.evaluation.early import early_table, early_threshold
-from detkd.evaluation.unknown import at_threshold, coverage_curve, unknown_threshold
+from detkd.evaluation.decisions import Decisions
+from detkd.evaluation.early import early_table
+from detkd.evaluation.unknown import at_threshold, coverage_curve, of_foreign
 
 CURVE_POINTS = 50  # of the coverage curve that are kept
 
@@ -87,29 +89,25 @@ def read_predictions(path: Path) -> ClassPredictions:
 
 def judge_classes(
     judged: ClassPredictions,
-    validation: ClassPredictions,
+    decisions: Decisions,
     *,
+    foreign: ClassPredictions | None = None,
     flops: Mapping[str, int] | None = None,
     alone: int = 0,
-    bootstrap: int = 0,
-    accuracy: float = 0.95,
+    bootstrap: int = DRAWS,
 ) -> dict[str, Any]:
     """Scores, per class, confusion, calibration, 'unknown', exits, and intervals over samples.
 
     Args:
         judged: the predictions.
-        validation: those on which temperature and thresholds are chosen.
+        decisions: temperature and thresholds, as they were chosen on validation images.
+        foreign: predictions of images of classes that are none of the classifier's.
         flops: operations until each exit, where there are exits at which it can stop, and
         alone: those of the head without an exit on the way.
         bootstrap: draws for the intervals; 0 for none.
-        accuracy: of what gets a class, to choose the threshold of 'unknown' by.
     """
     probabilities, labels = judged.probabilities, judged.labels
-    temperature = fit_temperature(validation.logits, validation.labels)
-    mended = scaled(judged.logits, temperature)
-    threshold = unknown_threshold(
-        scaled(validation.logits, temperature), validation.labels, accuracy=accuracy
-    )
+    mended = scaled(judged.logits, decisions.temperature)
     curve = coverage_curve(mended, labels)
     step = max(1, len(curve) // CURVE_POINTS)
     document: dict[str, Any] = {
@@ -118,24 +116,59 @@ def judge_classes(
         "confusion": confusion(probabilities, labels).tolist(),
         "calibration": {
             "ece": calibration_error(probabilities, labels),
-            "temperature": temperature,
+            "temperature": decisions.temperature,
             "ece_scaled": calibration_error(mended, labels),
         },
         "unknown": {
-            "asked_accuracy": accuracy,
-            **at_threshold(mended, labels, threshold),
+            "asked_accuracy": decisions.accuracy,
+            **at_threshold(mended, labels, decisions.unknown),
             "curve": curve[::-1][::step][::-1],
         },
         "intervals": {},
     }
-    if judged.exits is not None and validation.exits is not None and flops:
-        early = early_threshold(validation.exits, validation.labels)
+    if foreign is not None:
+        sure = scaled(foreign.logits, decisions.temperature).max(1)
+        names = [foreign.classes[at] for at in foreign.labels]
+        told = of_foreign(mended.max(1), sure, names, decisions.unknown)
+        document["unknown"]["foreign"] = told
+    if judged.exits is not None and flops:
+        early = math.inf if decisions.early is None else decisions.early
         document["early"] = early_table(judged.exits, labels, flops, alone, early)
     if bootstrap:
         document["intervals"] = bootstrap_scores(
             probabilities, labels, judged.groups, draws=bootstrap
         )
     return document
+
+
+def pooled(folds: Mapping[str, ClassPredictions]) -> ClassPredictions:
+    """The predictions of several networks on images of their own, as one; by where they are from.
+
+    Exits are left out.
+
+    Raises:
+        DataError: they are of other classes, or two are of the same image.
+    """
+    first = next(iter(folds))
+    seen: dict[str, str] = {}
+    for name, each in folds.items():
+        if each.classes != folds[first].classes:
+            raise DataError(f"{name}: is of other classes than {first}; pool folds of one config.")
+        for file in each.files:
+            if file in seen:
+                raise DataError(
+                    f"{name}: has '{file}', which {seen[file]} has, too; pool the folds of one "
+                    "division, each once."
+                )
+            seen[file] = name
+    parts = list(folds.values())
+    return ClassPredictions(
+        parts[0].classes,
+        tuple(seen),
+        tuple(group for each in parts for group in each.groups),
+        np.concatenate([each.labels for each in parts]),
+        np.concatenate([each.logits for each in parts]),
+    )
 
 
 def aligned(first: ClassPredictions, second: ClassPredictions, names: Sequence[str]) -> np.ndarray:

@@ -19,17 +19,18 @@ def plot_classes(
     probabilities: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    files: Sequence[Path],
+    files: Sequence[Path] | None,
     folder: Path,
     mended: np.ndarray,
 ) -> None:
     """Write confusion.png, calibration.png and, where there are mistakes, worst_mistakes.png.
 
-    `mended` are the probabilities after temperature scaling.
+    `mended` are the probabilities after temperature scaling. Without files, mistakes are not shown.
     """
     plot_confusion(confusion(probabilities, labels), classes, folder / "confusion.png")
     plot_trust(probabilities, mended, labels, folder / "calibration.png")
-    plot_mistakes(probabilities, labels, classes, files, folder / "worst_mistakes.png")
+    if files is not None:
+        plot_mistakes(probabilities, labels, classes, files, folder / "worst_mistakes.png")
 
 
 def plot_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> None:

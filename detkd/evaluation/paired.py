@@ -80,7 +80,7 @@ def paired_means(
         by_class = drawn[0][name] - drawn[1][name]
         whole = over_classes(drawn[0][name]) - over_classes(drawn[1][name])
         chance = exchanged[name]
-        said[name] = _line(
+        said[name] = paired_line(
             over_classes(a)[0],
             over_classes(b)[0],
             interval(whole, level, every),
@@ -89,7 +89,7 @@ def paired_means(
         for at, label in enumerate(case.names):
             limits = interval(by_class[:, at], level, holding[at])
             chances = chance[0][:, at] - chance[1][:, at]
-            said["per_class"][label][name] = _line(a[0, at], b[0, at], limits, chances)
+            said["per_class"][label][name] = paired_line(a[0, at], b[0, at], limits, chances)
     said["changed"] = _changed({n: row["AP"] for n, row in said["per_class"].items()}, 1 - level)
     return said
 
@@ -151,9 +151,10 @@ def _exchanged(
     return {name: (one[name], two[name]) for name in MEASURES}
 
 
-def _line(
+def paired_line(
     ours: float, theirs: float, limits: list[float] | None, chances: np.ndarray
 ) -> dict[str, Any]:
+    """Two values, their difference with its `limits`, and p by the differences of exchanges."""
     if np.isnan(ours):
         return dict.fromkeys(("value", "other", "difference", "interval", "p"))
     difference = float(ours - theirs)

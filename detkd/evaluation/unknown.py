@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,4 +51,36 @@ def at_threshold(
         "threshold": threshold,
         "coverage": float(sure.mean()) if len(sure) else None,
         "accuracy": float(right[sure].mean()) if sure.any() else None,
+    }
+
+
+def of_foreign(
+    known: np.ndarray, foreign: np.ndarray, classes: Sequence[str], threshold: float | None
+) -> dict[str, Any]:
+    """How images of classes that are none of the classifier's are told from others.
+
+    `auroc` is the chance that one of them is less sure than one of a known class (ties count half);
+    `rejected` the share that the threshold calls 'unknown', of each of their classes, too.
+
+    Args:
+        known, foreign: confidences, the greatest probability of each image.
+        classes: what each of the foreign images shows.
+        threshold: of 'unknown'; below None is everything.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    rejected = foreign < (np.inf if threshold is None else threshold)
+    is_foreign = np.repeat([0, 1], [len(known), len(foreign)])
+    shown = np.array(classes)
+    return {
+        "images": len(foreign),
+        "rejected": float(rejected.mean()),
+        "auroc": float(roc_auc_score(is_foreign, -np.concatenate([known, foreign]))),
+        "per_class": {
+            name: {
+                "images": int((shown == name).sum()),
+                "rejected": float(rejected[shown == name].mean()),
+            }
+            for name in dict.fromkeys(classes)
+        },
     }

@@ -149,7 +149,7 @@ def build_classifier(
     image_size: int,
     *,
     loss: LabelLossConfig | None = None,
-    counts: Sequence[int] = (),
+    counts: Sequence[float] = (),
 ) -> Classifier:
     """A classifier of `classes`.
 
@@ -157,7 +157,7 @@ def build_classifier(
         config: its parts.
         image_size: side in px of the images that it is trained on.
         loss: what a wrong label costs; cross entropy, if nothing is said.
-        counts: training images of each class, which some losses need.
+        counts: training images of each class as they are drawn, which some losses need.
 
     Raises:
         ConfigError: a name that does not exist, or parts that do not fit.
@@ -199,15 +199,17 @@ def cut_at(network: Classifier, stage: str) -> Classifier:
 
 def without_exits(network: Classifier) -> Classifier:
     """The network with its head alone, in evaluation mode; it shares the weights of `network`."""
+    config = ClassifierConfig(**{**vars(network.config), "exits": []})
     alone = Classifier(
         network.backbone,
         network.head,
         {},
         network.classes,
         network.image_size,
-        network.config,
+        config,
         network.loss,
     )
+    alone.levels = network.levels
     return alone.eval()
 
 

@@ -21,20 +21,20 @@ class LabelLoss(nn.Module):
 
     - cross_entropy: −Σ_k y'_k log p_k,  y' = (1 − ε) y + ε / K  (ε: smoothing, Szegedy et al.,
       CVPR 2016);
-    - focal: −Σ_k y_k (1 − p_k)^γ log p_k  (Lin et al., ICCV 2017, for K classes): what is right
+    - focal: −Σ_k y'_k (1 − p_k)^γ log p_k  (Lin et al., ICCV 2017, for K classes): what is right
       already counts little;
-    - logit_adjusted: cross entropy of z + τ log π, with π_k the share of class k of the training
-      images (Menon et al., ICLR 2021): logits must win against what is common, and the bare z are
-      used afterwards, as if classes were equally common.
+    - logit_adjusted: cross entropy of z + τ log π, with π_k the share of class k of the images that
+      are shown (Menon et al., ICLR 2021): logits must win against what is common, and the bare z
+      are used afterwards, as if classes were equally common.
 
     Args:
         config: which one, and its numbers.
-        counts: training images of each class, for π.
+        counts: images of each class, or what they are in proportion to, as they are shown: for π.
     """
 
     log_shares: Tensor
 
-    def __init__(self, config: LabelLossConfig, counts: Sequence[int] = ()) -> None:
+    def __init__(self, config: LabelLossConfig, counts: Sequence[float] = ()) -> None:
         super().__init__()
         self.config = config
         if config.name == "logit_adjusted" and not (counts and min(counts) > 0):
@@ -52,7 +52,7 @@ class LabelLoss(nn.Module):
         y = labels.to(z.dtype)
         if config.name == "logit_adjusted":
             z = z + config.tau * self.log_shares.to(z.dtype)
-        if config.name == "cross_entropy" and config.smoothing:
+        if config.smoothing:
             y = (1 - config.smoothing) * y + config.smoothing / z.shape[1]
         log_p = z.log_softmax(1)
         if config.name == "focal":

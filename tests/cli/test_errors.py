@@ -187,7 +187,7 @@ def test_an_unknown_command(argv):
     "command",
     [
         *("convert", "check", "split", "synth", "train", "eval", "bench", "demo", "env"),
-        *("crop", "train-cls", "eval-cls", "export", "count"),
+        *("crop", "train-cls", "eval-cls", "export", "count", "classify"),
     ],
 )
 def test_every_command_has_help_without_loading_torch(command):

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detkd.cli.app import launch
-from detkd.data.class_dataset import ClassDataset, Mixing, class_weights, square
+from detkd.data.class_dataset import (
+    ClassDataset,
+    Mixing,
+    class_weights,
+    drawn_counts,
+    square,
+)
 from detkd.data.labelled_images import (
     LabelledImage,
     LabelledSet,
@@ -289,6 +295,17 @@ def test_balanced_drawing_shows_classes_alike_and_a_repeated_image_anew():
     assert drawn[1] == pytest.approx(1000, abs=100)
 
 
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_counts_are_told_as_they_are_drawn(balance):
+    labels = np.array([0] * 90 + [1] * 10)
+    weights = class_weights(labels, 2, balance)
+    drawn = np.ones(100) / 100 if weights is None else weights
+    counts = np.array(drawn_counts([90, 10], balance))
+    shares = [drawn[labels == label].sum() for label in (0, 1)]
+    assert counts / counts.sum() == pytest.approx(shares)
+    assert drawn_counts([3, 0], balance)[1] == 0  # a class without images has none
+
+
 def test_mixed_images_have_mixed_labels_and_depend_on_the_draws_alone():
     def batch(draw):
         return [
@@ -415,6 +432,39 @@ def test_background_is_found_in_a_narrow_image(tmp_path):
     made = coco(tmp_path, ["tall.png"], [])
     assert launch("crop", [made, str(tmp_path / "out"), "--background", "2"]) == 0
     assert [row["label"] for row in rows(tmp_path / "out")] == ["background"] * 2
+
+
+def test_what_a_crowd_covers_is_no_background(tmp_path):
+    for name in ("full", "half"):
+        picture(tmp_path / f"{name}.png", (1, 2, 3), (40, 20))
+    made = coco(tmp_path, ["full.png", "half.png"], [(0, [0, 0, 40, 20]), (1, [0, 0, 20, 20])])
+    document = json.loads(Path(made).read_text())
+    for box in document["annotations"]:
+        box["iscrowd"] = 1
+    Path(made).write_text(json.dumps(document))
+    assert launch("crop", [made, str(tmp_path / "out"), "--background", "3"]) == 0
+    table = rows(tmp_path / "out")
+    assert [(row["image"], row["label"]) for row in table] == [("half.png", "background")] * 3
+    assert min(int(row["xmin"]) for row in table) >= 20
+
+
+@pytest.mark.parametrize(
+    ("classes", "more", "said"),
+    [
+        (["background", "ant"], ["--background", "1"], "a class 'background' of its own"),
+        (["unknown", "ant"], ["--unknown", "ant"], "a class 'unknown' of its own"),
+        (["unknown", "ant"], ["--unknown", "ant", "unknown"], None),
+        (["background", "unknown"], [], None),
+    ],
+)
+def test_a_class_is_not_mixed_with_a_made_one_without_a_word(tmp_path, capsys, classes, more, said):
+    picture(tmp_path / "a.png", (1, 2, 3), (40, 40))
+    categories = [{"id": at, "name": name} for at, name in enumerate(classes, start=1)]
+    made = coco(tmp_path, ["a.png"], [(0, [0, 0, 9, 9])], categories=categories)
+    code = launch("crop", [made, str(tmp_path / "out"), *more])
+    assert code == (2 if said else 0)
+    assert (said or "") in capsys.readouterr().err
+    assert (tmp_path / "out").exists() == (said is None)
 
 
 @pytest.mark.parametrize(

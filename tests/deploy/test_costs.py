@@ -8,11 +8,12 @@ import torch
 
 from detkd.cli.app import launch
 from detkd.config import ModelConfig
-from detkd.deploy.cost_subjects import noise_frame, untrained_detector
+from detkd.deploy.cost_subjects import at_size, noise_frame, untrained_detector
 from detkd.deploy.cost_table import Candidate, measure, tables, undisturbed
 from detkd.deploy.onnx_times import OnnxTimes, parts_of_nodes, times_of_runs
 from detkd.deploy.torch_times import torch_times
 from detkd.models.costs import PARTS, flops_by_part, parameters_by_part
+from detkd.models.detector import Detector
 
 SIZE, CLASSES = 96, 3
 
@@ -216,6 +217,20 @@ def test_the_command_writes_figures_tables_and_a_picture(tiny, tmp_path, capsys)
         "cost.md",
         "cost.png",
     ]
+
+
+def test_a_checkpoint_at_another_size_and_exported(model_folder, tmp_path):
+    _, checkpoint = model_folder
+    command = ["cost", "--checkpoint", str(checkpoint), "--image-size", "64", "--repeat", "4"]
+    assert launch("bench", [*command, "--out", str(tmp_path / "cost.json")]) == 0
+    [row] = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    assert row["name"] == str(checkpoint.parent / "best") and row["frame"] == [64, 64]
+    detector = Detector.load(checkpoint)
+    flops = flops_by_part(at_size(detector, 64), noise_frame(64))
+    assert row["flops"] == flops != flops_by_part(Detector.load(checkpoint), noise_frame(SIZE))
+    assert row["parameters"] == parameters_by_part(detector)
+    for runtime in ("torch_ms", "onnx_ms"):
+        assert all(row[runtime][part] > 0 for part in PARTS)
 
 
 def test_real_frames_and_a_study(tiny, scenes, tmp_path):

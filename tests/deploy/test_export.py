@@ -1,27 +1,37 @@
 """The exported graph finds what the detector finds, on every kind of frame."""
 
 import json
+import logging
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from exports import change_weights, take_over_graphs
 from torch.onnx.errors import OnnxExporterError
-from torchvision.ops import ps_roi_align
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign, ps_roi_align
 
 from detkd.cli.app import launch
 from detkd.config import ModelConfig
-from detkd.deploy.gate import compare
+from detkd.deploy.figures import figures
+from detkd.deploy.gate import Gate, compare
 from detkd.deploy.graph import DetectionGraph
 from detkd.deploy.made_frames import KINDS, made_frame
 from detkd.deploy.onnx_model import OnnxDetector, OnnxNetwork, write_onnx, write_parts
 from detkd.deploy.parity import Found, difference
-from detkd.deploy.parts import Convolutions
+from detkd.deploy.parts import Convolutions, RegionHead
 from detkd.deploy.position_sensitive import position_sensitive
 from detkd.deploy.ties import found_by
+from detkd.evaluation.bootstrap import bootstrap_numbers
+from detkd.evaluation.case import build_case
 from detkd.models.detector import build_detector
 
 SIZE = 96
@@ -66,14 +76,17 @@ def in_torch(detector):
     return run
 
 
-def maps_in_torch(detector):
-    convolutions = Convolutions(detector)
+def parts_in_torch(detector):
+    """The two networks as `compare` takes them."""
 
-    @torch.no_grad()
-    def run(frames):
-        return [x.numpy() for x in convolutions(torch.from_numpy(frames))]
+    def network(module):
+        @torch.no_grad()
+        def run(array):
+            return [x.numpy() for x in module(torch.from_numpy(array))]
 
-    return run
+        return run
+
+    return network(Convolutions(detector)), network(RegionHead(detector))
 
 
 @pytest.mark.parametrize(
@@ -105,19 +118,47 @@ def maps_in_torch(detector):
 )
 def test_graph_equals_the_detector(changes):
     detector = lively(**changes)
-    graph, maps = in_torch(detector), maps_in_torch(detector)
-    gate = compare(detector, graph, maps, dataset=None, made_frames=36)
-    assert gate.failed == [] and gate.made == 36
+    gate = compare(
+        detector, in_torch(detector), *parts_in_torch(detector), dataset=None, made_frames=36
+    )
+    assert gate.faults == [] and gate.made == 36 and gate.batches == 4
     assert gate.detections > 100  # it compares something
 
 
+class Said(logging.Handler):
+    """What is logged while it listens."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record.getMessage())
+
+
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
-    """A folder with the graphs of `lively()`."""
-    folder = tmp_path_factory.mktemp("export")
-    write_onnx(lively(), folder / "model.onnx")
-    write_parts(lively(), folder)
-    return folder
+def written(tmp_path_factory):
+    """A folder with the graphs of `lively()`, and all warnings that writing them has raised."""
+    folder, said = tmp_path_factory.mktemp("export"), Said()
+    loggers = [logging.getLogger(name) for name in (None, "torch", "onnxscript", "onnx_ir")]
+    for logger in loggers:
+        logger.addHandler(said)
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        write_onnx(lively(), folder / "model.onnx")
+        write_parts(lively(), folder)
+    for logger in loggers:
+        logger.removeHandler(said)
+    return folder, [*(str(each.message) for each in raised), *said.records]
+
+
+@pytest.fixture(scope="module")
+def graphs(written):
+    return written[0]
+
+
+def test_the_exporter_warns_of_nothing(written):
+    assert written[1] == []
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +167,13 @@ def exported(graphs):
         lively(),
         OnnxDetector(graphs / "model.onnx", threads=1),
         OnnxNetwork(graphs / "convolutions.onnx", threads=1),
+        OnnxNetwork(graphs / "region_head.onnx", threads=1),
     )
 
 
 def test_onnx_equals_the_checkpoint(exported):
     gate = compare(*exported, dataset=None, made_frames=36)
-    assert gate.passed, gate.failed
+    assert gate.faults == [], gate.failed
     assert gate.box_px < 0.05 and gate.score < 1e-4
     assert gate.detections > 100 and gate.undecided <= 12  # frames of one colour
 
@@ -145,8 +187,9 @@ def test_onnx_equals_the_checkpoint_whatever_the_roi_features(kind, classifier, 
     write_parts(detector, tmp_path)
     model = OnnxDetector(tmp_path / "model.onnx", threads=1)
     maps = OnnxNetwork(tmp_path / "convolutions.onnx", threads=1)
-    gate = compare(detector, model, maps, dataset=None, made_frames=18)
-    assert gate.passed, gate.failed
+    head = OnnxNetwork(tmp_path / "region_head.onnx", threads=1)
+    gate = compare(detector, model, maps, head, dataset=None, made_frames=18)
+    assert gate.faults == [], gate.failed
     assert gate.detections > 100
 
     frame = np.random.default_rng(0).random((1, 3, 64, 96), np.float32)
@@ -158,11 +201,10 @@ def test_onnx_equals_the_checkpoint_whatever_the_roi_features(kind, classifier, 
         expected = pool.reduced([torch.from_numpy(each) for each in found[:3]])
     for ours, theirs in zip(found[9:], expected, strict=True):
         assert np.abs(ours - theirs.numpy()).max() < 1e-4
-    head = OnnxNetwork(tmp_path / "region_head.onnx", threads=1)
     assert head.session.get_inputs()[0].shape[1:] == [6, 5, 5]
     with torch.no_grad():  # one class believed more: the gate sees it
         detector.roi_heads.box_predictor.cls_score.bias[1] += 0.5
-    assert not compare(detector, model, maps, dataset=None, made_frames=6).passed
+    assert compare(detector, model, maps, head, dataset=None, made_frames=6).verdict == "failed"
 
 
 @pytest.mark.parametrize("cells", [1, 3, 7])
@@ -192,54 +234,142 @@ def test_position_sensitive_roi_align_is_torchvisions(cells, scale):
 
 
 def test_batch_gives_what_its_frames_give_alone(exported):
-    _, model, _ = exported
+    model = exported[1]
     frames = np.stack([np.random.default_rng(at).random((3, 70, 96), np.float32) for at in (0, 1)])
     for alone, together in zip([model(f[None])[0] for f in frames], model(frames), strict=True):
         assert np.abs(alone.boxes - together.boxes).max() < 0.01
         assert (alone.labels == together.labels).all()
 
 
-def test_a_frame_without_any_proposal_on_which_torchvisions_own_export_fails(graphs, tmp_path):
-    """How many boxes survive is known only when it has run (pytorch/vision 4623, 8534, 8899)."""
+def shrunk(bias):
+    bias[2::4] = -30.0  # every box shrinks to no width
+    return bias
 
-    def shrunk(bias):
-        bias[2::4] = -30.0  # every box shrinks to no width
-        return bias
 
+def shy(bias):
+    bias[0] += 4.0  # nearly everything is background
+    return bias
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "change"),
+    [
+        (0, "rpn.head.bbox_pred.bias", shrunk),
+        (1, "roi_heads.box_predictor.cls_score.bias", shy),
+        (40, "roi_heads.box_predictor.cls_score.bias", lambda bias: bias),
+    ],
+    ids=["none", "one", "a crowd"],
+)
+def test_frames_of_no_one_and_many_objects_which_torchvisions_own_export_does_not_take(
+    graphs, tmp_path, number, name, change
+):
+    """What has as many rows as there are boxes (pytorch/vision 4623, 8534, 8899) is fixed here."""
     detector = lively()
     with torch.no_grad():
-        shrunk(detector.rpn.head.bbox_pred.bias)
-    frame = np.full((1, 3, 40, 96), 0.5, np.float32)
+        change(detector.get_parameter(name))
+    kind, frame = made_frame(8, SIZE)
+    expected = found_by(detector, frame)
+    ours = name.replace("rpn.head", "convolutions.rpn_head").replace("roi_heads", "region_head")
+    change_weights(graphs / "model.onnx", tmp_path / "model.onnx", ours, change)
+    [exported] = OnnxDetector(tmp_path / "model.onnx", threads=1)(frame[None])
+    assert kind == "hundreds of objects" and len(expected.scores) == number
+    for found in (in_torch(detector)(frame[None])[0], exported):
+        gap = difference(expected, found, score_threshold=0.05, limit=40)
+        assert (gap.alone, gap.ties) == (0, 0)
+
+
+def test_torchvisions_own_export_fails_for_the_number_of_boxes():
+    """The reason for `DetectionGraph`; where it no longer fails, it is time to look again."""
+    torch.manual_seed(0)
+    backbone = torch.nn.Conv2d(3, 8, 3, 4, 1)
+    backbone.out_channels = 8
+    theirs = FasterRCNN(
+        backbone,
+        min_size=SIZE,
+        max_size=SIZE,
+        rpn_anchor_generator=AnchorGenerator(((16,),), ((1.0,),)),
+        box_roi_pool=MultiScaleRoIAlign(["0"], 3, 2),
+        box_head=TwoMLPHead(72, 16),
+        box_predictor=FastRCNNPredictor(16, 4),
+    )
+    frame = torch.from_numpy(made_frame(8, SIZE)[1])
     with torch.no_grad():
-        [expected] = detector([torch.from_numpy(frame[0])])
-    [found] = in_torch(detector)(frame)
-    name = "convolutions.rpn_head.bbox_pred.bias"
-    change_weights(graphs / "model.onnx", tmp_path / "model.onnx", name, shrunk)
-    [exported] = OnnxDetector(tmp_path / "model.onnx", threads=1)(frame)
-    assert len(expected["boxes"]) == len(found.scores) == len(exported.scores) == 0
-    with pytest.raises(OnnxExporterError):
-        torch.onnx.export(detector, ([torch.from_numpy(frame[0])],), dynamo=True, verbose=False)
+        assert len(theirs.eval()([frame])) == 1
+    with pytest.raises(OnnxExporterError, match="data-dependent"):
+        torch.onnx.export(theirs, ([frame],), dynamo=True, verbose=False)
 
 
 @pytest.mark.parametrize("factor", [1.2, 1.01])
 def test_changed_class_head_is_noticed_on_every_frame_that_differs(exported, factor):
     """Also where all anchors are equally good: another class head is no matter of rounding."""
-    _, model, maps = exported
+    model = exported[1]
     other = lively()
     with torch.no_grad():
         other.roi_heads.box_predictor.cls_score.weight *= factor
-    gate = compare(other, model, maps, dataset=None, made_frames=36)
-    assert gate.undecided == 0 and not gate.passed
-    assert len(gate.failed) == differing(other, model)
+    gate = compare(other, *exported[1:], dataset=None, made_frames=36)
+    assert gate.undecided == 0 and gate.verdict == "failed"
+    assert len(single(gate)) == differing(other, model)
+    assert gate.parts["region_head"][0] > 1e-3 > 1e-4 > gate.parts["convolutions"][0]
 
 
 def test_changed_rpn_is_noticed_on_every_frame_that_differs(exported):
-    _, model, maps = exported
     other = lively()
     with torch.no_grad():
         other.rpn.head.bbox_pred.weight *= 1.05
-    gate = compare(other, model, maps, dataset=None, made_frames=36)
-    assert gate.undecided == 0 and len(gate.failed) == differing(other, model) > 12
+    gate = compare(other, *exported[1:], dataset=None, made_frames=36)
+    assert gate.undecided == 0 and len(single(gate)) == differing(other, exported[1]) > 12
+    assert gate.parts["convolutions"][0] > 1e-3 > 1e-4 > gate.parts["region_head"][0]
+
+
+def single(gate):
+    """The failed frames that were seen alone."""
+    return [each for each in gate.failed if "of a batch" not in each["frame"]]
+
+
+@pytest.mark.parametrize("part", ["convolutions", "region_head"])
+def test_a_part_that_alone_is_wrong_is_noticed(exported, part):
+    """Runtimes without NMS use these files, though the gate's model is another one."""
+    detector, model, *parts = exported
+    at = ["convolutions", "region_head"].index(part)
+
+    def wrong(array):
+        *others, last = parts[at](array)
+        return [*others, last + 0.01]
+
+    networks = [*parts[:at], wrong, *parts[at + 1 :]]
+    gate = compare(detector, model, *networks, dataset=None, made_frames=2)
+    assert [said.split(",")[0] for said in gate.faults] == [f"{part}.onnx differs"]
+    document = gate.document()
+    assert document["verdict"] == "failed" and document["parts"][part]["gap"] > 1e-4
+    networks[at] = lambda array: [each * np.nan for each in parts[at](array)]
+    gate = compare(detector, model, *networks, dataset=None, made_frames=2)
+    assert gate.verdict == "failed" and gate.document()["parts"][part]["gap"] is None
+
+
+def test_a_model_that_mixes_up_the_frames_of_a_batch_is_noticed(exported):
+    detector, model, *parts = exported
+    gate = compare(
+        detector, lambda frames: model(frames)[::-1], *parts, dataset=None, made_frames=12
+    )
+    assert gate.batches == 2 and single(gate) == []
+    assert {each["frame"].split(", ")[2] for each in gate.failed} == {
+        *("first of a batch", "third of a batch")
+    }
+
+
+def test_only_what_was_compared_is_proven():
+    gate = Gate(made=999, parts={"convolutions": (0.0, "a"), "region_head": None})
+    assert gate.verdict == "partial" and not gate.document()["passed"]
+    assert [said.split(" (")[0] for said in gate.left_out] == [
+        *("images of ground truth", "1,000 made frames", "region_head.onnx")
+    ]
+    gate.made, gate.images = 1000, 1
+    gate.parts["region_head"] = (1e-4, "a")
+    assert gate.left_out == ["mAP (the ground truth has no box)"]
+    gate.map_checkpoint = gate.map_exported = 0.5
+    assert gate.verdict == "passed" and gate.document()["passed"]
+    gate.map_exported = 0.5002
+    assert gate.verdict == "failed" and gate.faults == ["mAP differs"]
 
 
 @pytest.mark.parametrize("classifier", ["softmax", "sigmoid"])
@@ -247,7 +377,7 @@ def test_another_choice_among_the_many_equals_of_a_flat_frame_is_a_tie(classifie
     """Which of hundreds of equal cells come first is anyone's choice, and noise rarely makes it."""
     few = {"levels": ["p2"], "anchor_sizes": [[16.0]]}
     detector = lively(classifier=classifier, proposals=300, detections=100, nms=0.3, **few)
-    graph, maps = in_torch(detector), maps_in_torch(detector)
+    graph = in_torch(detector)
 
     def chosen_otherwise(frames):
         random = torch.Generator().manual_seed(99)
@@ -261,8 +391,10 @@ def test_another_choice_among_the_many_equals_of_a_flat_frame_is_a_tie(classifie
         handle.remove()
         return found
 
-    gate = compare(detector, chosen_otherwise, maps, dataset=None, made_frames=36)
-    assert gate.passed, gate.failed
+    gate = compare(
+        detector, chosen_otherwise, *parts_in_torch(detector), dataset=None, made_frames=36
+    )
+    assert gate.faults == [], gate.failed
     assert gate.undecided > 3
 
 
@@ -275,10 +407,9 @@ def differing(detector, model):
     return sum(gap.alone > 0 for gap in gaps)
 
 
-def test_parts_with_what_lies_between_make_the_detector(graphs, exported):
+def test_parts_with_what_lies_between_make_the_detector(exported):
     """A runtime without NMS and RoIAlign computes those itself, between the two files."""
-    detector, (_, _, maps) = lively(), exported
-    head = OnnxNetwork(graphs / "region_head.onnx", threads=1)
+    detector, (_, _, maps, head) = lively(), exported
     frame = made_frame(1, SIZE)[1]
     expected = found_by(detector, frame)
     levels = dict(zip(("p2", "p3", "p4"), map(torch.from_numpy, maps(frame[None])), strict=False))
@@ -322,12 +453,30 @@ def test_difference(theirs, alone, ties):
     assert (gap.alone, gap.ties) == (alone, ties)
 
 
-def test_made_frames_are_the_same_each_time_and_of_every_kind():
-    frames = [made_frame(at, SIZE) for at in range(36)]
-    assert {kind for kind, _ in frames} == set(KINDS)
-    assert all(max(frame.shape[1:]) == SIZE and frame.dtype == np.float32 for _, frame in frames)
+def test_made_frames_are_the_same_each_time_and_of_every_kind_and_shape():
+    frames = [made_frame(at, SIZE) for at in range(2 * SIZE)]
+    assert {kind for kind, _ in frames[: len(KINDS)]} == set(KINDS)
+    assert all(frame.dtype == np.float32 for _, frame in frames)
+    assert all(0 <= frame.min() <= frame.max() <= 1 for _, frame in frames)
+    shapes = [frame.shape[1:] for _, frame in frames]
+    assert all(max(shape) == SIZE for shape in shapes)
+    every = list(range(1, SIZE + 1))
+    assert sorted(min(shape) for shape in shapes[:SIZE]) == every  # each side once
+    lying = {(side, SIZE) for side in every}
+    assert set(shapes) == lying | {shape[::-1] for shape in lying}  # and then the other way
     assert (made_frame(8, SIZE)[1] == frames[8][1]).all()
-    assert min(min(frame.shape[1:]) for _, frame in frames) < 5
+
+
+def test_hundreds_are_objects_apart_where_there_is_room():
+    for at in range(KINDS.index("hundreds of objects"), 60, len(KINDS)):
+        kind, frame = made_frame(at, 256)
+        grey = frame.mean(axis=0)
+        dark = (grey < 0.88 * np.median(grey)).astype(np.uint8)
+        number = cv2.connectedComponents(dark, connectivity=4)[0] - 1
+        assert kind == "hundreds of objects" and dark.mean() < 0.5
+        if min(frame.shape[1:]) >= 16:
+            assert 200 < number <= 350, frame.shape
+        assert number >= 20
 
 
 def test_command_writes_a_folder_that_says_all(scenes, model_folder, tmp_path, monkeypatch, capsys):
@@ -337,8 +486,11 @@ def test_command_writes_a_folder_that_says_all(scenes, model_folder, tmp_path, m
     gt = ["--gt", str(scenes / "all.json"), "--made-frames", "6"]
     command = ["--checkpoint", str(checkpoint), "--out", str(out), *gt]
     assert launch("export", command) == 0
+    told = capsys.readouterr().out
     parity = json.loads((out / "parity.json").read_text())
-    assert parity["passed"] and parity["images"] == 12 and parity["made"] == 6
+    assert parity["images"] == 12 and parity["made"] == 6 and parity["batches"] == 2
+    assert parity["verdict"] == "partial" and not parity["passed"] and parity["faults"] == []
+    assert "1,000 made frames (there were 6)" in told and "no data-set card (--card)" in told
     said = json.loads((out / "detkd.json").read_text())
     classes = [c["name"] for c in json.loads((scenes / "all.json").read_text())["categories"]]
     assert said["classes"] == classes and said["image_size"] == 96
@@ -350,6 +502,7 @@ def test_command_writes_a_folder_that_says_all(scenes, model_folder, tmp_path, m
     assert "no data-set card was given" in card and f"{parity['map_exported']:.4f} (" in card
     low, high = parity["map_interval"]["AP"]
     assert low <= parity["map_exported"] <= high and f"({low:.4f} to {high:.4f}, 95% of" in card
+    assert "It passed, but was not compared on 1,000 made frames" in card
     assert said["card"] is None
     programs = [sys.executable, "-I"]
     for program in ("runner.py", "counting.pyz"):
@@ -363,19 +516,40 @@ def test_command_writes_a_folder_that_says_all(scenes, model_folder, tmp_path, m
     (out / "mine.txt").unlink()
     (out / "parity.json").write_text("{}")
     data = ["--um-per-px", "0.5", "--card", str(ROOT / "datasets/synthetic.yaml")]
+    chosen = {name: {"threshold": 0.05 + at / 100} for at, name in enumerate(classes)}
+    (tmp_path / "thresholds.json").write_text(json.dumps({"classes": chosen}))
+    data += ["--thresholds", str(tmp_path / "thresholds.json")]
     assert launch("export", [*command, *data]) == 0  # an earlier export is replaced
+    assert "no data-set card" not in capsys.readouterr().out
     said = json.loads((out / "detkd.json").read_text())
+    assert said["thresholds"] == {name: row["threshold"] for name, row in chosen.items()}
     assert said["um_per_px"] == 0.5 and said["shapes"]["navicula"] == "elliptic_prism"
-    assert said["card"]["licence"] and said["card"]["licence"] in (out / "README.md").read_text()
-    assert "| navicula | 0.500 | elliptic_prism |" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert said["card"]["licence"] and said["card"]["licence"] in card
+    threshold = said["thresholds"]["navicula"]
+    assert f"| navicula | {threshold:.3f} | elliptic_prism |" in card
+    new = json.loads((out / "parity.json").read_text())
+    row = new["figures"]["per_class"]["navicula"]
+    assert f"| {row['recall']:.3f} | {row['counted']} | {row['annotated']} |" in card
+    assert {**new, "figures": 0} == {**parity, "figures": 0}
+    assert new["figures"]["counts"]["counted"] > parity["figures"]["counts"]["counted"]
+    (tmp_path / "thresholds.json").write_text('{"classes": {}}')
+    assert launch("export", [*command, *data]) == 2
+    assert "has no threshold for class" in capsys.readouterr().err
     other = ["--card", str(ROOT / "datasets/bccd.yaml")]
     assert launch("export", [*command, *other]) == 2
     assert "--card: does not name the class" in capsys.readouterr().err
-    assert json.loads((out / "parity.json").read_text()) == parity
+    (tmp_path / "card.yaml").write_text("classes: [a]\nshapes: {a: blob}\n")
+    assert launch("export", [*command, "--card", str(tmp_path / "card.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "card.yaml: no shape 'blob'; there are sphere, " in error and error.count("\n") == 1
+    assert json.loads((out / "parity.json").read_text()) == new
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
-def test_no_parity_ends_in_pictures(model_folder, tmp_path, monkeypatch, capsys):
+def test_no_parity_ends_in_pictures_and_leaves_an_earlier_export_alone(
+    model_folder, tmp_path, monkeypatch, capsys
+):
     exported, checkpoint = model_folder
     change_weights(
         exported / "model.onnx",
@@ -383,13 +557,53 @@ def test_no_parity_ends_in_pictures(model_folder, tmp_path, monkeypatch, capsys)
         "region_head.box_predictor.cls_score.bias",
         lambda bias: bias + (np.arange(len(bias)) > 0).astype(bias.dtype),  # not the background's
     )
+    good, failed = tmp_path / "out", tmp_path / "out.failed"
+    shutil.copytree(exported, good)
+    before = {path: path.read_bytes() for path in good.rglob("*") if path.is_file()}
     take_over_graphs(monkeypatch, exported, tmp_path / "other.onnx")
-    command = ["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
-    assert launch("export", [*command, "--made-frames", "12"]) == 1
-    assert "no parity" in capsys.readouterr().out
-    parity = json.loads((tmp_path / "out" / "parity.json").read_text())
-    pictures = sorted(each.name for each in (tmp_path / "out" / "worst").iterdir())
-    assert not parity["passed"] and len(pictures) == min(20, parity["frames_that_differ"]) > 0
+    command = ["--checkpoint", str(checkpoint), "--out", str(good), "--made-frames", "12"]
+    for _ in range(2):  # a failed one replaces a failed one
+        assert launch("export", command) == 1
+        told = capsys.readouterr().out
+        assert "no parity" in told and f"{failed}/parity.json" in told
+        assert f"{good} is what it was" in told
+        parity = json.loads((failed / "parity.json").read_text())
+        pictures = sorted(each.name for each in (failed / "worst").iterdir())
+        assert parity["verdict"] == "failed" and not parity["passed"]
+        assert len(pictures) == min(20, parity["frames_that_differ"]) > 0
+        assert {path: path.read_bytes() for path in good.rglob("*") if path.is_file()} == before
+    assert "**It did not pass: " in (failed / "README.md").read_text()
+    shutil.rmtree(good)
+    assert launch("export", command) == 1
+    assert not good.exists() and "is what it was" not in capsys.readouterr().out
+    (failed / "mine.txt").write_text("x")
+    assert launch("export", command) == 2
+    assert "out.failed: holds 'mine.txt'" in capsys.readouterr().err
+    assert {each.name for each in tmp_path.iterdir()} == {"other.onnx", "out.failed"}
+
+
+def test_figures_are_those_worked_by_hand():
+    """Two images of samples of their own, two classes, one detection too many and one too few."""
+    categories = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
+    images = [{"id": at, "file_name": f"{at}.png", "sample": str(at)} for at in (1, 2)]
+
+    def box(image, category, x, **more):
+        place = {"image_id": image, "category_id": category, "bbox": [x, 0, 10, 10]}
+        return {**place, **more}
+
+    truths = [box(1, 1, 0), box(1, 1, 20), box(2, 1, 0), box(2, 2, 40)]
+    truths = [{**each, "id": at + 1, "area": 100, "iscrowd": 0} for at, each in enumerate(truths)]
+    truth = {"images": images, "categories": categories, "annotations": truths}
+    found = [(1, 1, 0, 0.9), (1, 1, 20, 0.3), (2, 1, 0, 0.8), (2, 1, 60, 0.7), (2, 2, 80, 0.2)]
+    case = build_case(truth, [box(*place, score=score) for *place, score in found])
+    said = figures(case, bootstrap_numbers(case, draws=50), {"a": 0.5, "b": 0.6})
+    a, b = said["per_class"]["a"], said["per_class"]["b"]
+    assert (a["precision"], a["recall"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (a["annotated"], a["counted"]) == (3, 3) and 0 <= a["interval"][0] <= a["AP"]
+    assert (b["precision"], b["recall"], b["AP"], b["counted"]) == (None, 0.0, 0.0, 0)
+    assert b["interval"] is None  # of one sample
+    assert said["counts"]["mean_absolute_error"] == 0.5 and said["counts"]["bias"] == -0.5
+    assert said["counts"]["sample_mean_absolute_error"] == 0.5
 
 
 def test_refusals_are_sentences_and_leave_nothing(tmp_path, capsys):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from detkd.cli.app import launch
-from detkd.deploy.pareto import Foreign, Point, front, pareto_table, take_times
+from detkd.deploy.pareto import Foreign, Point, front, pareto_table, take_times, write_names
+from detkd.evaluation.canvas import pyplot
 
 
 def test_the_front_is_what_no_other_one_beats():
@@ -21,6 +22,28 @@ def test_the_front_is_what_no_other_one_beats():
     on_front = [line[0] for line in table[1:] if line[-1]]
     assert sorted(on_front) == ["fast", "middle", "slow"]
     assert table[3][:5] == ["middle", "-", "3.0", "0.350 ± 0.071", "2"]
+
+
+def test_names_of_points_that_lie_close_cover_neither_each_other_nor_a_point():
+    random = np.random.default_rng(0)
+    close = [(f"configuration_{at}", *random.uniform((8, 0.34), (9, 0.36))) for at in range(12)]
+    names = [*close, ("twin", *close[0][1:]), ("at the edge", 60.0, 0.5), ("far", 30.0, 0.2)]
+    figure, axis = pyplot().subplots(figsize=(9, 6))
+    axis.plot(*np.array([place for _, *place in names]).T, "o")
+    axis.set_xscale("log")
+    texts = write_names(axis, names)
+    figure.canvas.draw()
+    renderer, frame = figure.canvas.get_renderer(), axis.get_window_extent()
+    boxes = {each.get_text(): pyplot().Text.get_window_extent(each, renderer) for each in texts}
+    pyplot().close(figure)
+    assert boxes.keys() == {name for name, *_ in names}
+    for name, box in boxes.items():
+        assert box.count_overlaps([each for other, each in boxes.items() if other != name]) == 0
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1
+        for x, y in axis.transData.transform([place for _, *place in names]):
+            assert not box.contains(x, y)
+    off = axis.transData.transform(names[-1][1:]) - boxes["far"].min
+    assert np.abs(off).max() < 30  # where there is room, a name is beside its point
 
 
 def test_sessions_take_turns_on_their_own_frames():

@@ -12,18 +12,31 @@ from detkd.deploy.made_frames import made_frame
 
 
 @pytest.mark.parametrize(
-    "ratio, loss, kept, said",
+    "ratio, loss, images, kept, said",
     [
-        (0.9, 0.004, True, "takes 0.90 of the time and loses 0.0040 mAP"),
-        (0.9, -0.01, True, "loses -0.0100 mAP"),
-        (0.96, 0.0, False, "takes 0.96 times as long"),
-        (0.5, 0.006, False, "loses 0.0060 mAP, and 0.005 is allowed"),
-        (2.0, 0.1, False, "takes 2.00 times as long as model.onnx and loses 0.1000 mAP"),
+        (0.9, 0.004, 12, True, "takes 0.90 of the time and loses 0.0040 mAP on 12 images"),
+        (0.9, -0.01, 10, True, "loses -0.0100 mAP"),
+        (0.96, 0.0, 12, False, "takes 0.96 times as long"),
+        (0.5, 0.006, 12, False, "loses 0.0060 mAP, and 0.005 is allowed"),
+        (2.0, 0.1, 12, False, "takes 2.00 times as long as model.onnx and loses 0.1000 mAP"),
+        (0.5, 0.0, 9, False, "could be judged on 9 images alone, and 10 are needed"),
     ],
 )
-def test_a_form_stays_if_it_is_faster_and_loses_little(ratio, loss, kept, said):
-    verdict = variants.verdict(ratio, loss, 0.005)
+def test_a_form_stays_if_it_is_faster_and_loses_little(ratio, loss, images, kept, said):
+    verdict = variants.verdict(ratio, loss, 0.005, images)
     assert verdict[0] is kept and said in verdict[1]
+
+
+@pytest.mark.parametrize(
+    ("length", "number"), [(0, 0), (1, 1), (100, 100), (101, 100), (199, 100), (1028, 100)]
+)
+def test_no_more_images_calibrate_than_is_said_and_they_are_spread_over_all(length, number):
+    places = variants.spread(length, 100)
+    assert len(set(places)) == len(places) == number
+    assert places == sorted(places) and set(places) <= set(range(length))
+    if number > 1:
+        assert places[0] == 0 and places[-1] == length - 1
+        assert max(np.diff(places)) - min(np.diff(places)) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +76,7 @@ def test_the_report_says_what_was_measured(everything):
     told = json.loads((everything / "parity.json").read_text())["variants"]
     assert [each["name"] for each in told] == ["int8", "fp16", "openvino"]
     for each in told:
+        assert each["images"] == 12 and each["why"].endswith("on 12 images")
         assert each["kept"] and each["ms"] > 0 and (everything / each["file"]).is_file()
         assert each["loss"] == pytest.approx(told[2]["map"] + told[2]["loss"] - each["map"])
 

@@ -124,6 +124,19 @@ def test_the_room_that_it_needs_is_said_before(teacher, tmp_path, monkeypatch):
         cache.plan(10, 8, (96, 64))
 
 
+def test_what_others_have_kept_takes_no_room_off(teacher, student, batch, tmp_path, monkeypatch):
+    """Maps of another teacher in the same folder are not those that this one needs."""
+    other = MapCache(tmp_path, student.eval(), ["p3"])
+    other.plan(2, 1, (96, 96))
+    for image in batch[0]:
+        other.write(other.path(image, (96, 96)), {"p3": torch.rand(16, 12, 12)})
+    cache = MapCache(tmp_path, teacher, ["p3"])
+    usage = type("Usage", (), {"free": cache.bytes_a_view((96, 96))})
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ConfigError, match="name another folder"):
+        cache.plan(2, 1, (96, 96))
+
+
 def test_what_is_kept_is_what_the_terms_need(teacher):
     def needed(*terms, frames=False):
         return sorted(maps_needed(terms, teacher, frames=frames))

@@ -56,7 +56,7 @@ def test_its_losses_are_the_label_s_and_one_for_each_term_and_feature(pair, batc
     losses = distiller(*batch)
     assert set(losses) == {
         "loss_label", "kl@logits", "cosine@logits", "cosine@pooled", "dkd@logits", "dist@logits",
-        "hint@pooled", "hint@c4", "hint@c3", "attention@c2", "attention@c3", "pkd@c4", "fgd@c4",
+        "hint@pooled", "hint@c4", "hint#2@c3", "attention@c2", "attention@c3", "pkd@c4", "fgd@c4",
     }  # fmt: skip
     assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
@@ -182,7 +182,7 @@ def test_a_marked_view_is_kept_by_its_mark(pair, batch, tmp_path):
     cache = MapCache(tmp_path, pair[1], ["logits"], exact=True)
     distiller = ClassifierDistiller(*pair, [TermConfig("kl", ["logits"])], cache=cache).train()
     first = distiller(images, marked)["kl@logits"]
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(cache.folder.iterdir())) == 4
     cache.unchecked = 0
     distiller.student.load_state_dict(pair[0].state_dict())
     ran = []
@@ -191,7 +191,7 @@ def test_a_marked_view_is_kept_by_its_mark(pair, batch, tmp_path):
     assert not ran
     distiller(images, targets)  # pixels that nobody marked are looked at
     assert ran
-    assert len(list(tmp_path.iterdir())) == 8
+    assert len(list(cache.folder.iterdir())) == 8
     assert math.isfinite(float(first.detach()))
 
 

@@ -16,6 +16,7 @@ from detkd.config import (
 from detkd.distill.distiller import Distiller, build_distiller
 from detkd.distill.losses import LOSSES
 from detkd.distill.schedule import factor
+from detkd.distill.teaching import of_task
 from detkd.engine.optimiser import build_optimizer
 from detkd.errors import ConfigError
 
@@ -185,9 +186,12 @@ def test_inherited_heads_equal_the_teachers_and_go_on_training(student, teacher,
     assert same(
         student.backbone.neck.smooth.state_dict(), teacher.backbone.neck.smooth.state_dict()
     )
-    lines = "\n".join(distiller.plan.lines())
+    lines = "\n".join(distiller.lines())
     assert "neck" in lines
     assert "its own stay: lateral.c3" in lines
+    widths = [net.features["c3"].channels for net in (student, teacher)]
+    through = f"from {widths[0]} to the teacher's {widths[1]} channels"
+    assert f"hint: the student's c3 goes through a 1x1 convolution {through}" in lines
 
 
 def test_frozen_heads_do_not_move(student, teacher, batch):
@@ -213,6 +217,7 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
         ({"classes": ("a", "c")}, "missing 'b'"),
         ({"classes": ("b", "a")}, "in another order"),
         ({"neck_channels": 8}, "cannot share the RPN"),
+        ({"levels": ["p4", "p5"]}, "strides of 8, 16 px and 3 anchors, the student .*16, 32 px"),
         ({"anchor_sizes": [[16.0], [40.0]]}, "anchors are"),
         ({"head_width": 64}, "cannot share the roi_heads"),
         ({"neck": "cem"}, "cannot share the neck: the teacher's is light_fpn, the student's cem"),
@@ -225,6 +230,12 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
 def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
     with pytest.raises(ConfigError, match=said):
         build_distiller(small(**changes), teacher, DistillConfig("t.pt", "inherit"))
+
+
+def test_heads_that_code_boxes_otherwise_are_not_shared(student, teacher):
+    student.roi_heads.box_coder.weights = (1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(ConfigError, match="code boxes with other weights"):
+        build_distiller(student, teacher, DistillConfig("t.pt", "inherit"))
 
 
 @pytest.mark.parametrize("kind", ["thin", "psroi"])
@@ -286,6 +297,7 @@ def test_a_published_weight_is_converted_to_ours(student, teacher):
 
     assert weight("pkd", ["p3", "p4"], 6.0) == 12  # the paper sums over levels
     assert weight("hint", ["c3"], 100.0) == 100
+    assert weight("attention", ["c3", "c4"], 1000.0) == 2 * weight("attention", ["c3"], 1000.0)
     assert weight("imitation", ["p3"], 0.01) == pytest.approx(0.01 * 512 / 2)
     assert weight("frs", ["p3", "p4"], 0.002) == pytest.approx(0.002 * 256 * 2)
     assert weight("fgd", ["p3"], 5e-5) == pytest.approx(5e-5 * 256 * 7.3)
@@ -484,7 +496,13 @@ def test_pulls_are_gradients_at_the_backbones_outputs(student, teacher, batch):
 
     task = sum(loss for name, loss in losses.items() if name.startswith("loss_"))
     expected = float(norm(losses["attention@c4"]) / norm(task))
-    assert distiller.report() == {"pull/attention": pytest.approx(expected, rel=1e-4)}
+    size = float(losses["attention@c4"] / task)
+    assert distiller.report() == {
+        "size/attention@c4": pytest.approx(size, rel=1e-4),
+        "pull/attention": pytest.approx(expected, rel=1e-4),
+    }
+    distiller(*batch)
+    assert distiller.report() == {}  # not at each step
 
 
 def test_auto_balance_makes_a_weight_the_share_of_the_tasks_pull(student, teacher, batch):
@@ -497,6 +515,82 @@ def test_auto_balance_makes_a_weight_the_share_of_the_tasks_pull(student, teache
     assert pulls[1] * float(distiller.balance.factors[1]) == pytest.approx(2.0, rel=1e-4)
     assert torch.isfinite(sum(losses.values()))
     assert "balance.factors" in distiller.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "measured"),
+    [
+        (ScheduleConfig(), [4, 9, 14, 19]),
+        (ScheduleConfig(start=0.05, every=2), [5, 11, 17]),
+        (ScheduleConfig(warmup=6), [4, 9, 14, 19]),
+        (ScheduleConfig(stop=0.4), [4]),
+    ],
+)
+def test_pulls_are_measured_when_the_task_counts_and_at_the_terms_own_steps(
+    student, teacher, batch, schedule, measured
+):
+    terms = [TermConfig("hint", ["p3"], 0.5, schedule=schedule)]
+    distiller = Distiller(student, teacher, terms, steps=20, task_from=0.2, balance="auto").train()
+    distiller.balance.every = 5
+    found = []
+    for step in range(20):
+        distiller(*batch)
+        if distiller.report():
+            found.append(step)
+            assert 0 < distiller.report()["pull/hint"] < 1e4
+    assert found == measured
+    if schedule.warmup == 0:  # from the first measurement on, the weight is the share of the pull
+        assert float(distiller.balance.factors[0]) != 1
+
+
+@pytest.mark.parametrize("balance", ["fixed", "auto", "surgery"])
+@pytest.mark.parametrize("heads", ["inherit", "freeze"])
+@pytest.mark.parametrize(
+    "schedule",
+    [ScheduleConfig(warmup=2), ScheduleConfig(every=2), ScheduleConfig(stop=0.3)],
+)
+def test_features_first_goes_through_whatever_is_at_rest(
+    student, teacher, batch, balance, heads, schedule
+):
+    """Steps at which neither a term nor the task counts have a gradient, of zero."""
+    # Equal widths: the term has no weights of its own that could carry a gradient.
+    terms = [TermConfig("hint", ["p3", "p4"], 0.5, schedule=schedule)]
+    config = DistillConfig("t.pt", heads, terms, balance=balance, task_from=0.5)
+    distiller = build_distiller(student, teacher, config, steps=6).train()
+    first = next(student.backbone.body.parameters())
+    moved = []
+    for _ in range(6):
+        sum(distiller(*batch).values()).backward()
+        moved.append(bool(first.grad.any()))
+        distiller.zero_grad()
+    term = [factor(schedule, step, 6) > 0 for step in range(6)]
+    assert moved == [on or step >= 3 for step, on in enumerate(term)]
+
+
+def test_two_terms_of_one_loss_are_told_apart(student, teacher, batch):
+    first, second = ScheduleConfig(stop=0.5), ScheduleConfig(start=0.5)
+    terms = [
+        TermConfig("hint", ["c3"], 5.0, {"mask": "near_objects"}),
+        TermConfig("hint", ["c3", "p3"], 0.1),
+        TermConfig("kl", ["roi.logits"], schedule=first),
+        TermConfig("kl", ["roi.logits"], 1.0, {"temperature": 3.0}, second),
+    ]
+    distiller = Distiller(student, teacher, terms, steps=2).train()
+    losses = distiller(*batch)
+    names = {"hint@c3", "hint#2@c3", "hint#2@p3", "kl@roi.logits", "kl#2@roi.logits"}
+    assert names < set(losses)
+    assert losses["kl@roi.logits"] > 0 and losses["kl#2@roi.logits"] == 0
+    assert {"pull/hint", "pull/hint#2", "pull/kl"} < set(distiller.report())
+    losses = distiller(*batch)
+    assert losses["kl@roi.logits"] == 0 and losses["kl#2@roi.logits"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("loss_classifier", True), ("hint@p3", False), ("loss_mine:Mine@p3", False)],
+)
+def test_a_term_is_no_task_whatever_its_file_is_called(name, task):
+    assert of_task(name) is task
 
 
 def test_surgery_leaves_out_a_term_that_pulls_against_the_task(student, teacher, batch):

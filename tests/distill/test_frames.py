@@ -9,11 +9,11 @@ from networks import small
 from torchvision.ops import box_iou
 
 from detkd.cli.app import launch
-from detkd.config import DistillConfig, TermConfig
+from detkd.config import DistillConfig, ScheduleConfig, TermConfig
 from detkd.data.dataset import CocoDataset
 from detkd.data.frames import WithFrames, frames_of
 from detkd.data.sampler import EpochBatches
-from detkd.distill.distiller import Distiller, build_distiller
+from detkd.distill.distiller import Distiller, Seen, _task, build_distiller
 from detkd.distill.frames import boxes_of_teacher, ignoring
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import DataError
@@ -157,6 +157,30 @@ def test_the_teachers_boxes_are_labels_where_that_is_asked_for(student, teacher,
     distiller = Distiller(student, teacher, TERMS, pseudo=0.1, ignore=0.05).train()
     losses = distiller(batch[0], unlabelled(batch[1]))
     assert {"loss_classifier", "loss_objectness"} < set(losses)
+
+
+def test_the_task_counts_images_and_frames_alike():
+    one, two = (
+        Seen([torch.zeros(3, 8, 8)] * count, None, {"loss_x": torch.tensor(loss)})
+        for count, loss in ((1, 1.0), (3, 5.0))
+    )
+    terms_alone = Seen([torch.zeros(3, 8, 8)] * 4, None, {})
+    assert _task([one, two]) == {"loss_x": torch.tensor(4.0)}
+    assert _task([one, terms_alone]) == {"loss_x": torch.tensor(1.0)}
+
+
+def test_frames_rest_while_nothing_is_to_be_learned_on_them(student, teacher, batch):
+    terms = [TermConfig("pkd", ["p3"], schedule=ScheduleConfig(every=2))]
+    distiller = Distiller(student, teacher, terms, steps=4).train()
+    ran = []
+    teacher.backbone.body.register_forward_hook(lambda *_: ran.append("teacher"))
+    student.backbone.body.register_forward_hook(lambda *_: ran.append("student"))
+    images, targets = batch[0] * 2, batch[1] + unlabelled(batch[1])
+    distiller(images, targets)
+    assert sorted(ran) == ["student", "student", "teacher", "teacher"]
+    ran.clear()
+    distiller(images, targets)
+    assert ran == ["student"]
 
 
 def test_truth_of_proposals_is_unknown_on_frames(student, teacher, batch):

@@ -478,11 +478,14 @@ def test_what_padding_holds_never_counts(name):
 
 
 @pytest.mark.parametrize("name", DENSE + JOINT)
-@pytest.mark.parametrize("kind", ["zeros", "constant", "one image", "one cell", "huge"])
+@pytest.mark.parametrize(
+    "kind", ["zeros", "constant", "constant teacher", "one image", "one cell", "huge"]
+)
 def test_odd_features_give_finite_losses_and_gradients(name, kind):
     s, t = {
         "zeros": (torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)),
         "constant": (torch.full((2, 3, 4, 5), 2.0), maps(1, dtype=torch.float32)),
+        "constant teacher": (maps(1, dtype=torch.float32), torch.full((2, 3, 4, 5), 2.0)),
         "one image": (maps(n=1, dtype=torch.float32), maps(1, n=1, dtype=torch.float32)),
         "one cell": (maps(h=1, w=1, dtype=torch.float32), maps(1, h=1, w=1, dtype=torch.float32)),
         "huge": (1e6 * maps(dtype=torch.float32), maps(1, dtype=torch.float32)),
@@ -522,8 +525,11 @@ def test_odd_rows_give_finite_losses_and_gradients(name, kind):
 @pytest.mark.parametrize("name", LOSSES)
 def test_half_precision_features_are_compared_in_float32(name):
     s, t = inputs(name, dtype=torch.bfloat16), inputs(name, 1, dtype=torch.bfloat16)
+    halves = [x.requires_grad_() for x in (s if name in JOINT else [s])]
     loss = compare(name, s, t, whole(maps(), [target([0.0, 0, 20, 20])] * 2), build(name).float())
     assert loss.dtype in (torch.float32, torch.float64)
+    loss.backward()
+    assert all(torch.isfinite(x.grad).all() and x.grad.any() for x in halves)
 
 
 def test_the_teacher_gets_no_gradient_through_its_own_map():

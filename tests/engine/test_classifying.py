@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from detkd.engine.class_parts import check_class_teacher
 from detkd.engine.figures import class_figures
 from detkd.engine.run import RunFolder, read_log
 from detkd.evaluation.class_judge import read_predictions
-from detkd.models.classifier import Classifier
+from detkd.models.classifier import Classifier, without_exits
 from detkd.models.network import load_network
 from detkd.models.weights import read_checkpoint
 from detkd.shipped import shipped
@@ -243,6 +244,34 @@ def test_early_stopping_and_folds(tiny, tmp_path):
     assert read_checkpoint(tmp_path / "a/last.pt")["training"]["progress"]["epoch"] < 30
 
 
+def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
+    runs = [tmp_path / f"fold-{at}" for at in (0, 1)]
+    config = tiny(data__folds=2, data__ratios=[0.5, 0.5, 0], train__epochs=1)
+    for at, run in enumerate(runs):
+        assert train(config, run, "--data.fold", str(at)) == 0
+    assert judge("--folds", *runs, "--out", tmp_path / "all") == 0
+    parts = [read_predictions(run / "predictions.json") for run in runs]
+    whole = read_predictions(tmp_path / "all/predictions.json")
+    assert whole.files == parts[0].files + parts[1].files
+    metrics = json.loads((tmp_path / "all/metrics.json").read_text())
+    right = sum(int((part.logits.argmax(1) == part.labels).sum()) for part in parts)
+    assert metrics["classes"]["top1"] == pytest.approx(right / len(whole.files))
+    assert metrics["measured_on"] == {
+        "side": "val",
+        "source": "2 folds",
+        "images": len(whole.files),
+        "samples": len(set(whole.groups)),
+    }
+    assert judge("--folds", *runs, "--against", tmp_path / "all") == 0
+    capsys.readouterr()
+    for argv, said in (
+        ([runs[0], runs[0] / "../fold-0"], "which"),
+        ([*runs, "--cut", "c2"], "--cut: is for a checkpoint"),
+    ):
+        assert judge("--folds", *argv) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_training_ends_early_at_an_epoch_that_was_judged(tiny, tmp_path):
     config = tiny(train__early_stop=1, train__judge_every=2, train__epochs=9, train__lr=0.0)
     assert train(config, tmp_path / "a") == 0
@@ -302,7 +331,10 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
         assert train(tiny(name), tmp_path / name, "--train.seed", str(seed)) == 0
     best = tmp_path / "b/best.pt"
     assert judge("--checkpoint", best, "--out", tmp_path / "val", "--against", tmp_path / "a") == 0
-    assert "McNemar" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "right alone" in shown
+    assert "McNemar" not in shown  # images of one sample are not independent
+    assert "were chosen on these images" in shown
     said = json.loads((tmp_path / "val/metrics.json").read_text())
     assert said["classes"] == json.loads((tmp_path / "b/metrics.json").read_text())["classes"]
     other = json.loads((tmp_path / "a/metrics.json").read_text())["classes"]
@@ -312,9 +344,17 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     test = ["--checkpoint", best, "--side", "test", "--bootstrap", "20", "--out", tmp_path / "test"]
     assert judge(*test) == 0
     metrics = json.loads((tmp_path / "test/metrics.json").read_text())
-    low, high = metrics["intervals"]["top1"]
-    assert low <= metrics["classes"]["top1"] <= high
+    assert metrics["intervals"]["groups"] == 1
+    assert metrics["intervals"]["top1"] is None
+    assert "all images are of one sample" in capsys.readouterr().out
     assert metrics["calibration"]["temperature"] == said["calibration"]["temperature"]
+    on_run = json.loads((tmp_path / "b/metrics.json").read_text())
+    for found, side in ((on_run, "val"), (said, "val"), (metrics, "test")):
+        assert found["measured_on"]["side"] == side
+        assert found["measured_on"]["samples"] == found["intervals"]["groups"]
+        assert found["chosen_on"]["side"] == "val"
+        assert found["chosen_on"]["images"] == said["measured_on"]["images"]
+        assert found["chosen_on"]["measured_there"] == (side == "val")
     groups, on_val = (
         set(read_predictions(tmp_path / side / "predictions.json").groups)
         for side in ("test", "val")
@@ -322,7 +362,10 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     assert not groups & on_val
     assert judge("--checkpoint", best, "--side", "test", "--against", tmp_path / "a") == 2
     assert "is not of the same images" in capsys.readouterr().err
-    assert judge("--checkpoint", best, "--data", crops) == 0
+    assert judge("--checkpoint", best, "--data", crops, "--out", tmp_path / "all") == 0
+    metrics = json.loads((tmp_path / "all/metrics.json").read_text())
+    low, high = metrics["intervals"]["top1"]
+    assert low <= metrics["classes"]["top1"] <= high
 
 
 @pytest.mark.parametrize(("pattern", "gap"), [(r"([^/]+)\+", 0), (r"\+(\d+)", 500)])
@@ -352,6 +395,54 @@ def test_other_images_are_grouped_as_the_trainings_are(crops, tiny, tmp_path, ca
     assert groups["foreign"][0] == groups["foreign"][1]
 
 
+def test_other_images_are_judged_without_those_of_the_training(tiny, tmp_path, crops, capsys):
+    own = tmp_path / "own"
+    shutil.copytree(crops.parent, own)
+    config = tiny(data__train=str(own / "some.csv"))
+    assert train(config, tmp_path / "run") == 0
+    own.rename(tmp_path / "away")
+    best, out = tmp_path / "run/best.pt", tmp_path / "judged"
+    argv = ["--checkpoint", best, "--data", tmp_path / "away/some.csv", "--out", out]
+    assert judge(*argv) == 0
+    judged, of_run = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "run")
+    )
+    assert judged["calibration"]["temperature"] == of_run["calibration"]["temperature"]
+    assert judged["unknown"]["threshold"] == of_run["unknown"]["threshold"]
+    assert judged["measured_on"]["side"] is None
+    assert judged["chosen_on"] == {**of_run["chosen_on"], "measured_there": False}
+    checkpoint = read_checkpoint(best)
+    assert checkpoint.pop("decisions")["chosen_on"]["images"] == of_run["measured_on"]["images"]
+    torch.save(checkpoint, tmp_path / "older.pt")  # without them, they are chosen anew
+    assert judge("--checkpoint", tmp_path / "older.pt", *argv[2:]) == 2
+    assert "own/some.csv: is gone" in capsys.readouterr().err
+    assert judge("--checkpoint", tmp_path / "older.pt", *argv[2:], "--train-data", argv[3]) == 0
+    again = json.loads((out / "metrics.json").read_text())
+    assert again["calibration"] == pytest.approx(judged["calibration"])
+
+
+def test_images_of_classes_that_it_does_not_know_are_judged_as_unknown(
+    tiny, tmp_path, crops, capsys
+):
+    rows = [row.split(",") for row in crops.read_text().splitlines()]
+    names = sorted({row[1] for row in rows[1:]})
+    assert train(tiny(data__leave_out=names[:1]), tmp_path / "run") == 0
+    argv = ["--checkpoint", tmp_path / "run/best.pt", "--data", crops]
+    assert judge(*argv) == 2
+    assert f"'--unknown {names[0]}' judges" in capsys.readouterr().err
+    for wrong, said in (("elephant", "has no class 'elephant'"), (names[1], "knows; leave it out")):
+        assert judge(*argv, "--unknown", names[0], wrong) == 2
+        assert said in capsys.readouterr().err
+    assert judge(*argv, "--unknown", names[0], "--out", tmp_path / "judged") == 0
+    metrics = json.loads((tmp_path / "judged/metrics.json").read_text())
+    count = sum(row[1] == names[0] for row in rows[1:])
+    foreign = metrics["unknown"]["foreign"]
+    assert foreign["images"] == foreign["per_class"][names[0]]["images"] == count
+    assert metrics["measured_on"]["images"] == len(rows) - 1 - count
+    assert list(metrics["per_class"]) == names[1:]
+    assert f"of {count} images of other classes" in capsys.readouterr().out
+
+
 def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path, capsys):
     assert train(tiny(self_distill={}, model=EXITS), tmp_path / "run") == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -373,6 +464,21 @@ def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path
     assert torch.equal(whole(x)[0]["exits"][1], part(x)[0]["logits"])
     assert cut.stat().st_size < best.stat().st_size
     capsys.readouterr()
+    assert judge("--checkpoint", cut, "--out", tmp_path / "again") == 0
+    again = json.loads((tmp_path / "again/metrics.json").read_text())
+    assert again["calibration"] == judged["calibration"]
+    assert "early" not in again
+    made = ["--checkpoint", best, "--cut-out", tmp_path / "head.pt"]
+    assert judge(*made, "--cut", "last", "--out", tmp_path / "j") == 0
+    head = Classifier.load(tmp_path / "head.pt")
+    assert torch.equal(whole(x)[0]["logits"], head(x)[0]["logits"])
+    assert not head.exits
+    assert not [key for key in head.state_dict() if key.startswith("exits")]
+    judged = json.loads((tmp_path / "j/metrics.json").read_text())
+    assert judged["classes"]["top1"] == exits["last"]["top1"]
+    capsys.readouterr()
+    assert judge("--checkpoint", tmp_path / "head.pt", "--cut", "last") == 2
+    assert "there are none" in capsys.readouterr().err
     assert judge("--checkpoint", best, "--cut", "c4") == 2
     assert "no exit on 'c4' to cut the network at; there are c2, c3" in capsys.readouterr().err
 
@@ -406,6 +512,7 @@ def test_a_classifier_knows_the_shades_that_it_learned_from(tiny, tmp_path):
     assert said[0]["calibration"] == said[1]["calibration"]
     assert judge("--checkpoint", best, "--cut", "c2", "--cut-out", tmp_path / "cut.pt") == 0
     assert Classifier.load(tmp_path / "cut.pt").levels == (low, high)
+    assert without_exits(Classifier.load(best)).levels == (low, high)
 
 
 def test_class_names_are_shown_as_they_are(tiny, tmp_path, crops, capsys):
@@ -497,14 +604,20 @@ def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp
 
 def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    sides = {"data__ratios": [0.4, 0.2, 0.4]}
     for name in ("teacher", "student"):
-        tiny(name, train__epochs=1)
+        tiny(name, train__epochs=1, **sides)
     losses = [{"name": "kl", "at": ["logits"]}]
-    tiny("distill", train__epochs=1, distill={"teacher": "of the row's own", "losses": losses})
+    distill = {"teacher": "of the row's own", "losses": losses}
+    tiny("distill", train__epochs=1, distill=distill, **sides)
     rows = {
         "teacher": {"config": "teacher.yaml"},
         "plain": {"config": "student.yaml"},
-        "kl": {"config": "distill.yaml", "set": {"distill.preflight": 0}},
+        "kl": {
+            "config": "distill.yaml",
+            "set": {"distill.preflight": 0},
+            "gap": ["teacher", "plain"],
+        },
     }
     study = {"name": "small", "command": "train-cls", "rows": rows}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
@@ -518,7 +631,19 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     out = tmp_path / "judged"
     best = tmp_path / "runs/small/kl-0/best.pt"
     assert judge("--checkpoint", best, "--side", "test", "--out", out) == 0
-    metrics = json.loads((out / "metrics.json").read_text())["classes"]
+    judged = json.loads((out / "metrics.json").read_text())
+    metrics = judged["classes"]
+    for name in ("top1", "balanced_accuracy", "macro_f1"):
+        assert found["kl"]["interval"][name] == judged["intervals"][name]
+    paired = found["kl"]["paired"]
+    assert (paired["against"], paired["unit"]) == ("teacher", "sample")
+    line = paired["balanced_accuracy"]
+    own, other = (found[row]["test_balanced"][0] for row in ("kl", "teacher"))
+    assert line["difference"] == pytest.approx(own - other)
+    assert line["interval"][0] <= line["difference"] <= line["interval"][1]
+    assert "paired" not in found["teacher"]
+    kept = read_predictions(tmp_path / "runs/small/kl-0/judged/test.json")
+    assert kept.files == read_predictions(out / "predictions.json").files
     assert found["kl"]["test_top1"] == [metrics["top1"]]
     assert found["kl"]["test_balanced"] == [metrics["balanced_accuracy"]]
     assert found["kl"]["test_macro_f1"] == [metrics["macro_f1"]]
@@ -529,6 +654,9 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     table = (tmp_path / "docs/results/small.md").read_text().splitlines()
     assert "| val top-1 | val balanced | val macro F1 | test top-1 | test bal" in table[0]
     assert "| params | MFLOPs | seconds |" in table[0]
+    assert "| gap closed | test balanced, 95 % | less plain, 95 % |" in table[0]
+    row = next(line for line in table if line.startswith("| kl"))
+    assert f"{paired['balanced_accuracy']['difference']:+.3f} (" in row
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "command": "learn"}))
     assert launch("study", ["."]) == 2
     assert "command: is train or train-cls" in capsys.readouterr().err

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from detkd.cli.app import launch
 from detkd.data.dataset import CocoDataset
-from detkd.engine.compare import by_row, judge_run, paired_rows, rows, short_names
+from detkd.engine.compare import by_row, judge_run, paired_rows, rows, short_names, validation_of
 from detkd.engine.similarity import cka, similarity
 from detkd.evaluation.coco_map import coco_map
 from detkd.models.detector import Detector
@@ -115,8 +116,7 @@ def test_runs_of_one_folder_name_are_told_apart():
 
 def test_the_command_writes_table_and_picture(run, scenes, tmp_path, capsys):
     out = tmp_path / "out"
-    argv = [str(run), "--gt", str(scenes / "all.json"), "--out", str(out)]
-    assert launch("compare", argv) == 0
+    assert launch("compare", [str(run), "--out", str(out)]) == 0  # on its validation data
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines()[:6])) <= 80
     lines = (out / "comparison.md").read_text().splitlines()
@@ -263,6 +263,20 @@ def test_a_plain_run_that_is_not_compared_is_refused(run, scenes, capsys):
     argv = [str(run), "--gt", str(scenes / "all.json"), "--plain", "runs/other"]
     assert launch("compare", argv) == 2
     assert "runs/other is none of the runs" in capsys.readouterr().err
+
+
+def test_the_truth_is_what_the_runs_have_in_common(run, scenes, tmp_path, capsys):
+    assert validation_of([run, run]) == scenes / "all.json"
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = yaml.safe_load((other / "config.yaml").read_text())
+    config["data"]["val"] = "else.json"
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    assert launch("compare", [str(run), str(other)]) == 2
+    assert "other on else.json; name the ground truth" in capsys.readouterr().err
+    (other / "config.yaml").unlink()
+    assert launch("compare", [str(run), str(other)]) == 2
+    assert "does not say on what" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path, scenes, capsys):

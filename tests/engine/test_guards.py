@@ -7,6 +7,7 @@ import torch
 
 from detkd.cli.app import launch
 from detkd.data.dataset import CocoDataset
+from detkd.engine import preflight
 from detkd.engine.preflight import check_teacher
 from detkd.engine.run import RunFolder, read_log
 from detkd.engine.watch import Watch
@@ -55,6 +56,20 @@ def test_a_teacher_as_good_as_its_record_passes(teacher, scenes):
     check_teacher(with_score(teacher, 0.9), dataset, 0, CPU)
 
 
+@pytest.mark.parametrize(
+    ("images", "chosen"), [(3, [0, 4, 8]), (8, [0, 1, 3, 4, 6, 7, 9, 10]), (48, list(range(12)))]
+)
+def test_a_teacher_is_looked_at_all_over_the_data_set(teacher, scenes, monkeypatch, images, chosen):
+    asked = []
+    monkeypatch.setattr(
+        preflight, "predict", lambda *_, **given: asked.extend(given["chosen"]) or []
+    )
+    dataset = CocoDataset(scenes / "all.json", image_size=96)
+    with pytest.raises(UserError):
+        check_teacher(with_score(teacher, 0.9), dataset, images, CPU)
+    assert asked == chosen
+
+
 def test_a_term_that_drowns_the_task_is_named():
     watch = Watch(after=10)
     losses = {
@@ -74,6 +89,21 @@ def test_a_term_is_not_measured_against_a_task_that_is_off():
     watch = Watch(after=0)
     for step in range(60):
         watch.look({"loss_classifier": 0.0, "pkd@p3": 2.0}, step)
+
+
+def test_features_first_leave_nothing_behind_that_drowns_the_task():
+    watch = Watch(after=0)
+    for step in range(60):
+        watch.look({"loss_classifier": 0.0, "hint@p3": 2.0}, step)
+    for step in range(60, 200):
+        watch.look({"loss_classifier": 1.0, "hint@p3": 2.0}, step)
+
+
+def test_a_loss_from_outside_is_watched_whatever_its_file_is_called():
+    watch = Watch(after=0)
+    with pytest.raises(UserError, match="the term 'loss_mine:Mine' was 1000 times"):
+        for step in range(50):
+            watch.look({"loss_classifier": 0.5, "loss_mine:Mine@p3": 500.0}, step)
 
 
 def test_a_weight_that_drowns_the_task_ends_the_training(teacher, tiny, tmp_path, capsys):

@@ -1,6 +1,7 @@
 import json
 import signal
 import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from detkd.cli.arguments import read_experiment, read_kind
 from detkd.config import ClassifierExperiment, Experiment
 from detkd.engine.run import NEW_KEYS, RunFolder
 from detkd.engine.study import Results, Row, Study, Task, _settings, plan, read_study
-from detkd.engine.trainings import killing_is_ctrl_c
+from detkd.engine.trainings import killing_is_ctrl_c, run_all
+from detkd.errors import ConfigError, DataError
 
 NO_HELP = {"description": "", "epilog": ""}
 
@@ -93,6 +95,49 @@ def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     (study / "runs").rename(study / "elsewhere")
     assert launch("study", [".", "--seeds", "0"]) == 0
     assert "begun" not in capsys.readouterr().out
+
+
+def test_figures_that_cannot_be_made_neither_hang_a_study_nor_hide(tmp_path, monkeypatch):
+    tasks = [Task(name, 0, tmp_path / name, [], "s") for name in ("a", "b", "c")]
+    monkeypatch.setattr(
+        "detkd.engine.trainings._train", lambda *_: subprocess.Popen([sys.executable, "-c", ""])
+    )
+    ended = []
+
+    def figures(task):
+        ended.append(task.row)
+        raise DataError(f"{task.row}: no such truth.")
+
+    with pytest.raises(DataError, match="a: no such truth"):
+        run_all(tasks, figures)
+    assert ended == ["a", "b", "c"]
+
+
+def test_frames_of_the_test_images_are_refused(study, scenes, capsys):
+    rows = yaml.safe_load((study / "study.yaml").read_text())["rows"]
+    rows["pkd"]["set"]["data.unlabelled"] = str(scenes / "scenes")
+    alter(study, rows=rows)
+    assert launch("study", [".", "--rows", "pkd"]) == 2
+    said = capsys.readouterr().err
+    assert "12 of its 12 images are those of" in said and said.count("\n") == 1
+    assert not (study / "runs").exists()
+
+
+def test_figures_of_another_test_are_not_mixed(study, scenes, tmp_path):
+    document = json.loads((scenes / "all.json").read_text())
+    truth = tmp_path / "truth.json"
+    truth.write_text(json.dumps(document))
+    alter(study, test=str(truth))
+    task = Task("plain", 0, study, [], "s")
+    Results(read_study(study)).add(task, {"test_map": 0.5})
+    truth.write_text(json.dumps({**document, "info": {"description": "elsewhere"}}))
+    assert Results(read_study(study)).holds(task)  # the same images and boxes
+    document["annotations"].pop()
+    truth.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="figures are of other test images or boxes"):
+        Results(read_study(study))
+    truth.unlink()  # where the test is not there, its figures still are
+    assert Results(read_study(study)).holds(task)
 
 
 @pytest.mark.parametrize(

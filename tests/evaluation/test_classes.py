@@ -6,9 +6,18 @@ import math
 import numpy as np
 import pytest
 
-from detkd.errors import DataError
+from detkd.errors import CheckpointError, DataError
 from detkd.evaluation.calibration import calibration_error, fit_temperature, reliability, scaled
-from detkd.evaluation.class_intervals import bootstrap_scores, compare_paired, mcnemar
+from detkd.evaluation.class_intervals import (
+    Said,
+    bootstrap_means,
+    bootstrap_scores,
+    compare_means,
+    compare_paired,
+    drawn_scores,
+    exchanged_scores,
+    mcnemar,
+)
 from detkd.evaluation.class_judge import (
     ClassPredictions,
     aligned,
@@ -17,8 +26,14 @@ from detkd.evaluation.class_judge import (
 )
 from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.classes import class_scores, confusion, per_class, softmax
+from detkd.evaluation.decisions import choose_decisions, decisions_in
 from detkd.evaluation.early import early_table, early_threshold, stops
-from detkd.evaluation.unknown import at_threshold, coverage_curve, unknown_threshold
+from detkd.evaluation.unknown import (
+    at_threshold,
+    coverage_curve,
+    of_foreign,
+    unknown_threshold,
+)
 
 
 def said(*classes, k=3, sure=0.8):
@@ -88,25 +103,83 @@ def test_the_temperature_of_two_classes_by_hand():
 
 
 def test_intervals_draw_whole_samples():
-    one = bootstrap_scores(SAID, LABELS, ["s"] * 6, draws=20)
-    assert one["top1"] == pytest.approx([4 / 6, 4 / 6])  # one sample: always the same images
-    assert one["groups"] == 1
+    pairs = bootstrap_scores(SAID, LABELS, list("aabbcc"), draws=200)
     alone = bootstrap_scores(SAID, LABELS, list("abcdef"), draws=200)
-    assert alone["top1"][0] < 4 / 6 < alone["top1"][1]
+    assert (pairs["unit"], pairs["groups"]) == ("sample", 3)
+    assert (alone["unit"], alone["groups"]) == ("image", 6)
+    for found in (pairs, alone):
+        assert found["top1"][0] < 4 / 6 < found["top1"][1]
     assert alone == bootstrap_scores(SAID, LABELS, list("abcdef"), draws=200)
+
+
+def test_one_sample_tells_nothing_about_others():
+    one = bootstrap_scores(SAID, LABELS, ["s"] * 6, draws=20)
+    assert one["groups"] == 1
+    assert [one[name] for name in ("top1", "balanced_accuracy", "macro_f1")] == [None] * 3
+    labels = np.zeros(20, dtype=int)
+    found = compare_paired(said(*[0] * 20), said(*[1] * 20), labels, ["s"] * 20, draws=100)
+    assert found["top1"]["difference"] == 1
+    assert found["top1"]["interval"] is None
+    assert found["top1"]["p"] == 1
+    assert found["right_alone"] == {"ours": 20, "theirs": 0, "mcnemar_p": None}
+
+
+def test_drawn_and_exchanged_scores_are_those_of_the_images():
+    random = np.random.default_rng(0)
+    labels = random.integers(4, size=40)
+    one, other = (random.dirichlet(np.ones(5), size=40) for _ in range(2))
+    weights = random.integers(3, size=(6, 40))
+    swapped = random.integers(2, size=(6, 40))
+    drawn = drawn_scores(Said(one, labels), weights)
+    mixed = exchanged_scores(Said(one, labels), Said(other, labels), swapped)
+    for at in range(6):
+        places = np.repeat(np.arange(40), weights[at])
+        for found, probabilities, truth in (
+            (drawn, one[places], labels[places]),
+            (mixed, np.where(swapped[at][:, None], other, one), labels),
+        ):
+            scores = class_scores(probabilities, truth)
+            for name in ("top1", "balanced_accuracy", "macro_f1"):
+                assert found[name][at] == pytest.approx(scores[name])
 
 
 def test_two_runs_on_the_same_images():
     labels = np.zeros(20, dtype=int)
     weak, strong = said(*[0] * 10, *[1] * 10), said(*[0] * 19, 1)
-    found = compare_paired(weak, strong, labels, [str(at) for at in range(20)], draws=300)
+    alone = [str(at) for at in range(20)]
+    found = compare_paired(strong, weak, labels, alone, draws=300)
     assert found["top1"]["difference"] == pytest.approx(9 / 20)
     assert found["top1"]["interval"][0] > 0
-    assert found["top1"]["p"] < 0.05
-    assert found["mcnemar"] == {"only_first": 0, "only_second": 9, "p": pytest.approx(2 / 2**9)}
-    same = compare_paired(weak, weak, labels, [str(at) for at in range(20)], draws=50)
+    # Exchanging the nine images that differ makes as large a difference twice in 512 times.
+    assert 1 / 301 <= found["top1"]["p"] < 0.02
+    assert found["right_alone"] == {
+        "ours": 9, "theirs": 0, "mcnemar_p": pytest.approx(2 / 2**9)
+    }  # fmt: skip
+    same = compare_paired(weak, weak, labels, alone, draws=50)
     assert same["top1"]["difference"] == 0
-    assert same["top1"]["p"] == same["mcnemar"]["p"] == 1
+    assert same["top1"]["p"] == same["right_alone"]["mcnemar_p"] == 1
+
+
+def test_a_p_value_is_never_zero():
+    labels = np.zeros(20, dtype=int)
+    alone = [str(at) for at in range(20)]
+    found = compare_paired(said(*[0] * 20), said(*[1] * 20), labels, alone, draws=100)
+    assert found["top1"]["p"] == pytest.approx(1 / 101)
+
+
+def test_means_of_seeds_are_compared_as_single_runs_are():
+    random = np.random.default_rng(1)
+    labels = random.integers(3, size=30)
+    runs = [random.dirichlet(np.ones(3), size=30) for _ in range(3)]
+    groups = [str(at // 3) for at in range(30)]
+    single = compare_means(runs[:1], runs[1:2], labels, groups, draws=40)
+    assert compare_means(runs[:1] * 2, runs[1:2], labels, groups, draws=40) == single
+    both = compare_means(runs[:2], runs[2:], labels, groups, draws=40)
+    tops = [class_scores(run, labels)["top1"] for run in runs]
+    assert both["top1"]["value"] == pytest.approx((tops[0] + tops[1]) / 2)
+    assert both["top1"]["other"] == pytest.approx(tops[2])
+    mean = bootstrap_means(runs[:1] * 2, labels, groups, draws=40)
+    assert mean == bootstrap_scores(runs[0], labels, groups, draws=40)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +209,19 @@ def test_images_of_equal_confidence_are_accepted_together():
     assert curve == [
         {"threshold": pytest.approx(0.8), "coverage": 1.0, "accuracy": pytest.approx(2 / 3)}
     ]
+
+
+def test_images_of_other_classes_are_rejected_below_the_threshold():
+    known, foreign = np.array([0.9, 0.8, 0.6]), np.array([0.7, 0.5, 0.95, 0.6])
+    told = of_foreign(known, foreign, ["x", "x", "y", "x"], 0.65)
+    assert (told["images"], told["rejected"]) == (4, 0.5)
+    assert told["per_class"] == {
+        "x": {"images": 3, "rejected": pytest.approx(2 / 3)},
+        "y": {"images": 1, "rejected": 0.0},
+    }
+    # Of the 12 pairs, the foreign image is less sure in 2 + 3 + 0 + 2, and once as sure.
+    assert told["auroc"] == pytest.approx(7.5 / 12)
+    assert of_foreign(known, foreign, list("xxxx"), None)["rejected"] == 1
 
 
 def exits(*rows):
@@ -174,6 +260,22 @@ def test_where_no_exit_can_be_trusted_none_is_stopped_at():
     table = early_table(logits, labels, {"c2": 10, "last": 100}, 80, threshold)
     assert table["saved"] == -0.25  # exits that nobody stops at cost what they cost
     assert table["threshold"] is None
+
+
+def test_decisions_are_chosen_once_and_come_back_from_a_checkpoint():
+    logits = exits([(0, 0.9), (0, 0.99)], [(1, 0.7), (0, 0.9)], [(0, 0.8), (0, 0.9)])
+    labels = np.array([0, 0, 0])
+    chosen = choose_decisions(logits[:, -1], labels, logits, {"side": "val"})
+    assert chosen.early == pytest.approx(0.8)
+    assert chosen.unknown == scaled(logits[:, -1], chosen.temperature).max(1).min()
+    assert choose_decisions(logits[:, -1], labels, None, {}).early is None
+    assert decisions_in({"decisions": vars(chosen)}, "x.pt") == chosen
+    assert decisions_in({}, "x.pt") is None
+    for broken in ({"temperature": 0.0}, {"early": float("nan")}, {"unknown": "much"}):
+        with pytest.raises(CheckpointError, match=r"x.pt: its temperature and thresholds"):
+            decisions_in({"decisions": {**vars(chosen), **broken}}, "x.pt")
+    with pytest.raises(CheckpointError, match="cannot be understood"):
+        decisions_in({"decisions": {"temperature": 1.0}}, "x.pt")
 
 
 @pytest.fixture
@@ -221,7 +323,8 @@ def test_predictions_are_compared_image_by_image_in_any_order(predictions):
 def test_everything_in_one_document_and_pictures(predictions, tmp_path):
     from PIL import Image
 
-    metrics = judge_classes(predictions, predictions, bootstrap=10)
+    decisions = choose_decisions(predictions.logits, predictions.labels, None, {"side": "val"})
+    metrics = judge_classes(predictions, decisions, bootstrap=10)
     json.dumps(metrics, allow_nan=False)
     assert set(metrics) == {
         "classes", "per_class", "confusion", "calibration", "unknown", "intervals"

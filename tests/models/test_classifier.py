@@ -350,9 +350,28 @@ Y = torch.eye(3, dtype=torch.float64)[[0, 1]]  # p = (1/2, 1/4, 1/4) and (1/8, 3
             (),
             (0.25 * math.log(2) + math.log(4 / 3) / 16) / 2,
         ),
+        # Smoothed labels are (0.8, 0.1, 0.1) and (0.1, 0.8, 0.1).
+        (
+            LabelLossConfig("focal", gamma=1.0, smoothing=0.3),
+            (),
+            (
+                (0.8 * math.log(2) / 2 + 0.2 * 0.75 * math.log(4))
+                + (0.8 * math.log(4 / 3) / 4 + 0.2 * 0.875 * math.log(8))
+            )
+            / 2,
+        ),
         (LabelLossConfig("focal", gamma=0.0), (), (math.log(2) + math.log(4 / 3)) / 2),
         # π = (1/2, 1/4, 1/4): the weights e^z π are (1, 1/4, 1/4) and (1/2, 3/2, 1/4)
         (LabelLossConfig("logit_adjusted"), (2, 1, 1), (math.log(1.5) + math.log(1.5)) / 2),
+        (
+            LabelLossConfig("logit_adjusted", smoothing=0.3),
+            (2, 1, 1),
+            (
+                (0.8 * math.log(1.5) + 0.2 * math.log(6))
+                + (0.1 * math.log(4.5) + 0.8 * math.log(1.5) + 0.1 * math.log(9))
+            )
+            / 2,
+        ),
         (
             LabelLossConfig("logit_adjusted", tau=0.0),
             (2, 1, 1),

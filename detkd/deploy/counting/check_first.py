@@ -57,6 +57,8 @@ def frames_to_check(
     close = Shortlist(f"most scores within {NEAR:g} of the threshold")
     unusual = Shortlist("unusual number of objects")
     for at, (_, row) in enumerate(rows_of(found / "frames.csv", FRAME_COLUMNS)):
+        if index.outdated[at]:
+            continue
         frame, sample = row[0], samples(row[0])
         name, count, near = names[sample], index.counted[at], index.near[at]
         if index.failed[at]:

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 from detkd.deploy.counting.check_first import NEAR, frames_to_check
 from detkd.deploy.counting.errors import CountingError
 from detkd.deploy.counting.frame_index import FrameIndex
-from detkd.deploy.counting.run import FRAME_COLUMNS, RESULT_COLUMNS, STATUSES, rows_of
+from detkd.deploy.counting.run import FRAME_COLUMNS, PAGE, RESULT_COLUMNS, STATUSES, rows_of
 from detkd.deploy.counting.samples import Samples
 from detkd.deploy.counting.settings import Settings
 from detkd.deploy.counting.showcase import Cell, Showcase
@@ -52,6 +52,7 @@ def count_objects(
     names = samples.names(tallies)
     counted = Counted(settings, tallies, names, Showcase(settings.seed), notes)
     _read_results(counted, samples, index, table)
+    _write_frames_without(counted, samples, index, table)
     counted.check_first = frames_to_check(settings.found, tallies, names, samples, index)
     return counted
 
@@ -59,9 +60,14 @@ def count_objects(
 def _list_frames(
     path: Path, samples: Samples, notes: list[str]
 ) -> tuple[FrameIndex, dict[str, SampleTally]]:
-    """The frames, and by sample how many there are, of what size."""
+    """The frames, and by sample how many there are, of what size.
+
+    Of a frame that failed and was tried again, the last line holds; so it is with a stack or a film
+    that failed as a whole.
+    """
     index = FrameIndex()
     tallies: defaultdict[str, SampleTally] = defaultdict(SampleTally)
+    tried: dict[str, int] = {}  # frames that failed, and their places
     for line, (frame, width, height, status, said) in rows_of(path, FRAME_COLUMNS, notes):
         where = f"{path}, line {line}"
         if status not in STATUSES:
@@ -72,6 +78,13 @@ def _list_frames(
         size = (0, 0) if failed else _size(width, height, where)
         index.add(frame, line, size, 0 if failed else whole_number_of(said, where), failed=failed)
         tally = tallies[samples(frame)]
+        page = PAGE.fullmatch(frame)
+        for name in (frame, page["file"] if page else frame):
+            if name in tried:  # it failed before, or the file that it is of
+                index.outdated[tried.pop(name)] = True
+                tallies[samples(name)].frames["failed"] -= 1
+        if failed:
+            tried[frame] = len(index) - 1
         tally.frames[status] += 1
         if not failed:
             tally.areas[size[0] * size[1]] += 1
@@ -97,7 +110,7 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
     settings, notes = counted.settings, counted.notes
     path = settings.found / "results.csv"
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("frame", "sample", "class", "count"))
+    writer.writerow(("frame", "sample", *settings.classes))
     unlisted = of_failed = 0
     for frame, rows in groupby(
         rows_of(path, RESULT_COLUMNS, notes), key=lambda numbered: numbered[1][0]
@@ -117,9 +130,9 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
         sample = samples(frame)
         detections = (_detection(cells, f"{path}, line {line}", settings) for line, cells in rows)
         found = _count_frame(counted, sample, frame, at, detections, index)
-        for label in settings.classes:
-            if found[label]:
-                writer.writerow((frame, counted.names[sample], label, found[label]))
+        if found:
+            numbers = (found[label] for label in settings.classes)
+            writer.writerow((frame, counted.names[sample], *numbers))
     if unlisted:
         notes.append(
             "Lines of results.csv of frames that frames.csv does not list, left out since the run "
@@ -132,6 +145,18 @@ def _read_results(counted: Counted, samples: Samples, index: FrameIndex, table: 
             "Frames with another number of lines in results.csv than frames.csv says: "
             f"{unequal}; the run may have been torn, so run it again to be sure."
         )
+
+
+def _write_frames_without(
+    counted: Counted, samples: Samples, index: FrameIndex, table: IO[str]
+) -> None:
+    """Write to counts.csv the frames on which nothing counts, so that means of it are right."""
+    writer = csv.writer(table, lineterminator="\n")
+    none = [0] * len(counted.settings.classes)
+    path = counted.settings.found / "frames.csv"
+    for at, (_, row) in enumerate(rows_of(path, FRAME_COLUMNS)):
+        if not index.counted[at] and not index.failed[at]:
+            writer.writerow((row[0], counted.names[samples(row[0])], *none))
 
 
 class Detection(NamedTuple):

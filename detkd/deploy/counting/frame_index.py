@@ -23,6 +23,7 @@ class FrameIndex:
         self.height = array("I")
         self.said = array("I")  # detections that frames.csv tells
         self.failed = array("B")
+        self.outdated = array("B")  # it failed, was tried again, and is listed again further down
         self.rows = array("I")  # detections that results.csv has
         self.counted = array("I")  # of these
         self.near = array("I")  # of these, near the threshold
@@ -35,22 +36,26 @@ class FrameIndex:
         self.height.append(size[1])
         self.said.append(said)
         self.failed.append(failed)
-        for unknown in (self.rows, self.counted, self.near):
+        for unknown in (self.outdated, self.rows, self.counted, self.near):
             unknown.append(0)
 
     def close(self) -> int | None:
-        """Make it ready for `find`; the place of a frame that is listed again, if one is."""
+        """Make it ready for `find`; the place of a frame that is listed again, if one is.
+
+        Rows that are outdated are none.
+        """
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)
         self._order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[self._order]
-        twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
+        outdated = np.frombuffer(self.outdated, dtype=np.uint8)[self._order[:-1]]
+        twice = np.flatnonzero((self._sorted[1:] == self._sorted[:-1]) & (outdated == 0))
         return int(self._order[twice + 1].min()) if len(twice) else None
 
     def find(self, frame: str) -> int | None:
         """The place of a frame, None if it is not listed."""
         value = np.uint64(_hash(frame))
-        at = int(np.searchsorted(self._sorted, value))
-        if at < len(self._sorted) and self._sorted[at] == value:
+        at = int(np.searchsorted(self._sorted, value, side="right")) - 1
+        if at >= 0 and self._sorted[at] == value:
             return int(self._order[at])
         return None
 

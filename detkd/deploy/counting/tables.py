@@ -11,6 +11,7 @@ from pathlib import Path
 from detkd.deploy.counting.errors import CountingError
 from detkd.deploy.counting.wording import shown
 
+DECIMAL = re.compile(r"^\s*(\d+),(\d+)\s*$")  # as it is written where a semicolon parts columns
 MOST = 1e12  # of any number that a person gives; more is a mistake
 
 
@@ -20,14 +21,17 @@ def read_table(
     """Which of the `known` columns a CSV has, and its lines: the place of each, and its cells.
 
     The cells are those of the `needed` and the `known` columns; others are passed over, and so are
-    empty lines. The last line need not be ended.
+    empty lines. The last line need not be ended. Columns can be parted by semicolons, as where
+    numbers have a comma for a point.
 
     Raises:
         CountingError: no such file, no CSV, or a `needed` column is missing.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            header = next(csv.reader(stream), [])
+            first = stream.readline()
+            separator = ";" if first.count(";") > first.count(",") else ","
+            header = next(csv.reader([first], delimiter=separator), [])
     except (OSError, csv.Error) as error:
         why = getattr(error, "strerror", None) or error
         raise CountingError(f"{path}: cannot be read ({why}); name a CSV file.") from error
@@ -35,14 +39,14 @@ def read_table(
     if lacking:
         raise CountingError(f"{path}: has no column '{lacking[0]}'; its first line names columns.")
     there = [name for name in known if name in header]
-    return there, _lines(path, header, [*needed, *there])
+    return there, _lines(path, header, [*needed, *there], separator)
 
 
 def _lines(
-    path: Path, header: Sequence[str], columns: Sequence[str]
+    path: Path, header: Sequence[str], columns: Sequence[str], separator: str
 ) -> Iterator[tuple[str, dict[str, str]]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader = csv.reader(stream)
+        reader = csv.reader(stream, delimiter=separator)
         try:
             next(reader)
             for row in reader:
@@ -53,7 +57,10 @@ def _lines(
                     raise CountingError(
                         f"{where}: has {len(row)} fields, not {len(header)}; mend it there."
                     )
-                yield where, {name: row[header.index(name)] for name in columns}
+                cells = (row[header.index(name)] for name in columns)
+                if separator == ";":
+                    cells = (DECIMAL.sub(r"\1.\2", cell) for cell in cells)
+                yield where, dict(zip(columns, cells, strict=True))
         except csv.Error as error:
             raise CountingError(f"{path}, line {reader.line_num}: is no CSV ({error}).") from error
 

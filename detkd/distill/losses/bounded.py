@@ -19,7 +19,8 @@ class BoundedBoxes(nn.Module):
 
     y are the true deltas and m a margin. A teacher's box may be wrong in any direction; it is
     no target, but says how far one can get. Proposals of background, and frames without
-    annotations, count for nothing. The published weight 0.5 is of a sum over the 4 deltas.
+    annotations, count for nothing. With a margin it is not zero when the two agree. The published
+    weight 0.5 is of a sum over the 4 deltas.
 
     Args:
         margin: m, in squared deltas.

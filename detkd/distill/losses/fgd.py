@@ -22,7 +22,8 @@ class FocalGlobal(nn.Module):
           + spatial    · mean |S_t − S_s|  +  channels_ · mean |A_t − A_s|
           + relations  · mean (R_s(s) − R_t(t))²
 
-    R is a global context block on each side (Cao et al., 2019), trained and left behind. A cell
+    R is a global context block on each side (Cao et al., 2019), trained and left behind, so that
+    the last part is not zero when the two agree, once they have learned. A cell
     covered by several objects counts for the smallest. Padding counts for nothing. The defaults
     keep the published ratios (5e-5, 2.5e-5, 5e-5, 5e-7 of sums over channels and cells at 800x1344
     px, 256 channels, 7.3 objects an image), with `objects` as the unit.

@@ -1,0 +1,161 @@
+"""What a classifier calls the images of a folder, or the boxes that a detector has found.
+
+    detkd classify crops/ --checkpoint runs/marine-distill/best.pt --out classes.csv
+    detkd classify frames/ --boxes found/results.csv --model exported --out second.csv
+    detkd classify frames/ --boxes predictions.json --gt test.json --checkpoint best.pt --out x.csv
+
+writes a row an image or box: all columns of the boxes' table, then label ('unknown' below the
+threshold), probability, most_likely and, of what could not be looked at, why (note). Temperature
+and threshold are those that were chosen on validation images. Ends 1 if anything was passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detkd.cli.parser import build_parser
+from detkd.errors import DataError
+
+if TYPE_CHECKING:
+    from detkd.data.class_inputs import Asked
+    from detkd.engine.classify import Answer, Answering
+
+SHOWN = 3
+ADDED = ("label", "probability", "most_likely", "note")
+
+
+def main(argv: list[str]) -> int:
+    options = _parse(argv)
+
+    from detkd.cli.check_dataset import plain
+    from detkd.engine.classify import classify
+
+    asked = _asked(options)
+    model = _model(options)
+    temperature, threshold = _chosen(options, model)
+    answers = list(
+        classify(
+            model,
+            asked,
+            options.source,
+            temperature=temperature,
+            threshold=threshold,
+            margin=options.margin,
+        )
+    )
+    _write(options.out, asked, answers)
+    for label, count in sorted(Counter(each.label for each in answers if each.label).items()):
+        print(f"{plain(label)}: {count}")
+    passed = [
+        f"{next(iter(each.row.values()), each.file)} {answer.problem}"
+        for each, answer in zip(asked, answers, strict=True)
+        if answer.problem
+    ]
+    if passed:
+        print(f"{len(passed)} were passed over: {plain('; '.join(passed[:SHOWN]))}")
+    print(f"written: {options.out}, {len(asked)} rows")
+    return 1 if passed else 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = build_parser("classify", __doc__)
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder of images or of frames")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--checkpoint", type=Path, help="a classifier's best.pt")
+    model.add_argument("--model", type=Path, help="an exported folder")
+    parser.add_argument("--out", required=True, type=Path, metavar="CSV", help="the table to write")
+    parser.add_argument(
+        "--boxes", type=Path, help="boxes on the frames: results.csv, or COCO results with --gt"
+    )
+    parser.add_argument("--gt", type=Path, help="COCO file that says the images of COCO results")
+    parser.add_argument(
+        "--margin", type=float, default=0.1, help="added a side of a box, as for 'detkd crop' (0.1)"
+    )
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="'unknown' below P, in place of the chosen one"
+    )
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    options = parser.parse_args(argv)
+    if not 0 <= options.margin <= 4:
+        raise DataError(f"--margin: {options.margin} is not from 0 to 4.")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise DataError(f"--threshold: {options.threshold} is no probability; give 0 to 1.")
+    if options.gt and not options.boxes:
+        raise DataError("--gt: says the images of --boxes; name those, or leave it out.")
+    return options
+
+
+def _asked(options: argparse.Namespace) -> list[Asked]:
+    from detkd.coco_json import read_json
+    from detkd.data.class_inputs import boxes_of_coco, boxes_of_table, images_of
+    from detkd.data.dataset import read_coco
+
+    boxes = options.boxes
+    if not boxes:
+        return images_of(options.source)
+    if not options.source.is_dir():
+        raise DataError(f"{options.source}: no such folder; name the one of the frames.")
+    if boxes.suffix.lower() != ".json":
+        return boxes_of_table(boxes)
+    if not options.gt:
+        raise DataError(f"{boxes}: has images by number; --gt names the COCO file that knows them.")
+    results = read_json(boxes, "name a detector's COCO results")
+    return boxes_of_coco(results, read_coco(options.gt), boxes)
+
+
+def _model(options: argparse.Namespace) -> Answering:
+    from detkd.engine.classify import Answering, answering
+    from detkd.engine.devices import choose_device
+    from detkd.evaluation.decisions import decisions_in
+    from detkd.models.classifier import classifier_from
+    from detkd.models.weights import read_checkpoint
+
+    if options.model:
+        from detkd.deploy.class_export import read_exported
+
+        kept = read_exported(options.model)
+        return Answering(kept.network, kept.classes, kept.image_size, kept.levels, kept.decisions)
+    checkpoint = read_checkpoint(options.checkpoint)
+    network = classifier_from(checkpoint, options.checkpoint)
+    decisions = decisions_in(checkpoint, options.checkpoint)
+    return answering(network, decisions, choose_device(options.device))
+
+
+def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float]:
+    """The temperature, and the threshold of 'unknown'."""
+    decisions = model.decisions
+    temperature = decisions.temperature if decisions else 1.0
+    if options.threshold is not None:
+        return temperature, options.threshold
+    if decisions is None:
+        raise DataError(
+            f"{options.checkpoint or options.model}: holds no threshold, for it is of an older "
+            "detkd; name one with --threshold, or 0 to have a class for everything."
+        )
+    if decisions.unknown is None:
+        print(
+            f"no threshold had {decisions.accuracy:.0%} of the validation images right: all are "
+            "'unknown'; --threshold names another"
+        )
+        return temperature, float("inf")
+    return temperature, decisions.unknown
+
+
+def _write(path: Path, asked: list[Asked], answers: list[Answer]) -> None:
+    from detkd.files import write_atomic
+
+    known_of_any = dict.fromkeys(name for each in asked for name in each.row)
+    columns = [name for name in known_of_any if name not in ADDED]
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow([*columns, *ADDED])
+    for each, said in zip(asked, answers, strict=True):
+        sure = "" if said.probability is None else f"{said.probability:.4f}"
+        known = [each.row.get(name, "") for name in columns]
+        writer.writerow([*known, said.label, sure, said.most_likely, said.problem])
+    write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))

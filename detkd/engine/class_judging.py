@@ -1,0 +1,142 @@
+"""Judging a classifier: what is chosen on its validation images, and what is told of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detkd.data.class_dataset import ClassDataset
+from detkd.engine.class_parts import predict_classes
+from detkd.engine.curves import plot_curves
+from detkd.engine.run import RunFolder
+from detkd.evaluation.calibration import scaled
+from detkd.evaluation.class_intervals import DRAWS
+from detkd.evaluation.class_judge import (
+    ClassPredictions,
+    judge_classes,
+    pooled,
+    read_predictions,
+)
+from detkd.evaluation.class_plots import plot_classes
+from detkd.evaluation.decisions import Decisions, choose_decisions
+from detkd.files import write_json, write_with
+from detkd.models.backbones import TimmBackbone
+from detkd.models.classifier import Classifier, without_exits
+from detkd.models.early_exit import LAST, exit_flops
+from detkd.models.weights import read_checkpoint
+
+
+def decide(network: Classifier, said: ClassPredictions, source: object) -> Decisions:
+    """Temperature and thresholds by what the network said of its validation images."""
+    exits = said.exits if _can_stop(network) else None
+    return choose_decisions(said.logits, said.labels, exits, _images(said, "val", source))
+
+
+def judge_said(
+    network: Classifier,
+    said: ClassPredictions,
+    decisions: Decisions,
+    *,
+    side: str | None,
+    source: object,
+    foreign: ClassPredictions | None = None,
+    bootstrap: int = DRAWS,
+) -> dict[str, Any]:
+    """All that is known about what the network said; see `judge_classes`.
+
+    Args:
+        side: of the network's own data, val or test; None for other images.
+        source: where the images are from.
+    """
+    flops, alone = None, 0
+    if _can_stop(network):
+        size = network.image_size
+        flops, alone = exit_flops(network, size), exit_flops(without_exits(network), size)[LAST]
+    metrics = judge_classes(
+        said, decisions, foreign=foreign, flops=flops, alone=alone, bootstrap=bootstrap
+    )
+    return {**_where(said, decisions, side, source), **metrics}
+
+
+def judge_folds(
+    runs: Sequence[Path], bootstrap: int = DRAWS
+) -> tuple[ClassPredictions, dict[str, Any]]:
+    """What the runs of all folds said, each of the images that it was validated on, as one.
+
+    Raises:
+        DataError: a run without predictions, or runs that are not the folds of one division.
+    """
+    said = pooled({str(run): read_predictions(run / "predictions.json") for run in runs})
+    source = f"{len(runs)} folds"
+    chosen_on = _images(said, "val", source)
+    decisions = choose_decisions(said.logits, said.labels, None, chosen_on)
+    metrics = judge_classes(said, decisions, bootstrap=bootstrap)
+    return said, {**_where(said, decisions, "val", source), **metrics}
+
+
+def write_class_judgement(
+    folder: Path, said: ClassPredictions, metrics: dict[str, Any], root: Path | None
+) -> None:
+    """Write metrics.json, predictions.json and plots/ into `folder`.
+
+    Images lie below `root`; without it the mistakes are not shown.
+    """
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "predictions.json", said.as_dict())
+    files = None if root is None else [root / file for file in said.files]
+    mended = scaled(said.logits, metrics["calibration"]["temperature"])
+    plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots", mended)
+
+
+def final_class_judgement(
+    run: RunFolder, dataset: ClassDataset, device: torch.device
+) -> dict[str, Any]:
+    """Judge the best checkpoint whole: metrics.json, predictions.json and plots/.
+
+    What is chosen on these images, the validation's, goes into the checkpoint.
+    """
+    network = Classifier.load(run.best).to(device)
+    said = predict_classes(network, dataset)
+    source = dataset.data.source
+    decisions = decide(network, said, source)
+    write_checkpoint(run.best, {**read_checkpoint(run.best), "decisions": vars(decisions)})
+    metrics = judge_said(network, said, decisions, side="val", source=source)
+    write_class_judgement(run.path, said, metrics, dataset.data.root)
+    plot_curves(run)
+    return metrics
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint as a whole or not at all."""
+    write_with(path, lambda stream: torch.save(checkpoint, stream))
+
+
+def _can_stop(network: Classifier) -> bool:
+    """Whether there are exits at which it can stop; timm's networks run as a whole."""
+    return bool(network.exits) and not isinstance(network.backbone, TimmBackbone)
+
+
+def _where(
+    said: ClassPredictions, decisions: Decisions, side: str | None, source: object
+) -> dict[str, Any]:
+    """On which images the numbers are measured, and on which the thresholds were chosen.
+
+    Where these are the same, thresholds flatter.
+    """
+    chosen_on = dict(decisions.chosen_on)
+    return {
+        "measured_on": _images(said, side, source),
+        "chosen_on": {**chosen_on, "measured_there": side == chosen_on["side"]},
+    }
+
+
+def _images(said: ClassPredictions, side: str | None, source: object) -> dict[str, Any]:
+    return {
+        "side": side,
+        "source": str(source),
+        "images": len(said.files),
+        "samples": len(set(said.groups)),
+    }

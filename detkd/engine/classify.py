@@ -1,0 +1,91 @@
+"""Images and boxes to classes, with 'unknown' where the classifier is not sure enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detkd.data.class_inputs import Asked, pixels_of
+from detkd.data.crops import UNKNOWN
+from detkd.evaluation.calibration import scaled
+from detkd.evaluation.decisions import Decisions
+from detkd.models.classifier import Classifier
+from detkd.pixels import Levels
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A classifier at work, from a checkpoint or an export.
+
+    Args:
+        logits: [N, K] of images [N, 3, S, S] float32 from 0 to 1.
+        classes: K names.
+        image_size: S in px.
+        levels: what becomes 0 and 255 in 16-bit images.
+        decisions: its temperature and thresholds, if it knows them.
+    """
+
+    logits: Callable[[np.ndarray], np.ndarray]
+    classes: tuple[str, ...]
+    image_size: int
+    levels: Levels | None
+    decisions: Decisions | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The most likely class and its probability; `label` is that class, or 'unknown' below the
+    threshold. Of what could not be looked at, only the `problem`."""
+
+    label: str = ""
+    probability: float | None = None
+    most_likely: str = ""
+    problem: str = ""
+
+
+def answering(network: Classifier, decisions: Decisions | None, device: str) -> Answering:
+    """A network at work on a device."""
+    network.to(device).eval()
+
+    @torch.no_grad()
+    def logits(images: np.ndarray) -> np.ndarray:
+        found = network(torch.from_numpy(images).to(device))
+        return torch.stack([each["logits"] for each in found]).cpu().numpy()
+
+    return Answering(logits, network.classes, network.image_size, network.levels, decisions)
+
+
+def classify(
+    model: Answering,
+    asked: Sequence[Asked],
+    root: Path,
+    *,
+    temperature: float,
+    threshold: float,
+    margin: float = 0.1,
+    batch_size: int = 32,
+) -> Iterator[Answer]:
+    """The answer to each, in their order; images lie below `root`.
+
+    Args:
+        temperature: divides the logits.
+        threshold: of a probability, below which the label is 'unknown'.
+        margin: of boxes, as the crops had it that were learned from.
+    """
+    looked = pixels_of(asked, root, image_size=model.image_size, levels=model.levels, margin=margin)
+    while batch := list(islice(looked, batch_size)):
+        images = [each for each in batch if not isinstance(each, str)]
+        found = iter(scaled(model.logits(np.stack(images)), temperature) if images else ())
+        for each in batch:
+            if isinstance(each, str):
+                yield Answer(problem=each)
+                continue
+            probabilities = next(found)
+            best = int(probabilities.argmax())
+            sure, name = float(probabilities[best]), model.classes[best]
+            yield Answer(name if sure >= threshold else UNKNOWN, sure, name)

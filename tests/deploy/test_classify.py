@@ -1,0 +1,221 @@
+"""Crops, and the boxes of a detector, called by a classifier from a checkpoint or an export."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detkd.cli.app import launch
+from detkd.config import ClassDataConfig, ClassifierConfig, ClassifierExperiment
+from detkd.data.class_dataset import ClassDataset
+from detkd.data.labelled_images import read_labelled
+from detkd.evaluation.decisions import Decisions
+from detkd.models.classifier import Classifier, build_classifier, cut_at
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def checkpoint_of(path, *, unknown=0.5, exits=(), **more):
+    """A network whose weights nobody trained, with temperature 2, as a checkpoint."""
+    torch.manual_seed(0)
+    config = ClassifierConfig("shallow_x0.5_d1", exits=list(exits))
+    network = build_classifier(config, CLASSES, 32)
+    with torch.no_grad():
+        network.train()
+        for _ in range(3):  # statistics of real activations
+            network.read(network.batch(torch.rand(8, 3, 32, 32)))
+        network.head.classes.weight.mul_(20)  # so that it says more than one class
+    experiment = ClassifierExperiment(ClassDataConfig("crops", image_size=32), config)
+    tree = {
+        "version": "0",
+        "network": "classifier",
+        "config": experiment.as_dict(),
+        "classes": list(CLASSES),
+        "weights": network.state_dict(),
+        "decisions": vars(Decisions(2.0, 0.95, unknown, None, {"side": "val"})),
+        **more,
+    }
+    torch.save(tree, path)
+    return path
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Two frames of noise and a broken one."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        pixels = random.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        pixels[:, :40] //= 4
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def table(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def classify(*argv):
+    return launch("classify", [str(word) for word in argv])
+
+
+def test_images_of_a_folder_get_a_class_or_unknown(frames, tmp_path, capsys):
+    best, out = checkpoint_of(tmp_path / "best.pt"), tmp_path / "classes.csv"
+    assert classify(frames, "--checkpoint", best, "--out", out, "--threshold", "0") == 1
+    rows = table(out)
+    assert [row["file"] for row in rows] == ["a.png", "b.png", "broken.png"]
+    assert rows[2]["label"] == rows[2]["probability"] == ""
+    assert "cannot be read as an image" in rows[2]["note"]
+    assert "1 were passed over: broken.png cannot be read" in capsys.readouterr().out
+    network = Classifier.load(best)
+    (tmp_path / "x").mkdir()
+    for name, label in (("a.png", "ant"), ("b.png", "bee")):  # as they are seen when judged
+        (tmp_path / "x" / label).mkdir()
+        (frames / name).rename(tmp_path / "x" / label / name)
+    data = ClassDataset(read_labelled(tmp_path / "x"), image_size=32)
+    for at in (0, 1):
+        probabilities = (network([data[at][0]])[0]["logits"].detach() / 2).softmax(0)
+        assert rows[at]["label"] == rows[at]["most_likely"] == CLASSES[int(probabilities.argmax())]
+        assert float(rows[at]["probability"]) == pytest.approx(float(probabilities.max()), abs=1e-4)
+    sure = sorted(float(row["probability"]) for row in rows[:2])
+    between = sum(sure) / 2
+    best = checkpoint_of(tmp_path / "best.pt", unknown=between)
+    assert classify(tmp_path / "x", "--checkpoint", best, "--out", out) == 0
+    for row in table(out):
+        known = float(row["probability"]) >= between
+        assert row["label"] == (row["most_likely"] if known else "unknown")
+    assert {row["label"] for row in table(out)} > {"unknown"}
+
+
+def test_boxes_of_a_table_are_cut_as_crops_are(frames, tmp_path):
+    best, out = checkpoint_of(tmp_path / "best.pt"), tmp_path / "second.csv"
+    found = tmp_path / "results.csv"
+    lines = [
+        "frame,class,score,x1,y1,x2,y2,counted",
+        "a.png,bee,0.9,10,10,40,30,1",
+        "a.png,ant,0.8,-5,-5,12,20,0",
+        "b.png,cat,0.7,70,50,79,59,1",
+        "a.png,cat,0.7,nan,1,2,3,1",
+        "a.png,cat,0.7,1e308,1,1e309,3,1",
+        "a.png,cat,0.7,much,1,2,3,1",
+        "a.png,cat,0.7,500,500,520,520,1",
+        "a.png,cat,0.7,20,20,10,10,1",
+        "../a.png,cat,0.7,1,1,9,9,1",
+        "broken.png,cat,0.7,1,1,9,9,1",
+        "none.png,cat,0.7,1,1,9,9,1",
+    ]
+    found.write_text("\n".join(lines) + "\n")
+    argv = [frames, "--checkpoint", best, "--out", out, "--threshold", "0"]
+    assert classify(*argv, "--boxes", found) == 1
+    rows = table(out)
+    assert [",".join(row[k] for k in lines[0].split(",")) for row in rows] == lines[1:]
+    assert [bool(row["label"]) for row in rows] == [True] * 3 + [False] * 8
+    assert all(bool(row["note"]) != bool(row["label"]) for row in rows)
+    assert "within the folder" in rows[8]["note"]
+    # The same boxes, cut by `detkd crop` and called as images of a folder.
+    images = [{"id": at, "file_name": f"{name}.png"} for at, name in enumerate("ab")]
+    boxes = [(0, [10, 10, 30, 20]), (0, [-5, -5, 17, 25]), (1, [70, 50, 9, 9])]
+    document = {
+        "images": images,
+        "annotations": [
+            {"id": at, "image_id": image, "category_id": 1, "bbox": box}
+            for at, (image, box) in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "it"}],
+    }
+    (frames / "all.json").write_text(json.dumps(document))
+    assert launch("crop", [str(frames / "all.json"), str(tmp_path / "crops")]) == 0
+    argv[0] = tmp_path / "crops"
+    assert classify(*argv) == 0
+    told = [(row["label"], row["probability"]) for row in table(out)]
+    assert told == [(row["label"], row["probability"]) for row in rows[:3]]
+    # And as COCO results.
+    results = [
+        {"image_id": image, "category_id": 1, "bbox": box, "score": 0.5} for image, box in boxes
+    ]
+    results += [{"image_id": 7}, None]
+    for each in document["images"]:
+        each |= {"width": 80, "height": 60}
+    (frames / "all.json").write_text(json.dumps(document))
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    argv = [frames, "--checkpoint", best, "--out", out, "--threshold", "0"]
+    argv += ["--boxes", tmp_path / "found.json"]
+    assert classify(*argv, "--gt", frames / "all.json") == 1
+    rows = table(out)
+    assert [(row["label"], row["probability"]) for row in rows[:3]] == told
+    assert [row["class"] for row in rows] == ["it"] * 3 + [""] * 2
+    assert [row["frame"] for row in rows[3:]] == ["results[3]", "results[4]"]
+
+
+def test_what_cannot_be_classified_with_is_refused_in_a_sentence(frames, tmp_path, capsys):
+    out = tmp_path / "x.csv"
+    best = checkpoint_of(tmp_path / "best.pt")
+    older = checkpoint_of(tmp_path / "older.pt", decisions=None)
+    (tmp_path / "t.csv").write_text("frame,score\na.png,1\n")
+    (tmp_path / "r.json").write_text("[]")
+    for argv, said in (
+        ([tmp_path / "no", "--checkpoint", best], "no such folder, or no image in it"),
+        ([frames, "--checkpoint", older], "holds no threshold"),
+        ([frames, "--checkpoint", best, "--threshold", "2"], "is no probability"),
+        ([frames, "--checkpoint", best, "--boxes", tmp_path / "t.csv"], "four of a box"),
+        ([frames, "--checkpoint", best, "--boxes", tmp_path / "r.json"], "--gt names"),
+        ([frames, "--model", frames], "detkd.json: no such file"),
+    ):
+        assert classify(*argv, "--out", out) == 2
+        assert said in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_an_export_says_what_its_checkpoint_says(frames, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    best = checkpoint_of(tmp_path / "best.pt", exits=["c2"], sixteen_bit=(10.0, 4000.0))
+    exported = tmp_path / "exported"
+    argv = ["--checkpoint", str(best), "--out", str(exported), "--made-frames", "8"]
+    assert launch("export", argv) == 0
+    assert "8 made images: logits within" in capsys.readouterr().out
+    parity = json.loads((exported / "parity.json").read_text())
+    assert parity["passed"]
+    assert parity["logit"] < 1e-4
+    said = json.loads((exported / "detkd.json").read_text())
+    assert said["sixteen_bit"] == {"low": 10.0, "high": 4000.0}
+    tables = []
+    for model in (["--model", exported], ["--checkpoint", best]):
+        assert classify(frames, *model, "--out", tmp_path / "x.csv") == 1
+        tables.append(table(tmp_path / "x.csv"))
+    for one, other in zip(*tables, strict=True):
+        for key in ("file", "label", "most_likely", "note"):
+            assert one[key] == other[key]
+        if one["probability"]:
+            assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=2e-4)
+    assert launch("export", [*argv, "--gt", "x.json"]) == 2
+    assert "--gt: is for detectors" in capsys.readouterr().err
+    (exported / "model.onnx").write_bytes(b"broken")
+    assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv") == 2
+    assert "no intact ONNX file" in capsys.readouterr().err
+
+
+def test_a_network_that_was_cut_is_exported_with_nothing_of_the_rest(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    best = checkpoint_of(tmp_path / "best.pt", exits=["c2"])
+    whole = Classifier.load(best)
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["config"]["model"]["cut"] = "c2"
+    checkpoint["weights"] = cut_at(whole, "c2").state_dict()
+    torch.save(checkpoint, tmp_path / "c2.pt")
+    argv = ["--checkpoint", str(tmp_path / "c2.pt"), "--out", str(tmp_path / "e")]
+    assert launch("export", [*argv, "--made-frames", "4"]) == 0
+    names = [each.name for each in onnx.load(tmp_path / "e/model.onnx").graph.initializer]
+    assert not [name for name in names if "stages.c3" in name or "stages.c5" in name]
+    from detkd.deploy.class_export import read_exported
+
+    image = torch.rand(1, 3, 32, 32)
+    ours = whole(image)[0]["exits"][0].detach().numpy()
+    np.testing.assert_allclose(
+        read_exported(tmp_path / "e").network(image.numpy())[0], ours, atol=1e-4
+    )
