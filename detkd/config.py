@@ -333,6 +333,9 @@ class ClassDataConfig:
             divided by `ratios` into train, val and test.
         group_pattern: regular expression; images without a group, in whose names its brackets hold
             the same, are one group.
+        group_gap: with it, the brackets of `group_pattern` hold a number, such as seconds of the
+            camera's clock, and images whose numbers follow each other within the gap are one group;
+            0 for none. Without a pattern it is not looked at.
         ratios: shares of train, val and test; no group is on two sides.
         split_seed: another one, another division; seeds of the training share it.
         folds: of a k-fold validation, after the test share was taken away; 0 for none.
@@ -353,6 +356,7 @@ class ClassDataConfig:
     train: str
     val: str | None = None
     group_pattern: str | None = None
+    group_gap: float = 0.0
     ratios: list[float] = field(default_factory=lambda: [0.7, 0.15, 0.15])
     split_seed: int = 0
     folds: int = 0
@@ -388,7 +392,8 @@ class ClassifierConfig:
         dropout: before the linear layer of a pooled head.
         exits: stages on which a classifier of its own sits, such as [c2, c3, c4].
         exit_attention: in each exit: none or eca.
-        cut: the network ends with the exit on this stage, and nothing behind it is there.
+        cut: the network ends with an exit on this stage, and nothing behind it is there; so trained
+            it is the shallow network alone.
     """
 
     backbone: str = "shallow_x1"

@@ -107,6 +107,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "model.detections": (1, inf),
     "model.score_threshold": (0, 1),
     "model.nms": (0, 1),
+    "data.group_gap": (0, inf),
     "data.split_seed": (0, 2**31),
     "data.folds": (0, inf),
     "data.fold": (0, inf),

@@ -10,7 +10,7 @@ detkd bench eval       mAP against hotcoco alone, and the command against json.l
 detkd bench bootstrap  1,000 draws: their time, exactness and coverage
 detkd bench convert    VOC to COCO, everything checked, against bare parsing of the same files
 detkd bench empty      what the runner's test for empty frames passes over and loses (--gt FILE)
-detkd bench costs      parameters and operations of the compressed classifiers, as a table
+detkd bench costs      parameters and operations of the compressed classifiers and their exits
 detkd bench cost       where a detector's time goes, part by part; see detkd bench cost --help
 detkd bench pareto     mAP against time of a study's detectors; see detkd bench pareto --help
 """
@@ -132,16 +132,28 @@ def _classify(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _costs(image_size: int, out: Path | None) -> None:
-    """The table of full and cheaper convolutions, for 19 classes."""
+    """The tables of full and cheaper convolutions and of exits, for 19 classes."""
     from dataclasses import asdict
 
     from detkd.files import write_json
-    from detkd.models.costs import compressed_family, cost_table, table_markdown
+    from detkd.models.costs import (
+        WITH_EXITS,
+        compressed_family,
+        cost_table,
+        exit_table,
+        exits_markdown,
+        table_markdown,
+    )
 
     found: dict[str, Any] = {}
     for name in ("resnet18", "resnet50", "vgg11"):
         table = cost_table(compressed_family(name), classes=19, image_size=image_size)
         print(table_markdown(table))
         found |= {each: asdict(cost) for each, cost in table.items()}
+    found["exits"] = {}
+    for name, config in WITH_EXITS.items():
+        exits, alone = exit_table(config, classes=19, image_size=image_size)
+        print(exits_markdown(name, exits, alone))
+        found["exits"][name] = {at: asdict(cost) for at, cost in {"alone": alone, **exits}.items()}
     if out:
         write_json(out, found)

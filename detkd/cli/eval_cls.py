@@ -224,7 +224,7 @@ def _images(
     config = ClassDataConfig(**checkpoint["config"]["data"])
     other = read_labelled(options.data)
     try:
-        other = other.grouped(config.group_pattern)
+        other = other.grouped(config.group_pattern, config.group_gap)
     except DataError:
         print(f"{options.data}: data.group_pattern matches no name; each image stands alone")
     known, foreign = other.known_to(network.classes, options.unknown, options.checkpoint)

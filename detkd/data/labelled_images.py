@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detkd.data.images import images_below, levels_among
-from detkd.data.split import SIDES, divide, groups_in_names
+from detkd.data.split import SIDES, divide, groups_by_gap, groups_in_names
 from detkd.errors import DataError
 from detkd.pixels import Levels, page_of
 from detkd.tables import open_table
@@ -61,19 +61,24 @@ class LabelledSet:
         images = tuple(image for image in self.images if image.label in kept)
         return LabelledSet(self.source, self.root, kept, images)
 
-    def grouped(self, pattern: str | None) -> LabelledSet:
+    def grouped(self, pattern: str | None, gap: float = 0) -> LabelledSet:
         """The set with groups after a regular expression that is sought in the file names.
 
-        Images that have a group keep it; those that the pattern does not match stay alone.
+        Images that have a group keep it; those that the pattern does not match stay alone. With a
+        `gap`, what it finds are numbers, and those that follow each other within it are one group.
 
         Raises:
-            DataError: no regular expression, or one that matches no name.
+            DataError: no regular expression, one that matches no name, or one that finds no number
+                where there is a gap.
         """
         lonely = [image for image in self.images if image.group is None]
         if not pattern or not lonely:
             return self
         names = [image.file for image in lonely]
-        groups = groups_in_names(pattern, names, f"data.group_pattern for {self.source}")
+        said = f"data.group_pattern for {self.source}"
+        groups = groups_in_names(pattern, names, said)
+        if gap:
+            groups = groups_by_gap(groups, gap, names, said)
         found = dict(zip(names, groups, strict=True))
         images = tuple(replace(i, group=i.group or found.get(i.file)) for i in self.images)
         return replace(self, images=images)

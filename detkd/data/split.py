@@ -101,6 +101,35 @@ def groups_in_names(pattern: str, names: Sequence[str], said: str) -> list[str |
     return found
 
 
+def groups_by_gap(
+    numbers: Sequence[str | None], gap: float, names: Sequence[str], said: str
+) -> list[str | None]:
+    """Groups of images whose numbers follow each other: the next one at most `gap` further.
+
+    `numbers` are what a pattern has found in `names`, such as the clock of a camera; None stays
+    None. A group is called by its first number. Two images that are at most `gap` apart are never
+    in two groups, wherever their numbers begin.
+
+    Raises:
+        DataError: what was found is no number.
+    """
+    values = {}
+    for number, name in zip(numbers, names, strict=True):
+        if number is not None:
+            if not number.isdecimal():
+                raise DataError(
+                    f"{said} finds '{number}' in {name}, and a gap is between whole numbers; let "
+                    "its brackets hold the digits alone, or leave the gap out."
+                )
+            values[number] = int(number)
+    group_of: dict[str, str] = {}
+    in_order = sorted(values, key=lambda number: values[number])
+    for before, number in zip([None, *in_order], in_order, strict=False):
+        apart = before is None or values[number] - values[before] > gap
+        group_of[number] = number if apart or before is None else group_of[before]
+    return [number and group_of[number] for number in numbers]
+
+
 def with_similar(
     document: Mapping[str, Any], groups: Mapping[Any, str], root: Path
 ) -> dict[Any, str]:

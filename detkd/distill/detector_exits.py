@@ -46,7 +46,7 @@ class DetectorSelfDistiller(SelfTeaching[Detector]):
 
     def __init__(self, detector: Detector, config: ExitsConfig) -> None:
         stages, model = detector.backbone.body.features, detector.config
-        names = exit_stages(config.exits, stages, "self_distill.exits")
+        names = exit_stages(config.exits, detector.backbone.body, "self_distill.exits")
         super().__init__(detector, names, config, "self_distill.exits")
         for name in list(stages)[: model.frozen_stages]:
             if name in names:

@@ -35,6 +35,8 @@ STUDENT = ClassifierConfig("shallow_x1")
 RIVAL = ClassifierConfig("mobilenet_v3_small", head="published")
 OWN_TEACHER = ClassifierConfig("resnet18", convolutions="depthwise", exits=["c2", "c3", "c4"])
 TERM = TermConfig("kl", ["logits"], 1.0, {"temperature": 4.0})
+IMAGES = 16  # on which a network and what was deployed of it are compared
+LOGITS = 10.0  # of about this size are those of a trained network
 CALLS = 10  # answers in a row, as in a stream of crops
 
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -123,15 +125,50 @@ def _training(steps: int, image_size: int, batch_size: int) -> dict[str, float]:
 def _answering(
     steps: int, image_size: int, deploy: Callable[[Classifier], Answer]
 ) -> dict[str, float]:
-    """Milliseconds of one image on one thread, of the student and of MobileNetV3-small."""
+    """Milliseconds of one image on one thread, of the student and of MobileNetV3-small.
+
+    And the greatest difference between the logits of what was deployed and of the network, over
+    some images, beside the greatest of the student's logits.
+    """
     image = np.random.default_rng(0).random((1, 3, image_size, image_size), dtype=np.float32)
-    answers = [deploy(_network(config, image_size).eval()) for config in (STUDENT, RIVAL)]
+    networks = [_used(_network(config, image_size)) for config in (STUDENT, RIVAL)]
+    answers = [deploy(network) for network in networks]
     student, rival = _shortest([partial(answer, image) for answer in answers], steps)
+    apart = [
+        difference(network, answer, image_size)
+        for network, answer in zip(networks, answers, strict=True)
+    ]
     return {
         "student_ms": 1000 * student,
         "mobilenet_v3_small_ms": 1000 * rival,
         "to_mobilenet_v3_small": student / rival,
+        "student_logits": apart[0][1],
+        "student_difference": apart[0][0],
+        "mobilenet_v3_small_difference": apart[1][0],
     }
+
+
+@torch.no_grad()
+def difference(network: Classifier, answer: Answer, image_size: int) -> tuple[float, float]:
+    """The greatest difference of logits over images of noise, and the greatest logit."""
+    torch.manual_seed(1)
+    images = torch.rand(IMAGES, 3, image_size, image_size)
+    ours = torch.stack([each["logits"] for each in network(images)]).numpy()
+    return float(np.abs(answer(images.numpy()) - ours).max()), float(np.abs(ours).max())
+
+
+@torch.no_grad()
+def _used(network: Classifier) -> Classifier:
+    """In evaluation mode, with statistics of images, and logits as great as a trained one's."""
+    network.train()
+    side = network.image_size
+    for _ in range(3):
+        network.read(network.batch(torch.rand(IMAGES, 3, side, side)))
+    network.eval()
+    found = torch.stack([each["logits"] for each in network(torch.rand(IMAGES, 3, side, side))])
+    for weight in network.head.classes.parameters():
+        weight.mul_(LOGITS / found.abs().max())
+    return network
 
 
 def _exits(steps: int, image_size: int, run: Path | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from detkd.engine.parts import check_one_teacher, leave_interrupts
 from detkd.errors import ConfigError, DataError, UserError
 from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
+from detkd.models.class_heads import Exit
 from detkd.models.classifier import Classifier, build_classifier, classifier_from
 from detkd.models.network import Network
 from detkd.models.weights import read_checkpoint
@@ -64,9 +65,10 @@ def sides_of(data: ClassDataConfig) -> Sides:
     """
     if data.val and data.folds:
         raise ConfigError("data.folds: folds are made of data.train alone; leave data.val out.")
-    whole = read_labelled(data.train).grouped(data.group_pattern).without(data.leave_out)
+    whole = read_labelled(data.train).grouped(data.group_pattern, data.group_gap)
+    whole = whole.without(data.leave_out)
     if data.val:
-        val = read_labelled(data.val).grouped(data.group_pattern)
+        val = read_labelled(data.val).grouped(data.group_pattern, data.group_gap)
         val = val.without([name for name in data.leave_out if name in val.classes])
         unknown = sorted(set(val.classes) - set(whole.classes))
         if unknown:
@@ -156,9 +158,12 @@ def build_class_trainable(
     """
     model, distill, own = experiment.model, experiment.distill, experiment.self_distill
     check_one_teacher(experiment)
-    if model.cut:
-        raise ConfigError("model.cut: train the whole with its exits, and cut it afterwards.")
-    if model.exits and not own:
+    if model.cut and own:
+        raise ConfigError(
+            "model.cut: a network that ends at an exit has no deeper one to teach it; leave "
+            "self_distill out, or train the whole and cut it with 'detkd eval-cls --cut'."
+        )
+    if model.exits and not own and not model.cut:
         raise ConfigError("model.exits: exits are trained by self_distill; give it, or leave them.")
     torch.manual_seed(experiment.train.seed)
     network = build_classifier(
@@ -170,6 +175,8 @@ def build_class_trainable(
     )
     network.levels = dataset.levels
     stride, side = network.backbone.features[network.deepest].stride, experiment.data.image_size
+    if isinstance(network.head, Exit):
+        stride = network.head.stride
     assert isinstance(loader.batch_sampler, EpochBatches)
     if loader.batch_sampler.batch_size == 1 and stride >= side:
         raise ConfigError(

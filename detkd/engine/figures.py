@@ -21,9 +21,10 @@ from detkd.engine.run import RunFolder, read_log
 from detkd.errors import DataError, UserError
 from detkd.evaluation.class_intervals import bootstrap_means, compare_means
 from detkd.evaluation.class_judge import ClassPredictions, aligned, read_predictions
-from detkd.evaluation.classes import class_scores
+from detkd.evaluation.classes import class_scores, softmax
 from detkd.files import write_json
-from detkd.models.classifier import classifier_from
+from detkd.models.backbones import TimmBackbone
+from detkd.models.classifier import Classifier, classifier_from, cut_at, without_exits
 from detkd.models.early_exit import LAST, exit_flops
 from detkd.models.weights import read_checkpoint
 
@@ -41,6 +42,7 @@ class Kind:
         val, test: the scores by which a row's share of the gap is told, the test's where there is
             one.
         costs: the same for all runs of a row: the column's title, and its text.
+        besides: what else each run has of its own, by its key among the figures.
         interval: gives the interval by sample of the mean test score of a row's runs.
         paired: gives the paired test of a row's runs against those of another one. Either gives
             None where what the runs said on the test images is not there.
@@ -52,6 +54,7 @@ class Kind:
     val: str
     test: str
     costs: Mapping[str, Callable[[Row], str]]
+    besides: Sequence[str] = ("seconds",)
     interval: Callable[[Sequence[Path]], dict[str, Any] | None] | None = None
     paired: Callable[[Sequence[Path], Sequence[Path]], dict[str, Any] | None] | None = None
 
@@ -76,22 +79,58 @@ def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
     """Scores on the validation images and, where there is one, on the test side; and the cost.
 
     The test side is the one of the run's own data, which no training has seen. Weights and
-    operations are those of the whole network, with its exits.
+    operations are those of the whole network, with its exits. `exits` has the same of each of them,
+    as of the network that is cut there.
     """
     on_val = json.loads((run / "metrics.json").read_text())["classes"]
     checkpoint = read_checkpoint(run / "best.pt")
     network = classifier_from(checkpoint, run / "best.pt")
     said = predictions_on_test(run)
     on_test = class_scores(said.probabilities, said.labels) if said else {}
-    scores = {"top1": "top1", "balanced": "balanced_accuracy", "macro_f1": "macro_f1"}
+    sides = {"test": said} if said else {}
+    if network.exits:
+        sides["val"] = read_predictions(run / "predictions.json")
     return {
-        **{f"val_{name}": on_val[key] for name, key in scores.items()},
-        **{f"test_{name}": on_test.get(key) for name, key in scores.items()},
+        **_scores(on_val, on_test),
         "seconds": _seconds(run),
+        **_cost(network),
+        "exits": {} if isinstance(network.backbone, TimmBackbone) else _exits(network, sides),
+    }
+
+
+SCORES = {"top1": "top1", "balanced": "balanced_accuracy", "macro_f1": "macro_f1"}
+
+
+def _scores(on_val: Row, on_test: Row) -> dict[str, Any]:
+    return {
+        f"{side}_{name}": found.get(key)
+        for side, found in (("val", on_val), ("test", on_test))
+        for name, key in SCORES.items()
+    }
+
+
+def _cost(network: Classifier) -> dict[str, Any]:
+    # A timm backbone runs as a whole, whatever exits it has.
+    runs = without_exits(network) if isinstance(network.backbone, TimmBackbone) else network
+    return {
         "backbone_parameters": sum(w.numel() for w in network.backbone.parameters()),
         "parameters": sum(w.numel() for w in network.parameters()),
-        "gflops": exit_flops(network, network.image_size)[LAST] / 1e9,
+        "gflops": exit_flops(runs, network.image_size)[LAST] / 1e9,
     }
+
+
+def _exits(network: Classifier, sides: Mapping[str, ClassPredictions]) -> dict[str, Any]:
+    """Scores and cost of each exit, from what it said of the images of each side."""
+    found = {}
+    for at, name in enumerate(network.exits):
+        by_side = {
+            side: class_scores(softmax(said.exits[:, at]), said.labels)
+            for side, said in sides.items()
+            if said.exits is not None
+        }
+        scores = _scores(by_side["val"], by_side.get("test", {}))
+        found[name] = {**scores, **_cost(cut_at(network, name))}
+    return found
 
 
 def predictions_on_test(run: Path) -> ClassPredictions | None:
@@ -182,6 +221,7 @@ KINDS = {
             "MFLOPs": lambda row: f"{1000 * row['gflops']:.1f}",
             "seconds": lambda row: f"{statistics.mean(row['seconds']):.0f}",
         },
+        ("seconds", "exits"),
         class_interval,
         class_paired,
     ),

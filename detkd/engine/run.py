@@ -27,6 +27,7 @@ NEW_KEYS: dict[tuple[str, ...], Any] = {
     ("model", "roi_features"): "plain",
     ("model", "roi_channels"): 10,
     ("model", "classifier"): "softmax",
+    ("data", "group_gap"): 0.0,
 }
 
 

@@ -23,7 +23,7 @@ import difflib
 import hashlib
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,7 @@ class Results:
     def __init__(self, study: Study) -> None:
         self.study = study
         # What each seed has; the rest is the same for all of them.
-        self.a_seed = (*study.kind.scores.values(), "seconds")
+        self.a_seed = (*study.kind.scores.values(), *study.kind.besides)
         self.test = _digest_of(study.test)
         self.rows = self._read()
 
@@ -301,7 +301,10 @@ class Results:
         return gap[0] if gap and gap[0] != name and gap[0] in self.rows else None
 
     def table(self) -> list[dict[str, str]]:
-        """The rows as text: mean and sample standard deviation over seeds, share of the gap."""
+        """The rows as text: mean and sample standard deviation over seeds, share of the gap.
+
+        Below a row whose network has exits there is a line for each of them (`row @ c2`).
+        """
         kind = self.study.kind
         judged = any(value is not None for row in self.rows.values() for value in row[kind.test])
         score = kind.test if judged else kind.val
@@ -319,8 +322,25 @@ class Results:
                 **_tested(row, self.rows),
                 **{title: text(row) for title, text in kind.costs.items()},
             }
-            for name, row in self.rows.items()
+            for name, row in self._lines()
         ]
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of the table: each row, and below it its exits, trained by the same runs."""
+        for name, row in self.rows.items():
+            yield name, row
+            found = [exits or {} for exits in row.get("exits", [])]
+            for stage in dict.fromkeys(stage for exits in found for stage in exits):
+                own = [exits.get(stage, {}) for exits in found]
+                scores = self.study.kind.scores.values()
+                yield (
+                    f"{name} @ {stage}",
+                    {
+                        **next(exit_ for exit_ in own if exit_),  # its cost, alike for all seeds
+                        **{key: [exit_.get(key) for exit_ in own] for key in scores},
+                        **{key: row[key] for key in ("seeds", "seconds")},
+                    },
+                )
 
     def _closed(self, name: str, means: dict[str, float]) -> str:
         """How much of the way between its two rows a row goes."""

@@ -37,7 +37,8 @@ class Feature:
 class Backbone(nn.Module):
     """Stages in a row; those named in `features` are returned.
 
-    `mean` and `std` (RGB, 0..1) say how the images must be normalised.
+    `mean` and `std` (RGB, 0..1) say how the images must be normalised. `bare` are the stages that
+    only pool: of VGG the deepest, of ShuffleNet the first.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.stages = nn.ModuleDict(stages)
         self.features = features
+        self.bare = {name for name, stage in stages.items() if not list(stage.parameters())}
         self.mean, self.std = tuple(mean), tuple(std)
         self.frozen: list[nn.Module] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from detkd.errors import ConfigError
 from detkd.models.attention import attention
-from detkd.models.backbones import Feature
+from detkd.models.backbones import Backbone, Feature
 from detkd.models.shallow import Separable
 
 
@@ -43,25 +43,29 @@ class Head(nn.Module):
 class Exit(nn.Module):
     """A classifier on an early stage: a bottleneck, perhaps attention, pooling, a linear layer.
 
-    The bottleneck narrows to a quarter of the deepest stage's channels, halves the resolution by
-    depthwise-separable convolutions until it is that of the deepest stage, and widens to its
-    channels, so that the two can be compared cell by cell.
+    The bottleneck halves the resolution by depthwise-separable convolutions until it is that of the
+    deepest stage, at the width of its own stage and at a quarter of the deepest one's at most, and
+    only there widens to the deepest stage's channels, so that the two can be compared cell by cell.
+    A stage that has the resolution already is narrowed by a pointwise convolution.
     """
 
     def __init__(
         self, feature: Feature, deepest: Feature, classes: int, *, attention_kind: str = "eca"
     ) -> None:
         super().__init__()
-        middle = max(8, deepest.channels // 4)
+        middle = min(feature.channels, max(8, deepest.channels // 4))
         halvings = max(0, (deepest.stride // feature.stride).bit_length() - 1)
+        narrow: list[nn.Module] = [
+            Separable(middle if at else feature.channels, middle, stride=2)
+            for at in range(halvings)
+        ]
         self.bottleneck = nn.Sequential(
-            Conv2dNormActivation(feature.channels, middle, 1),
-            *[Separable(middle, middle, stride=2) for _ in range(halvings)],
+            *(narrow or [Conv2dNormActivation(feature.channels, middle, 1)]),
             Conv2dNormActivation(middle, deepest.channels, 1),
             attention(attention_kind, deepest.channels),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.width = deepest.channels
+        self.width, self.stride = deepest.channels, deepest.stride
         self.classes = nn.Linear(deepest.channels, classes)
 
     def features(self, x: Tensor) -> Tensor:
@@ -77,17 +81,22 @@ class Exit(nn.Module):
         return self.from_features(self.features(x))
 
 
-def exit_stages(names: Sequence[str], stages: Mapping[str, Feature], key: str) -> list[str]:
-    """The stages called `names`, in the order of the backbone's `stages`.
+def exit_stages(names: Sequence[str], backbone: Backbone, key: str) -> list[str]:
+    """The stages called `names`, in the order of the backbone's.
+
+    An exit sits behind weights that no exit before it has, and leaves some for the deepest one.
 
     Raises:
-        ConfigError: under `key`: there is no such stage, or it is the deepest, which teaches.
+        ConfigError: under `key`: there is no such stage, it only pools, or no weights are behind
+            it, so that its exit would be the whole network.
     """
-    there = list(stages)[:-1]
+    there = [name for name in backbone.features if name not in backbone.bare][:-1]
     for name in names:
         if name not in there:
+            why = ": an exit needs weights in its stage and behind it"
             raise ConfigError(
-                f"{key}: no exit can sit on '{name}'; there are {', '.join(there) or 'none'}."
+                f"{key}: no exit can sit on '{name}'; there are {', '.join(there) or 'none'}"
+                f"{why if name in backbone.features else ''}."
             )
     return [name for name in there if name in names]
 

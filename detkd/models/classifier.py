@@ -165,15 +165,15 @@ def build_classifier(
     """
     criterion = LabelLoss(loss or LabelLossConfig(), counts)
     backbone, head = _parts(config, len(classes))
+    if config.cut:
+        exit_stages([config.cut], backbone, "model.cut")
+        cut = _cut_backbone(backbone, config.cut)
+        exit_ = _exit(backbone, config.cut, config, len(classes))
+        return Classifier(cut, exit_, {}, classes, image_size, config, criterion)
     exits = {
         name: _exit(backbone, name, config, len(classes))
-        for name in exit_stages(config.exits, backbone.features, "model.exits")
+        for name in exit_stages(config.exits, backbone, "model.exits")
     }
-    if config.cut:
-        if config.cut not in exits:
-            raise ConfigError(f"model.cut: '{config.cut}' is none of model.exits.")
-        cut = _cut_backbone(backbone, config.cut)
-        return Classifier(cut, exits[config.cut], {}, classes, image_size, config, criterion)
     return Classifier(backbone, head, exits, classes, image_size, config, criterion)
 
 

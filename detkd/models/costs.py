@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detkd.config import ClassifierConfig
 from detkd.markdown import markdown_table
-from detkd.models.classifier import build_classifier
+from detkd.models.classifier import Classifier, build_classifier, cut_at, without_exits
 from detkd.models.detector import Detector
 from detkd.models.early_exit import LAST, exit_flops
 
@@ -99,6 +99,63 @@ def cost_table(
             exit_flops(network, image_size)[LAST],
         )
     return table
+
+
+@dataclass(frozen=True)
+class ExitCost:
+    """What a network costs that ends at an exit, and what an image costs that stops there.
+
+    `parameters` and `flops` are those of the network cut at the exit; `until` are the operations as
+    far as it in the whole network, where the exits before it run, too.
+    """
+
+    parameters: int
+    flops: int
+    until: int
+
+
+def exit_table(
+    config: ClassifierConfig, *, classes: int, image_size: int
+) -> tuple[dict[str, ExitCost], ExitCost]:
+    """The cost of each exit and of the head (`last`), and that of the head without exits."""
+    network = build_classifier(config, [str(at) for at in range(classes)], image_size).eval()
+    until = exit_flops(network, image_size)
+    alone = _cost(without_exits(network), image_size)
+    found = {name: _cost(cut_at(network, name), image_size, until[name]) for name in network.exits}
+    return {**found, LAST: _cost(network, image_size)}, alone
+
+
+def _cost(network: Classifier, image_size: int, until: int | None = None) -> ExitCost:
+    flops = exit_flops(network, image_size)[LAST]
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return ExitCost(parameters, flops, flops if until is None else until)
+
+
+def exits_markdown(name: str, table: Mapping[str, ExitCost], alone: ExitCost) -> str:
+    """The table of a network's exits, with the shares of its head's operations without them."""
+    lines = [
+        ["network", "parameters", "MFLOPs", "of the head's", "stopping there", "of the head's"]
+    ]
+
+    def line(title: str, cost: ExitCost) -> list[str]:
+        counts = (cost.flops, cost.until)
+        shares = [text for n in counts for text in (f"{n / 1e6:.1f}", f"{n / alone.flops:.1%}")]
+        return [title, f"{cost.parameters:,}", *shares]
+
+    lines.append(line(f"{name}, no exits", alone))
+    for at, cost in table.items():
+        lines.append(line(f"{name}, {'whole' if at == LAST else 'cut at ' + at}", cost))
+    return markdown_table(lines)
+
+
+# Networks with exits on each stage on which there can be one, and it pays.
+WITH_EXITS = {
+    "resnet18, depthwise": ClassifierConfig(
+        "resnet18", convolutions="depthwise", exits=["c2", "c3", "c4"]
+    ),
+    "vgg11, depthwise": ClassifierConfig("vgg11", convolutions="depthwise", exits=["c2", "c3"]),
+    "shallow_x1": ClassifierConfig("shallow_x1", exits=["c2", "c3"]),
+}
 
 
 def compressed_family(name: str, groups: int = 8) -> dict[str, ClassifierConfig]:

@@ -20,11 +20,14 @@ def each_exit(network: Classifier, images: Tensor) -> Iterator[tuple[str, Tensor
     Stages run as far as the exit that is asked for, and no further.
 
     Raises:
-        ConfigError: a timm backbone, which runs as a whole.
+        ConfigError: exits on a timm backbone, which runs as a whole.
     """
-    if isinstance(network.backbone, TimmBackbone):
-        raise ConfigError("a timm backbone runs as a whole: it cannot stop at an exit.")
     x = network.batch(images)
+    if isinstance(network.backbone, TimmBackbone):
+        if network.exits:
+            raise ConfigError("a timm backbone runs as a whole: it cannot stop at an exit.")
+        yield LAST, network.head(network.backbone(x)[network.deepest])[1].float()
+        return
     for name, stage in network.backbone.stages.items():
         x = stage(x)
         if name in network.exits:

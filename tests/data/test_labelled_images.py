@@ -2,13 +2,19 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from dataclasses import replace
+from itertools import combinations, pairwise
+from math import inf
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from detkd.cli.app import launch
@@ -20,6 +26,7 @@ from detkd.data.class_dataset import (
     square,
 )
 from detkd.data.labelled_images import (
+    LabelledImage,
     LabelledSet,
     divide_labelled,
     fold_of,
@@ -28,6 +35,7 @@ from detkd.data.labelled_images import (
 )
 from detkd.data.sampler import EpochBatches
 from detkd.errors import DataError
+from detkd.shipped import shipped
 
 
 def picture(path, colour, size=(12, 10)):
@@ -70,6 +78,68 @@ def test_groups_are_found_in_file_names_where_there_are_none(tmp_path):
     for pattern, said in (("c(", "is no regular expression"), ("x9", "matches none of the file")):
         with pytest.raises(DataError, match=said):
             read_labelled(tmp_path / "crops").grouped(pattern)
+
+
+def clocks(*seconds):
+    """Images of two classes in turn, called by the camera's clock."""
+    images = [
+        LabelledImage(f"{'ab'[at % 2]}/cam-{clock}-{at}.png", "ab"[at % 2])
+        for at, clock in enumerate(seconds)
+    ]
+    return LabelledSet(Path("crops"), Path("crops"), ("a", "b"), tuple(images))
+
+
+def test_images_that_follow_each_other_within_the_gap_are_one_group():
+    # In the order of numbers, not of texts; the last name has none.
+    data = clocks("160", "9", "10", "110", "211", "1000000", "x")
+    found = [image.group for image in data.grouped(r"cam-(\d+)-", 100).images]
+    assert found == ["9", "9", "9", "9", "9", "1000000", None]
+    found = [image.group for image in data.grouped(r"cam-(\d+)-", 99.5).images]
+    assert found == ["110", "9", "9", "110", "110", "1000000", None]
+    found = [image.group for image in data.grouped(r"cam-(\d+)-", inf).images]
+    assert found == ["9"] * 6 + [None]
+    found = [image.group for image in data.grouped(r"cam-(\d+)-", 0).images]
+    assert found == ["160", "9", "10", "110", "211", "1000000", None]
+
+
+@given(st.lists(st.integers(0, 3000), min_size=3, max_size=60), st.integers(1, 300))
+def test_no_two_images_within_the_gap_are_in_two_groups(seconds, gap):
+    groups = [image.group for image in clocks(*seconds).grouped(r"cam-(\d+)-", gap).images]
+    in_order = sorted(zip(seconds, groups, strict=True))
+    for (one, its), (next_one, theirs) in pairwise(in_order):
+        assert (its == theirs) == (next_one - one <= gap)
+
+
+def test_a_gap_between_what_is_no_number_is_refused():
+    with pytest.raises(DataError, match=r"finds '1-2' in b/cam-1-2-1\.png, and a gap is between"):
+        clocks("7", "1-2").grouped(r"cam-(\d-?\d?)-", 100)
+    data = clocks("7").grouped(None, 100)  # without a pattern there is nothing to be near
+    assert data.images[0].group is None
+
+
+def test_no_cast_of_the_real_crops_is_on_two_sides(real_data):
+    crops = real_data / "plankton_crops/data"
+    if not crops.is_dir():
+        pytest.skip(f"no plankton_crops in {real_data}")
+    for study in ("marine/student", "land_use/plankton", "self_distill/vgg11_full"):
+        tree = yaml.safe_load(shipped("configs", f"{study}.yaml").read_text())
+        data = tree.get("data") or {k.removeprefix("data."): v for k, v in tree["set"].items()}
+        assert data["group_gap"] == 7200
+        whole = read_labelled(crops).grouped(data["group_pattern"], data["group_gap"])
+        sides = divide_labelled(whole, (0.7, 0.15, 0.15))
+    sizes = {side: (len(part.images), len(set(groups_of(part)))) for side, part in sides.items()}
+    assert sizes == {"train": (1273, 248), "val": (273, 56), "test": (273, 43)}
+    clock = {
+        side: [int(re.search(r"PWSSC-(\d+)", image.file)[1]) for image in part.images]
+        for side, part in sides.items()
+    }
+    for one, other in combinations(clock, 2):
+        assert min(abs(a - b) for a in clock[one] for b in clock[other]) > 7200
+    for part in sides.values():  # and no class is judged on one cast alone
+        casts = {label: set() for label in part.classes}
+        for image in part.images:
+            casts[image.label].add(image.group)
+        assert min(len(found) for found in casts.values()) >= 2
 
 
 def test_a_table_is_read_and_what_is_wrong_in_it_is_named(folders):

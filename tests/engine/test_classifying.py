@@ -20,6 +20,7 @@ from detkd.cli.app import launch
 from detkd.data.class_dataset import ClassDataset
 from detkd.data.labelled_images import read_labelled
 from detkd.engine.class_parts import check_class_teacher
+from detkd.engine.figures import class_figures
 from detkd.engine.run import RunFolder, read_log
 from detkd.evaluation.class_judge import read_predictions
 from detkd.models.classifier import Classifier, without_exits
@@ -302,6 +303,8 @@ def test_a_teacher_is_looked_at_all_over_the_images(tiny, tmp_path, crops, monke
     [
         ({"self_distill": {}}, "there is no exit to be taught"),
         ({"model": EXITS}, "exits are trained by self_distill"),
+        ({"model": {**EXITS, "cut": "c3"}, "self_distill": {}}, "has no deeper one to teach it"),
+        ({"model": {**EXITS, "cut": "c3"}, "train__batch_size": 1}, "take 2 images or more"),
         ({"data__ratios": [1, 0, 0]}, "leave nothing to train or to judge on"),
         ({"data__leave_out": ["elephant"]}, "has no class 'elephant' to leave out"),
         ({"data__augment": "upside"}, "no augmentation 'upside'"),
@@ -365,14 +368,19 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
     assert low <= metrics["classes"]["top1"] <= high
 
 
-def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path, capsys):
+@pytest.mark.parametrize(("pattern", "gap"), [(r"([^/]+)\+", 0), (r"\+(\d+)", 500)])
+def test_other_images_are_grouped_as_the_trainings_are(crops, tiny, tmp_path, capsys, pattern, gap):
+    samples = []
     for at, row in enumerate(crops.read_text().splitlines()[1:]):
         file, label, group, *_ = row.split(",")
-        for folder, name in (("own", f"{group}+{at}.png"), ("foreign", f"{at}.png")):
+        samples += [group] * (group not in samples)
+        clock = 1000 * samples.index(group) + at
+        for folder, name in (("own", f"{group}+{clock}.png"), ("foreign", f"{at}.png")):
             copy = tmp_path / folder / label / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes((crops.parent / file).read_bytes())
-    config = tiny(data__train=str(tmp_path / "own"), data__group_pattern=r"([^/]+)\+")
+    own = str(tmp_path / "own")
+    config = tiny(data__train=own, data__group_pattern=pattern, data__group_gap=gap)
     assert train(config, tmp_path / "run") == 0
     groups = {}
     for folder in ("own", "foreign"):
@@ -383,7 +391,7 @@ def test_other_images_are_grouped_by_the_trainings_pattern(crops, tiny, tmp_path
         groups[folder] = len(set(said.groups)), len(said.files)
         unmatched = "matches no name; each image stands alone" in capsys.readouterr().out
         assert unmatched == (folder == "foreign")
-    assert 1 < groups["own"][0] < groups["own"][1]
+    assert groups["own"][0] == len(samples) < groups["own"][1]
     assert groups["foreign"][0] == groups["foreign"][1]
 
 
@@ -481,6 +489,9 @@ def test_a_network_that_runs_as_a_whole_has_exits_and_none_to_stop_at(tiny, tmp_
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["classes"]["top1"] is not None
     assert "early" not in metrics
+    found = class_figures(tmp_path / "run")
+    assert found["exits"] == {}
+    assert found["gflops"] > 0
 
 
 def test_a_classifier_knows_the_shades_that_it_learned_from(tiny, tmp_path):
@@ -555,6 +566,40 @@ def test_real_crops_can_be_learned(real_data, tmp_path):
     assert launch("train-cls", [*config, "--run", str(tmp_path / "run")]) == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["classes"]["balanced_accuracy"] > 0.1  # chance is 0.053
+
+
+def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = {"backbone": "shallow_x0.5_d1"}
+    tiny("student", train__epochs=1, model=model)
+    tiny("distill", train__epochs=1, model=EXITS, self_distill={})
+    rows = {
+        "own": {"config": "distill.yaml", "gap": []},
+        "alone_c2": {"config": "student.yaml", "gap": [], "set": {"model.cut": "c2"}},
+    }
+    study = {"name": "small", "command": "train-cls", "rows": rows}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    assert launch("study", ["."]) == 0
+    found = json.loads((tmp_path / "docs/results/small.json").read_text())["rows"]
+    [exits] = found["own"]["exits"]
+    early = json.loads((tmp_path / "runs/small/own-0/metrics.json").read_text())["early"]["exits"]
+    assert list(exits) == ["c2", "c3"]
+    for name, said in exits.items():
+        assert said["val_top1"] == early[name]["top1"]
+        assert said["val_balanced"] == early[name]["balanced_accuracy"]
+    out = ["--cut", "c2", "--side", "test", "--out", tmp_path / "judged"]
+    assert judge("--checkpoint", tmp_path / "runs/small/own-0/best.pt", *out) == 0
+    judged = json.loads((tmp_path / "judged/metrics.json").read_text())["classes"]
+    assert exits["c2"]["test_macro_f1"] == pytest.approx(judged["macro_f1"])
+    alone = found["alone_c2"]
+    assert alone["exits"] == [{}]
+    # The same network, of the same cost.
+    assert alone["parameters"] == exits["c2"]["parameters"] < found["own"]["parameters"]
+    assert alone["gflops"] == exits["c2"]["gflops"] == early["c2"]["flops"] / 1e9
+    table = (tmp_path / "docs/results/small.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in table[2:6]] == [
+        "| own", "| own @ c2", "| own @ c3", "| alone_c2",
+    ]  # fmt: skip
 
 
 def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):

@@ -97,6 +97,9 @@ def test_each_benchmark_runs_and_writes_its_figures(name, keys, tmp_path, capsys
     figures = json.loads(out.read_text())
     assert keys <= set(figures)
     assert json.loads(capsys.readouterr().out) == figures
+    if name == "classify":
+        assert figures["answering"]["student_logits"] == pytest.approx(10, rel=0.2)
+        assert figures["answering"]["student_difference"] < 1e-4
 
 
 def test_the_step_of_a_lab_s_own_pair_is_measured(tmp_path, capsys):

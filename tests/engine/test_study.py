@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from detkd.cli.app import launch
-from detkd.cli.arguments import read_experiment
+from detkd.cli.arguments import read_experiment, read_kind
+from detkd.config import ClassifierExperiment, Experiment
 from detkd.engine.run import NEW_KEYS, RunFolder
 from detkd.engine.study import Results, Row, Study, Task, _settings, plan, read_study
 from detkd.engine.trainings import killing_is_ctrl_c, run_all
@@ -206,18 +207,32 @@ def test_a_run_of_other_settings_is_not_taken_for_this_one(study, capsys):
     assert "holds a run of other settings than row 'plain' has now" in capsys.readouterr().err
 
 
-def test_what_has_run_before_a_key_was_there_is_not_run_again(tiny):
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Experiment, {"model__roi_features": "thin"}),
+        (ClassifierExperiment, {"data__group_gap": 60.0}),
+    ],
+)
+def test_what_has_run_before_a_key_was_there_is_not_run_again(tmp_path, kind, change):
     def settings(**changes):
-        experiment = read_experiment("x", ["--config", str(tiny(**changes))], **NO_HELP)[0]
+        tree = {"data": {"train": "a", "val": "b"}, "model": {}}
+        for key, value in changes.items():
+            part, _, name = key.partition("__")
+            tree[part][name] = value
+        (tmp_path / "a.yaml").write_text(yaml.safe_dump(tree))
+        experiment = read_kind(kind, "x", ["--config", str(tmp_path / "a.yaml")], **NO_HELP)[0]
         return experiment, _settings(experiment, "")
 
-    (experiment, now), (_, thin) = settings(), settings(model__roi_features="thin")
+    (experiment, now), (_, other) = settings(), settings(**change)
     tree = experiment.as_dict()
-    for part, key in NEW_KEYS:
+    known = [(part, key) for part, key in NEW_KEYS if key in tree[part]]
+    assert known
+    for part, key in known:
         del tree[part][key]
     older = type("Older", (), {"as_dict": lambda self: tree})()
     assert now == _settings(older, "")
-    assert thin != now
+    assert other != now
 
 
 def test_the_table_by_hand(study):
@@ -238,6 +253,25 @@ def test_the_table_by_hand(study):
         "minutes": "2",
     }
     assert results.table()[0]["val mAP"] == "0.650 ± 0.071"
+
+
+def test_a_row_with_exits_has_a_line_for_each_by_hand(study):
+    rows = {"own": Row("x", gap=[])}
+    results = Results(Study(study / "study.yaml", "small", rows, command="train-cls"))
+    scores = dict.fromkeys(results.study.kind.scores.values(), 0.5)
+    for seed, shallow in enumerate((0.2, 0.4)):
+        cost = {"seconds": 9.0, "parameters": 70, "gflops": 0.007}
+        exit_ = {**scores, "test_top1": shallow, "parameters": 20, "gflops": 0.002}
+        results.add(
+            Task("own", seed, study, [], "s", command="train-cls"),
+            {**scores, **cost, "exits": {"c2": exit_}},
+        )
+    whole, line = Results(results.study).table()
+    assert (whole["row"], line["row"]) == ("own", "own @ c2")
+    assert line["test top-1"] == "0.300 ± 0.141"
+    assert line["val balanced"] == whole["test top-1"] == "0.500 ± 0.000"
+    assert (line["params"], line["MFLOPs"], line["gap closed"]) == ("20", "2.0", "-")
+    assert (whole["params"], whole["seeds"], line["seeds"]) == ("70", "2", "2")
 
 
 def test_the_gap_can_be_between_other_rows_and_old_results_lack_new_scores(study):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from detkd.config import ClassifierConfig, LabelLossConfig
+from detkd.cli.arguments import read_kind
+from detkd.config import ClassifierConfig, ClassifierExperiment, LabelLossConfig
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.attention import (
     CellGate,
@@ -15,9 +16,18 @@ from detkd.models.attention import (
     HybridAttention,
     kernel_size,
 )
-from detkd.models.classifier import Classifier, build_classifier, cut_at
+from detkd.models.backbones import Feature
+from detkd.models.class_heads import Exit
+from detkd.models.classifier import Classifier, build_classifier, cut_at, without_exits
 from detkd.models.compression import Shuffle, compress
-from detkd.models.costs import compressed_family, cost_table, table_markdown
+from detkd.models.costs import (
+    WITH_EXITS,
+    compressed_family,
+    cost_table,
+    exit_table,
+    exits_markdown,
+    table_markdown,
+)
 from detkd.models.early_exit import LAST, classify_early, each_exit, exit_flops
 from detkd.models.label_loss import LabelLoss, label_probabilities
 from detkd.shipped import shipped
@@ -30,6 +40,11 @@ EXITS = ["c2", "c3", "c4"]
 def build(backbone="shallow_x0.5", classes=CLASSES, size=64, **changes):
     torch.manual_seed(0)
     return build_classifier(ClassifierConfig(backbone, **changes), classes, size)
+
+
+def read_config(name):
+    config = ["--config", str(shipped("configs", f"{name}.yaml"))]
+    return read_kind(ClassifierExperiment, "x", config, description="", epilog="")[0]
 
 
 def parameters(module):
@@ -117,6 +132,36 @@ def test_compressed_networks_have_a_fifth_of_the_parameters_at_most(name):
     assert lines[2].startswith(f"| {name}, full | {full.parameters:,} | 100.0% |")
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_as_the_study_trains_it_with_its_exits_a_network_has_a_fifth_of_the_parameters(name):
+    full, trained = (
+        build_classifier(read_config(f"self_distill/{name}_{role}").model, ["x"] * 19, 64)
+        for role in ("full", "distill")
+    )
+    assert trained.exits
+    assert parameters(trained) < parameters(full) / 5
+
+
+def test_the_cost_of_each_exit_is_that_of_its_layers():
+    config = ClassifierConfig("shallow_x1", exits=["c2", "c3"])
+    table, alone = exit_table(config, classes=19, image_size=64)
+    network = build_classifier(config, ["x"] * 19, 64)
+    stem, c2 = (parameters(network.backbone.stages[name]) for name in ("stem", "c2"))
+    assert table["c2"].parameters == stem + c2 + parameters(network.exits["c2"])
+    assert table["c2"].flops == table["c2"].until < table["c3"].flops < table["c3"].until
+    on_the_way = table["c3"].until - table["c3"].flops  # the exit on c2
+    assert table[LAST].flops - alone.flops > on_the_way > 0
+    lines = exits_markdown("net", table, alone).splitlines()
+    assert lines[3].startswith(f"| net, cut at c2 | {table['c2'].parameters:,} |")
+    assert lines[-1].startswith(f"| net, whole | {parameters(network):,} |")
+
+
+def test_the_networks_of_the_cost_tables_are_the_studies():
+    for name, config in WITH_EXITS.items():
+        if name != "shallow_x1":
+            assert config == read_config(f"self_distill/{config.backbone}_distill").model
+
+
 @pytest.mark.parametrize(
     ("name", "published"),
     [
@@ -132,13 +177,7 @@ def test_with_its_published_head_a_network_is_the_published_one(name, published)
 
 
 def test_the_marine_student_keeps_to_its_share_of_mobilenet_v3_small():
-    from detkd.cli.arguments import read_kind
-    from detkd.config import ClassifierExperiment
-
-    config = str(shipped("configs", "marine", "student.yaml"))
-    experiment, _ = read_kind(
-        ClassifierExperiment, "x", ["--config", config], description="", epilog=""
-    )
+    experiment = read_config("marine/student")
     whole = build("mobilenet_v3_small", [str(at) for at in range(1000)], head="published")
     bound = round(parameters(whole) * 1.624 / 100)
     assert bound == 41_296
@@ -202,6 +241,16 @@ def test_a_network_cut_at_an_exit_says_the_same_and_holds_nothing_of_the_rest():
         cut_at(network, "c5")
 
 
+def test_a_network_built_as_cut_is_the_shallow_network_alone():
+    network = build("resnet18", exits=EXITS, convolutions="depthwise").eval()
+    alone = build("resnet18", cut="c3", convolutions="depthwise").eval()
+    assert list(alone.backbone.stages) == ["stem", "c2", "c3"]
+    assert not alone.exits
+    alone.load_state_dict(cut_at(network, "c3").state_dict())
+    image = [torch.rand(3, 64, 64)]
+    assert torch.equal(alone(image)[0]["logits"], network(image)[0]["exits"][1])
+
+
 def test_prediction_stops_at_the_first_exit_that_is_sure_and_runs_nothing_behind_it():
     network = build(exits=EXITS).eval()
     image = torch.rand(3, 64, 64)
@@ -222,18 +271,48 @@ def test_operations_until_an_exit_are_counted_by_hand():
     found = exit_flops(network, 32)
     # stem: 3→8, 3x3, on 16x16 cells; c2: depthwise 3x3 and pointwise 8→8 on 8x8 cells.
     stages = 2 * 16 * 16 * 8 * 27 + 2 * 8 * 8 * 8 * (9 + 8)
-    # exit: to 12 channels, three halvings of 3x3 and 12→12, to 48 channels, to 3 classes.
+    # exit: three halvings of 3x3 and 8→8, to 48 channels, to 3 classes.
     cells = [4 * 4, 2 * 2, 1]
-    exit_ = 2 * (8 * 8 * 8 * 12 + sum(cells) * 12 * (9 + 12) + 12 * 48 + 48 * 3)
+    exit_ = 2 * (sum(cells) * 8 * (9 + 8) + 8 * 48 + 48 * 3)
     assert found["c2"] == stages + exit_
     assert found[LAST] > found["c2"]
+
+
+def test_an_exit_narrows_a_wide_stage_while_it_halves_it():
+    exit_ = Exit(Feature(64, 8), Feature(128, 32), 3, attention_kind="none")
+    # to 32 channels, a quarter of the deepest: 64 3x3, 64→32; 32 3x3, 32→32; 32→128; the classes
+    weights = 64 * 9 + 64 * 32 + 32 * 9 + 32 * 32 + 32 * 128 + 128 * 3
+    norms = 2 * (64 + 32 + 32 + 32 + 128)
+    assert parameters(exit_) == weights + norms + 3
+    assert exit_.features(torch.rand(2, 64, 8, 8)).shape == (2, 128, 2, 2)
+    alike = Exit(Feature(64, 8), Feature(128, 8), 3)
+    assert alike.features(torch.rand(2, 64, 7, 7)).shape == (2, 128, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "convolutions"),
+    [("resnet18", "depthwise"), ("vgg11", "depthwise"), ("shallow_x1", "full")],
+)
+def test_stopping_at_an_exit_saves_operations(backbone, convolutions):
+    exits = ["c2", "c3", "c4"] if backbone == "resnet18" else ["c2", "c3"]
+    network = build(backbone, convolutions=convolutions, exits=exits).eval()
+    found = exit_flops(network, 64)
+    alone = exit_flops(without_exits(network), 64)[LAST]
+    for name in exits:
+        assert exit_flops(cut_at(network, name), 64)[LAST] <= found[name] < 0.96 * alone
+    assert found[LAST] < 1.1 * alone
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"exits": ["c5"]}, "no exit can sit on 'c5'; there are c2, c3, c4"),
-        ({"cut": "c3"}, "'c3' is none of model.exits"),
+        ({"exits": ["c5"]}, "no exit can sit on 'c5'; there are c2, c3, c4: an exit needs weights"),
+        ({"exits": ["c9"]}, r"model.exits: no exit can sit on 'c9'; there are c2, c3, c4\."),
+        ({"cut": "c5"}, "model.cut: no exit can sit on 'c5'; there are c2, c3, c4: an exit needs"),
+        # VGG's last stage only pools, so its c4 is the whole network; ShuffleNet's first does.
+        ({"backbone": "vgg11", "exits": ["c2", "c4"]}, "on 'c4'; there are c2, c3: an exit needs"),
+        ({"backbone": "vgg11", "exits": ["c4"], "attention": "eca"}, "on 'c4'; there are c2, c3"),
+        ({"backbone": "shufflenet_v2_x0_5", "exits": ["c2"]}, "on 'c2'; there are c3, c4: an exit"),
         ({"head": "published"}, "'published' is for resnet18"),
         ({"convolutions": "grouped", "weights": "x.pt"}, "start from scratch"),
         ({"backbone": "shallow_x1", "convolutions": "depthwise"}, "has no full convolution of 3x3"),
