@@ -166,7 +166,7 @@ def test_the_timed_steps_learn_what_they_say(tmp_path):
     for _ in range(4):
         step()
     assert len(asked) == 2  # to be kept, and once more to be checked
-    assert len(list((tmp_path / "kept").glob("*.maps"))) == 4
+    assert len(list((tmp_path / "kept").rglob("*.maps"))) == 4
     assert not torch.equal(before, student.head.classes.weight)
 
 
