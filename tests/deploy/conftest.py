@@ -9,7 +9,7 @@ def model_folder(scenes, tmp_path_factory):
     """An exported folder, and the checkpoint that it is of."""
     place = tmp_path_factory.mktemp("model")
     data = {"train": str(scenes / "all.json"), "val": str(scenes / "all.json"), "image_size": 96}
-    small = {"neck_channels": 16, "head_width": 16, "levels": ["p3", "p4"], "proposals": 30}
+    small = {"neck_channels": 16, "head_width": 16, "levels": ["p3"], "proposals": 30}
     model = {"backbone": "shallow_x0.5_d1", "roi_samples": 16, "score_threshold": 0.01, **small}
     train = {"epochs": 1, "batch_size": 4, "warmup": 2, "threads": 1, "device": "cpu"}
     config = {"name": "small", "data": data, "model": model, "train": train}
