@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,11 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 def write_json(path: str | Path, document: Any) -> None:
     """Write `document` as JSON to `path` as a whole or not at all; NaN is refused."""
     write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -47,9 +47,8 @@ def main(argv: list[str]) -> int:
     results = Results(study)
     waiting = [task for task in tasks if not results.holds(task)]
     for task in waiting:
-        frames = getattr(resolve(task.arguments).data, "unlabelled", None)
-        if frames and study.test:
-            refuse_tested(Path(frames), study.test)
+        if task.frames and study.test:
+            refuse_tested(Path(task.frames), study.test)
     figures = study.kind.figures
     failed = run_all(
         waiting, lambda task: results.add(task, figures(task.run, study.test)), options.jobs

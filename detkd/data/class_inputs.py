@@ -13,7 +13,7 @@ import numpy as np
 from detkd.data.class_dataset import square
 from detkd.data.crops import cut_at_box
 from detkd.data.dataset import fitted
-from detkd.data.images import image_names
+from detkd.data.images import image_names, leaves_root
 from detkd.errors import DataError
 from detkd.pixels import Levels, eight_bit, read_pixels
 from detkd.tables import open_table
@@ -145,6 +145,5 @@ def pixels_of(
 
 
 def _outside(name: str) -> str:
-    place = PurePosixPath(name)
-    outside = not name or place.is_absolute() or ".." in place.parts or "\0" in name
+    outside = not name or leaves_root(PurePosixPath(name)) or "\0" in name
     return "names no image within the folder" if outside else ""

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from detkd.coco_json import read_json, require_lists
 from detkd.data.augment import Augment
 from detkd.data.formats.coco import image_root
+from detkd.data.images import leaves_root
 from detkd.data.mixing import View, overlay, paste_cells
 from detkd.errors import ConfigError, DataError
 from detkd.pixels import Levels, eight_bit, levels_of, page_of, read_pixels
@@ -143,7 +144,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         missing = []
         for image in self.truth["images"]:
             name = PurePosixPath(str(image["file_name"]))
-            if name.is_absolute() or ".." in name.parts or "\\" in str(name):
+            if leaves_root(name) or "\\" in str(name):
                 raise DataError(
                     f"{self.path}: image name '{name}' leaves the image root {self.image_root}; "
                     "convert the data set again."

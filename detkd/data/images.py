@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,11 @@ def image_names(root: Path) -> Iterator[str]:
             yield from (f"{name}#page={page}" for page in range(1, pages + 1))
         else:
             yield name
+
+
+def leaves_root(name: PurePosixPath) -> bool:
+    """Whether a file of this name would not lie below the folder that it is said to lie in."""
+    return name.is_absolute() or ".." in name.parts
 
 
 def count_pages(path: Path) -> int:

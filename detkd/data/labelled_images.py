@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detkd.data.images import images_below, levels_among
+from detkd.data.images import images_below, leaves_root, levels_among
 from detkd.data.split import SIDES, divide, groups_by_gap, groups_in_names
 from detkd.errors import DataError
 from detkd.pixels import Levels, page_of
@@ -189,7 +189,7 @@ def _of_table(path: Path) -> Iterable[LabelledImage]:
         place = PurePosixPath(name.replace("\\", "/"))
         if not name or not label_:
             raise DataError(f"{path}, line {at}: has no {'file' if not name else 'label'}.")
-        if place.is_absolute() or ".." in place.parts:
+        if leaves_root(place):
             raise DataError(f"{path}, line {at}: '{name}' leaves the folder of the table.")
         if not page_of(path.parent / place)[0].is_file():
             raise DataError(f"{path}, line {at}: '{name}' is not in {path.parent}; mend the table.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 
 from detkd.deploy.runner import Detections
 from detkd.evaluation.thresholds import USUAL, read_thresholds
+from detkd.files import digest_of
 from detkd.models.detector import detector_from
 from detkd.models.weights import read_checkpoint
 
@@ -42,7 +42,7 @@ class CheckpointModel:
         trained = checkpoint["config"].get("name", "unnamed")
         self.origin = {"detkd": checkpoint["version"], "model": f"{trained} ({path.name})"}
         self.levels = self._detector.levels
-        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.digest = digest_of(path)
 
     @torch.no_grad()
     def detect(self, frame: np.ndarray) -> Detections:

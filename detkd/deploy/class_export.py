@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-import detkd
 from detkd.coco_json import read_json
 from detkd.data.class_dataset import square
+from detkd.deploy.description import described
 from detkd.deploy.made_frames import made_frame
 from detkd.deploy.onnx_classifier import INPUT, OUTPUT, OnnxClassifier, write_onnx_classifier
-from detkd.deploy.onnx_model import OPSET, needed
+from detkd.deploy.onnx_model import needed
 from detkd.errors import CheckpointError
 from detkd.evaluation.decisions import Decisions, decisions_in
 from detkd.files import write_json
@@ -43,26 +43,13 @@ def export_classifier(
     Both are compared on so many made images. The graph ends with the head: exits are left out.
     """
     write_onnx_classifier(network, folder / "model.onnx")
-    levels = network.levels
+    mean, std = network.mean.flatten().tolist(), network.std.flatten().tolist()
     write_json(
         folder / "detkd.json",
         {
-            "format": 1,
+            **described(network, network.levels, INPUT, [OUTPUT], mean, std),
             "network": network.kind,
-            "detkd": detkd.__version__,
-            "model": "model.onnx",
-            "opset": OPSET,
-            "input": INPUT,
-            "outputs": [OUTPUT],
-            "classes": list(network.classes),
-            "image_size": network.image_size,
-            "sixteen_bit": {"low": levels[0], "high": levels[1]} if levels else None,
             "decisions": checkpoint.get("decisions"),
-            # Done inside the graph; told for those who ask.
-            "normalisation": {
-                "mean": network.mean.flatten().tolist(),
-                "std": network.std.flatten().tolist(),
-            },
             "training": {"config": checkpoint["config"]},
         },
     )

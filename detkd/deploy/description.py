@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from detkd.deploy.onnx_model import INPUT, OPSET, OUTPUTS
 from detkd.errors import DataError
 from detkd.evaluation.thresholds import USUAL, read_thresholds
 from detkd.models.detector import Detector
+from detkd.models.network import Network
+from detkd.pixels import Levels
 
 
 def describe(
@@ -38,24 +41,38 @@ def describe(
         raise DataError(f"--card: does not name the class '{others[0]}', which the detector knows.")
     transform = detector.transform
     return {
-        "format": 1,
-        "detkd": detkd.__version__,
-        "model": "model.onnx",
-        "opset": OPSET,
-        "input": INPUT,
-        "outputs": list(OUTPUTS),
-        "classes": list(detector.classes),
-        "image_size": detector.image_size,
+        **described(detector, levels, INPUT, OUTPUTS, transform.image_mean, transform.image_std),
         "detections": detector.config.detections,
         "score_threshold": detector.config.score_threshold,
         "thresholds": dict(zip(detector.classes, scores, strict=True)),
-        "sixteen_bit": {"low": levels[0], "high": levels[1]} if levels else None,
         "um_per_px": um_per_px,
         "shapes": {name: card.shapes[name] for name in detector.classes if name in card.shapes}
         if card
         else {},
         "card": asdict(card) if card else None,
-        # Done inside the graph; told for those who ask.
-        "normalisation": {"mean": transform.image_mean, "std": transform.image_std},
         "training": {"config": config},
+    }
+
+
+def described(
+    network: Network,
+    levels: Levels | None,
+    given: str,
+    said: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> dict[str, Any]:
+    """What is told of every exported network: its file, inputs and outputs, classes, images."""
+    return {
+        "format": 1,
+        "detkd": detkd.__version__,
+        "model": "model.onnx",
+        "opset": OPSET,
+        "input": given,
+        "outputs": list(said),
+        "classes": list(network.classes),
+        "image_size": network.image_size,
+        "sixteen_bit": {"low": levels[0], "high": levels[1]} if levels else None,
+        # Done inside the graph; told for those who ask.
+        "normalisation": {"mean": list(mean), "std": list(std)},
     }

@@ -143,8 +143,6 @@ class Teaching(nn.Module, Generic[Net]):
         `size/hint@p3` is its loss, as it counts, over the task's, `pull/hint` the same of their
         gradients at the backbone's outputs, before a factor of `balance`.
         """
-        if not self.balance.pulls:
-            return {}
         pulls = {f"pull/{self.terms[at].label}": pull for at, pull in self.balance.pulls.items()}
         return {**{f"size/{name}": size for name, size in self.sizes.items()}, **pulls}
 

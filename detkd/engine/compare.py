@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import statistics
@@ -24,7 +23,7 @@ from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import coco_map
 from detkd.evaluation.paired import enough_draws, holm, paired_means
 from detkd.evaluation.results import check_truth
-from detkd.files import write_json
+from detkd.files import digest_of, write_json
 
 # Counts up whenever a checkpoint may find other things than before (2: no mixed batches).
 JUDGING = 2
@@ -81,7 +80,7 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
         raise CheckpointError(f"{checkpoint}: no such file; name a folder that a training wrote.")
     if not truth.is_file():
         raise DataError(f"{truth}: no such file; name a COCO ground truth.")
-    stamp = {"checkpoint": _digest(checkpoint), "truth": _digest(truth), "judging": JUDGING}
+    stamp = {"checkpoint": digest_of(checkpoint), "truth": digest_of(truth), "judging": JUDGING}
     kept = _kept(run, truth)
     tree = _read(kept)
     if tree.get("of") != stamp:
@@ -240,7 +239,3 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return tree if isinstance(tree, dict) else {}
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

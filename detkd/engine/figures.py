@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,10 @@ from detkd.errors import DataError, UserError
 from detkd.evaluation.class_intervals import bootstrap_means, compare_means
 from detkd.evaluation.class_judge import ClassPredictions, aligned, read_predictions
 from detkd.evaluation.classes import class_scores, softmax
-from detkd.files import write_json
+from detkd.files import digest_of, write_json
 from detkd.models.backbones import TimmBackbone
-from detkd.models.classifier import Classifier, classifier_from, cut_at, without_exits
-from detkd.models.early_exit import LAST, exit_flops
+from detkd.models.classifier import Classifier, classifier_from, cut_at
+from detkd.models.costs import classifier_cost
 from detkd.models.weights import read_checkpoint
 
 Row = Mapping[str, Any]
@@ -110,12 +109,11 @@ def _scores(on_val: Row, on_test: Row) -> dict[str, Any]:
 
 
 def _cost(network: Classifier) -> dict[str, Any]:
-    # A timm backbone runs as a whole, whatever exits it has.
-    runs = without_exits(network) if isinstance(network.backbone, TimmBackbone) else network
+    cost = classifier_cost(network)
     return {
-        "backbone_parameters": sum(w.numel() for w in network.backbone.parameters()),
-        "parameters": sum(w.numel() for w in network.parameters()),
-        "gflops": exit_flops(runs, network.image_size)[LAST] / 1e9,
+        "backbone_parameters": cost.backbone,
+        "parameters": cost.parameters,
+        "gflops": cost.flops / 1e9,
     }
 
 
@@ -139,7 +137,7 @@ def predictions_on_test(run: Path) -> ClassPredictions | None:
     It is kept under `run`/judged/, and counts as long as the checkpoint is the same, byte for byte.
     """
     best, kept = run / "best.pt", run / "judged" / "test.json"
-    digest = hashlib.sha256(best.read_bytes()).hexdigest()
+    digest = digest_of(best)
     if kept.is_file():
         with suppress(ValueError, DataError):  # unreadable: it is made again
             if json.loads(kept.read_text()).get("checkpoint") == digest:

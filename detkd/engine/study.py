@@ -83,7 +83,8 @@ class Study:
 class Task:
     """One training: the arguments of its command, and the training that has to be done first.
 
-    `settings` is a digest of all that decides about its weights, the seed apart.
+    `settings` is a digest of all that decides about its weights, the seed apart; `frames` are those
+    without annotations that it learns from, if there are any.
     """
 
     row: str
@@ -93,6 +94,7 @@ class Task:
     settings: str
     after: Task | None = None
     command: str = "train"
+    frames: str | None = None
 
     @property
     def done(self) -> bool:
@@ -188,7 +190,8 @@ def plan(
             after = add(row.teacher, its_seed, (*waiting, name))
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
         settings = _settings(experiment, after.settings if after else study.teacher or "")
-        tasks[name, seed] = Task(name, seed, run, arguments, settings, after, study.command)
+        frames = getattr(experiment.data, "unlabelled", None)  # of detectors
+        tasks[name, seed] = Task(name, seed, run, arguments, settings, after, study.command, frames)
         return tasks[name, seed]
 
     for seed in seeds:
@@ -445,7 +448,7 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
         tree.pop("self_distill", None)  # where it is not used, it decides nothing
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(tree)
 
 
 def _digest_of(test: Path | None) -> str | None:
@@ -453,8 +456,11 @@ def _digest_of(test: Path | None) -> str | None:
     if test is None or not test.is_file():
         return None
     document = read_coco(test)
-    told = [document[key] for key in ("images", "annotations", "categories")]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest([document[key] for key in ("images", "annotations", "categories")])
+
+
+def _digest(tree: Any) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:

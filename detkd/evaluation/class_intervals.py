@@ -17,6 +17,8 @@ from detkd.evaluation.paired import exchange_weights, paired_line
 
 INTERVALS_OF = ("top1", "balanced_accuracy", "macro_f1")
 DRAWS = 1000
+LEVEL = 0.95
+SEED = 0
 
 
 def bootstrap_scores(
@@ -25,15 +27,13 @@ def bootstrap_scores(
     groups: Sequence[str],
     *,
     draws: int = DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Intervals over `draws` data sets drawn, with replacement, from this one.
 
     What is drawn is a group (sample), since images of one resemble each other; an image without
     one is a group of its own. A score of fewer than two groups has no interval (None).
     """
-    return bootstrap_means([probabilities], labels, groups, draws=draws, level=level, seed=seed)
+    return bootstrap_means([probabilities], labels, groups, draws=draws)
 
 
 def bootstrap_means(
@@ -42,16 +42,14 @@ def bootstrap_means(
     groups: Sequence[str],
     *,
     draws: int = DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """As `bootstrap_scores`, of the mean score of several runs on the same images."""
     group = _numbered(groups)
-    weights = draw_weights(group, draws, seed)
+    weights = draw_weights(group, draws, SEED)
     drawn = _mean([drawn_scores(Said(run, labels), weights) for run in runs])
     every = len(np.unique(group))
-    limits = {name: interval(drawn[name], level, every) for name in INTERVALS_OF}
-    return {**_drawing(group, draws, level), **limits}
+    limits = {name: interval(drawn[name], LEVEL, every) for name in INTERVALS_OF}
+    return {**_drawing(group, draws), **limits}
 
 
 def compare_paired(
@@ -61,15 +59,13 @@ def compare_paired(
     groups: Sequence[str],
     *,
     draws: int = DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Probabilities `ours` [N, K] against `theirs` of the same images; see `compare_means`.
 
     Where each image is its own sample, there is the exact test of McNemar, too, on the images that
     one alone has right; images of one sample are not independent of each other, as it wants them.
     """
-    told = compare_means([ours], [theirs], labels, groups, draws=draws, level=level, seed=seed)
+    told = compare_means([ours], [theirs], labels, groups, draws=draws)
     right = [each.argmax(1) == labels for each in (ours, theirs)]
     alone = [int((right[at] & ~right[1 - at]).sum()) for at in (0, 1)]
     p = mcnemar(*alone) if told["unit"] == "image" else None
@@ -83,8 +79,6 @@ def compare_means(
     groups: Sequence[str],
     *,
     draws: int = DRAWS,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """The mean of some runs minus that of others, as `detkd.evaluation.paired` has it of detectors.
 
@@ -95,7 +89,7 @@ def compare_means(
     group = _numbered(groups)
     sides = [[Said(run, labels) for run in side] for side in (ours, theirs)]
     once = np.ones((1, len(labels)), dtype=np.int32)
-    weights, swapped = draw_weights(group, draws, seed), exchange_weights(group, draws, seed)
+    weights, swapped = draw_weights(group, draws, SEED), exchange_weights(group, draws, SEED)
     value, other = (_mean([drawn_scores(run, once) for run in side]) for side in sides)
     drawn = [_mean([drawn_scores(run, weights) for run in side]) for side in sides]
     turns = range(math.lcm(len(ours), len(theirs)))
@@ -105,12 +99,12 @@ def compare_means(
     ]
     every = len(np.unique(group))
     return {
-        **_drawing(group, draws, level),
+        **_drawing(group, draws),
         **{
             name: paired_line(
                 value[name][0],
                 other[name][0],
-                interval(drawn[0][name] - drawn[1][name], level, every),
+                interval(drawn[0][name] - drawn[1][name], LEVEL, every),
                 chance[0][name] - chance[1][name],
             )
             for name in INTERVALS_OF
@@ -162,10 +156,10 @@ def _numbered(groups: Sequence[str]) -> np.ndarray:
     return np.array([number[name] for name in groups], dtype=np.int64)
 
 
-def _drawing(group: np.ndarray, draws: int, level: float) -> dict[str, Any]:
+def _drawing(group: np.ndarray, draws: int) -> dict[str, Any]:
     every = len(np.unique(group))
     unit = "image" if every == len(group) else "sample"
-    return {"level": level, "draws": draws, "unit": unit, "groups": every}
+    return {"level": LEVEL, "draws": draws, "unit": unit, "groups": every}
 
 
 def _mean(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ on, and choosing on a test split is refused.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from detkd.errors import DataError
 from detkd.evaluation.case import Case
 from detkd.evaluation.curves import ScoreCurve, score_curve
 from detkd.evaluation.matching import match
+from detkd.files import digest_of
 
 USUAL = 0.5  # where nothing was chosen, or nothing could be
 REMEDY = "write it with 'detkd eval --choose-threshold f1'"
@@ -130,7 +130,7 @@ def thresholds_document(
         "version": detkd.__version__,
         "rule": str(rule),
         "overlap": 0.5,
-        "truth": {"file": path.name, "sha256": digest(path), "split": split_of(path, truth)},
+        "truth": {"file": path.name, "sha256": digest_of(path), "split": split_of(path, truth)},
         "classes": choose_thresholds(case, rule),
     }
 
@@ -179,7 +179,7 @@ def chosen_on(path: Path, truth: Path) -> bool:
         DataError: no file of thresholds.
     """
     said = _read(path).get("truth")
-    return isinstance(said, dict) and said.get("sha256") == digest(truth)
+    return isinstance(said, dict) and said.get("sha256") == digest_of(truth)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -187,8 +187,3 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("classes"), dict):
         raise DataError(f"{path}: is no file of thresholds; {REMEDY}.")
     return document
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detkd.config import ClassifierConfig
 from detkd.markdown import markdown_table
+from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, build_classifier, cut_at, without_exits
 from detkd.models.detector import Detector
 from detkd.models.early_exit import LAST, exit_flops
@@ -90,15 +91,24 @@ def cost_table(
 
     Exits are counted in the parameters, and in the operations, as the whole network runs.
     """
-    table = {}
-    for name, config in configs.items():
-        network = build_classifier(config, [str(at) for at in range(classes)], image_size).eval()
-        table[name] = ClassifierCost(
-            sum(weight.numel() for weight in network.parameters()),
-            sum(weight.numel() for weight in network.backbone.parameters()),
-            exit_flops(network, image_size)[LAST],
-        )
-    return table
+    names = [str(at) for at in range(classes)]
+    return {
+        name: classifier_cost(build_classifier(config, names, image_size).eval())
+        for name, config in configs.items()
+    }
+
+
+def classifier_cost(network: Classifier) -> ClassifierCost:
+    """What a network costs for one image, with its exits.
+
+    The operations of a timm backbone, which runs as a whole, are without them.
+    """
+    runs = without_exits(network) if isinstance(network.backbone, TimmBackbone) else network
+    return ClassifierCost(
+        sum(weight.numel() for weight in network.parameters()),
+        sum(weight.numel() for weight in network.backbone.parameters()),
+        exit_flops(runs, network.image_size)[LAST],
+    )
 
 
 @dataclass(frozen=True)
@@ -120,15 +130,14 @@ def exit_table(
     """The cost of each exit and of the head (`last`), and that of the head without exits."""
     network = build_classifier(config, [str(at) for at in range(classes)], image_size).eval()
     until = exit_flops(network, image_size)
-    alone = _cost(without_exits(network), image_size)
-    found = {name: _cost(cut_at(network, name), image_size, until[name]) for name in network.exits}
-    return {**found, LAST: _cost(network, image_size)}, alone
+    alone = _exit_cost(without_exits(network))
+    found = {name: _exit_cost(cut_at(network, name), until[name]) for name in network.exits}
+    return {**found, LAST: _exit_cost(network)}, alone
 
 
-def _cost(network: Classifier, image_size: int, until: int | None = None) -> ExitCost:
-    flops = exit_flops(network, image_size)[LAST]
-    parameters = sum(weight.numel() for weight in network.parameters())
-    return ExitCost(parameters, flops, flops if until is None else until)
+def _exit_cost(network: Classifier, until: int | None = None) -> ExitCost:
+    cost = classifier_cost(network)
+    return ExitCost(cost.parameters, cost.flops, cost.flops if until is None else until)
 
 
 def exits_markdown(name: str, table: Mapping[str, ExitCost], alone: ExitCost) -> str:
