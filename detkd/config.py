@@ -195,8 +195,8 @@ class DistillConfig:
             labels; without it only the terms count there.
         ignore: boxes from this score up to `pseudo` are no examples of background either.
         precision: of the teacher's backbone and neck: that of the student (same), bf16 or fp16.
-        cache: folder for the teacher's features, which are then computed once a view; for
-            augmentations with few views (none, flip, turns).
+        cache: folder for the teacher's features, which are then computed once a view; views have
+            to come again: by data.views, or an augmentation with few (none, flip, turns).
         preflight: validation images on which the teacher is judged before the first step; 0 trusts
             it unseen.
     """
@@ -438,8 +438,8 @@ class TeachConfig:
         losses: the distillation terms, at logits, pooled and c2..c5.
         balance: fixed weights; auto (a weight is the term's pull at the backbone as a share of the
             task's); or surgery (a term that pulls against the task sits out the step).
-        cache: keep what the teacher says of each view, and compute it once; for augmentations with
-            few views.
+        cache: keep what the teacher says of each view, and compute it once; views have to come
+            again: by data.views, or an augmentation with few (none, flip, turns).
         cache_folder: where; without it a folder of detkd's own ($DETKD_CACHE or ~/.cache/detkd).
         preflight: validation images on which the teacher is judged before the first step; 0 trusts
             it unseen.

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     )
     with writing(options.out):
         there = [name for name in names if name in sides.values()]
-        written = _write(document, sides, there, options, root)
+        written = _write(document, sides, there, groups, options, root)
     code, report = _tell(document, sides, groups, asked, root, compare=not options.no_similar)
     if options.report:
         with writing(options.report):
@@ -146,13 +146,13 @@ def _refuse_other_folds(out: Path, names: list[str]) -> None:
 
 
 def _groups(document: dict[str, Any], options: argparse.Namespace) -> dict[Any, str]:
-    from detkd.data.split import groups_by_field, groups_by_pattern, groups_by_table
+    from detkd.data.split import groups_by_field, groups_by_pattern, groups_by_table, ungrouped
 
     if options.group_pattern is not None:
         return groups_by_pattern(document, options.group_pattern)
     if options.groups is None:
         sampled = any("sample" in image for image in document["images"])
-        return groups_by_field(document, "sample" if sampled else "id")
+        return groups_by_field(document, "sample") if sampled else ungrouped(document)
     table = Path(options.groups)
     if table.suffix.lower() == ".csv" or table.is_file():
         return groups_by_table(document, table, options.group_column)
@@ -163,6 +163,7 @@ def _write(
     document: dict[str, Any],
     sides: Mapping[Any, str],
     names: list[str],
+    groups: Mapping[Any, str],
     options: argparse.Namespace,
     root: Path,
 ) -> list[str]:
@@ -181,7 +182,7 @@ def _write(
     for name, chosen in files.items():
         path = options.out / name
         inside = Path(os.path.relpath(root.resolve(), path.resolve().parent)).as_posix()
-        write_json(path, part_of(document, chosen, inside, path.stem))
+        write_json(path, part_of(document, chosen, inside, path.stem, groups))
     return list(files)
 
 

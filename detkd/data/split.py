@@ -38,6 +38,11 @@ def groups_by_field(document: Mapping[str, Any], field: str) -> dict[Any, str]:
     return {key: _group(key, group) for key, group in groups.items()}
 
 
+def ungrouped(document: Mapping[str, Any]) -> dict[Any, str]:
+    """Groups in which each image stands alone."""
+    return {image["id"]: _group(image["id"], None) for image in document["images"]}
+
+
 def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None) -> dict[Any, str]:
     """Group of each image id after a CSV file; rows are matched by file name, path or stem.
 
@@ -317,10 +322,17 @@ def _content(
     return content
 
 
-def part_of(document: Mapping[str, Any], chosen: set[Any], root: str, side: str) -> dict[str, Any]:
+def part_of(
+    document: Mapping[str, Any],
+    chosen: set[Any],
+    root: str,
+    side: str,
+    groups: Mapping[Any, str],
+) -> dict[str, Any]:
     """The COCO document of some of the images; ids are kept, `root` is its image root.
 
-    Its record says which side it is, so that no threshold is chosen on a test split.
+    Its record says which side it is, so that no threshold is chosen on a test split. An image
+    without a `sample` gets its group as such: what is split by it is also judged by it.
     """
     info = document.get("info")
     info = dict(info) if isinstance(info, dict) else {}
@@ -330,9 +342,18 @@ def part_of(document: Mapping[str, Any], chosen: set[Any], root: str, side: str)
     return {
         **document,
         "info": info,
-        "images": [image for image in document["images"] if image["id"] in chosen],
+        "images": [
+            _with_sample(image, groups[image["id"]])
+            for image in document["images"]
+            if image["id"] in chosen
+        ],
         "annotations": [box for box in document["annotations"] if box["image_id"] in chosen],
     }
+
+
+def _with_sample(image: dict[str, Any], group: str) -> dict[str, Any]:
+    known = image.get("sample") not in (None, "")
+    return image if known or group.startswith(ALONE) else {**image, "sample": group}
 
 
 def report_of(

@@ -34,7 +34,8 @@ def needed() -> Any:
         import onnxscript
     except ImportError as error:
         raise UserError(
-            f"the export needs {error.name}, which is not installed: pip install 'detkd[export]'."
+            f"the export needs {error.name}, which is not installed: "
+            "pip install '.[export]' in detkd's checkout."
         ) from error
     del onnx, onnxscript
     return onnxruntime

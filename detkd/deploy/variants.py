@@ -257,6 +257,6 @@ def _openvino() -> Any:
         import openvino
     except ImportError as error:
         raise UserError(
-            "--to openvino: OpenVINO is not installed: pip install 'detkd[openvino]'."
+            "--to openvino: OpenVINO is not installed: pip install openvino."
         ) from error
     return openvino

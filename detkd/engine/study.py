@@ -39,6 +39,7 @@ from detkd.files import locked, write_atomic, write_json
 
 Resolve = Callable[[list[str]], AnyExperiment]
 GAP = ("plain", "teacher")
+JUDGED_OF_AN_IMAGE = ("id", "file_name", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -452,11 +453,15 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
 
 
 def _digest_of(test: Path | None) -> str | None:
-    """Digest of a test's images, boxes and classes; None where it is not there."""
+    """Digest of a test's images, boxes and classes; None where it is not there.
+
+    Of the images only what is judged: which sample each is of may be added to them later.
+    """
     if test is None or not test.is_file():
         return None
     document = read_coco(test)
-    return _digest([document[key] for key in ("images", "annotations", "categories")])
+    images = [[image.get(key) for key in JUDGED_OF_AN_IMAGE] for image in document["images"]]
+    return _digest([images, document["annotations"], document["categories"]])
 
 
 def _digest(tree: Any) -> str:

@@ -42,6 +42,32 @@ def test_rows_are_matched_by_path_name_or_stem(whole, tmp_path, table):
     assert len({groups[k] for k in range(2, 8)}) == 6
 
 
+def sides_of(folder):
+    documents = [json.loads((folder / f"{side}.json").read_text()) for side in ("train", "val")]
+    return {image["id"]: image for document in documents for image in document["images"]}
+
+
+def test_what_was_split_by_is_judged_by(whole, tmp_path):
+    document = json.loads(whole.read_text())
+    document["images"][7]["sample"] = "named before"
+    whole.write_text(json.dumps(document))
+    (tmp_path / "g.csv").write_text("image,group\n000,A\n001,A\n")
+    halves = [str(whole), "--ratios", "1", "1", "0", "--no-similar", "--out"]
+    assert launch("split", [*halves, str(tmp_path / "a"), "--groups", str(tmp_path / "g.csv")]) == 0
+    samples = {key: image.get("sample") for key, image in sides_of(tmp_path / "a").items()}
+    assert samples == {0: "A", 1: "A", 7: "named before"} | dict.fromkeys(range(2, 7))
+    assert launch("split", [*halves, str(tmp_path / "b"), "--groups", "slide"]) == 0
+    samples = {key: image["sample"] for key, image in sides_of(tmp_path / "b").items()}
+    assert samples == {key: str(key // 2) for key in range(7)} | {7: "named before"}
+
+
+def test_images_of_no_group_are_samples_of_their_own(whole, tmp_path, capsys):
+    command = [str(whole), "--ratios", "1", "1", "0", "--no-similar", "--out", str(tmp_path)]
+    assert launch("split", command) == 0
+    assert "8 images are in no group; each stands alone" in capsys.readouterr().out
+    assert not any("sample" in image for image in sides_of(tmp_path).values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -130,7 +130,10 @@ def test_figures_of_another_test_are_not_mixed(study, scenes, tmp_path):
     alter(study, test=str(truth))
     task = Task("plain", 0, study, [], "s")
     Results(read_study(study)).add(task, {"test_map": 0.5})
-    truth.write_text(json.dumps({**document, "info": {"description": "elsewhere"}}))
+    named = [{**image, "sample": "lake"} for image in document["images"]]
+    truth.write_text(
+        json.dumps({**document, "images": named, "info": {"description": "elsewhere"}})
+    )
     assert Results(read_study(study)).holds(task)  # the same images and boxes
     document["annotations"].pop()
     truth.write_text(json.dumps(document))
