@@ -66,7 +66,14 @@ def test_the_papers_readings_differ_in_what_the_teacher_says_alone(reading):
 
 @pytest.mark.parametrize(
     ("folder", "count"),
-    [("microalgae", 9), ("bccd", 2), ("marine", 2), ("land_use", 3), ("self_distill", 2)],
+    [
+        ("microalgae", 9),
+        ("bccd", 2),
+        ("pmid2019", 1),
+        ("marine", 2),
+        ("land_use", 3),
+        ("self_distill", 2),
+    ],
 )
 def test_every_study_is_one_whose_rows_can_be_trained(folder, count):
     def resolve(argv):
