@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from detkd.config import TermConfig
+from detkd.distill.head_maps import roi_features, rpn_features
 from detkd.distill.losses import find_loss
 from detkd.distill.losses.traits import traits_of
-from detkd.distill.rpn_maps import rpn_features
 from detkd.distill.taps import HEAD_FEATURES
 from detkd.errors import ConfigError, UserError
 from detkd.files import write_with
@@ -60,7 +60,7 @@ class MapCache:
         self.held: dict[Path, dict[str, Tensor]] | None = {} if hold else None
         there = dict(teacher.features)
         if isinstance(teacher, Detector):
-            there |= rpn_features(teacher)
+            there |= rpn_features(teacher) | roi_features(teacher)
         self.features: dict[str, Feature] = {name: there[name] for name in self.names}
         digest = hashlib.blake2b(FORM, digest_size=16)
         for key, value in teacher.state_dict().items():
@@ -218,15 +218,21 @@ def maps_needed(
 ) -> list[str]:
     """The teacher's maps that these terms read, those that its heads read among them.
 
-    `frames` says that there are images without annotations, for which its heads run anyway. Where
-    all levels are read, what the RPN says of them is kept with them, so that it need not run.
+    `frames` says that there are images without annotations, for which its heads run anyway, on its
+    levels. Else what the heads make of the levels does, where nothing else reads them: what the RPN
+    says, and what RoIs are cut out of, which is less where they are cut out of few channels.
     """
     at = {name for term in terms for name in term.at}
     levels = teacher.backbone.neck.features
+    maps = at - set(HEAD_FEATURES)
     heads = frames or any(
         name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
         for term in terms
         for name in term.at
     )
-    wanted = at - set(HEAD_FEATURES) | (set(levels) if heads else set())
-    return [*wanted, *(rpn_features(teacher) if wanted >= set(levels) else ())]
+    if heads:
+        reduced = {} if frames or maps & set(levels) else roi_features(teacher)
+        maps |= {*(reduced or levels), *rpn_features(teacher)}
+    elif maps >= set(levels):  # all levels are read: the RPN need not run
+        maps |= {*rpn_features(teacher)}
+    return sorted(maps)

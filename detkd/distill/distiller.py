@@ -14,8 +14,8 @@ from detkd.config import DistillConfig, TermConfig
 from detkd.distill.balance import Kind
 from detkd.distill.cache import MapCache
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
+from detkd.distill.head_maps import head_maps
 from detkd.distill.outputs import Outputs
-from detkd.distill.rpn_maps import rpn_features, rpn_maps
 from detkd.distill.sharing import (
     Plan,
     apply_sharing,
@@ -236,8 +236,8 @@ class Distiller(Teaching[Detector]):
         assert self.cache
         sizes = [batch.image_sizes[at] for at in places]
         maps = self._maps(ImageList(batch.tensors[places], sizes))
-        wanted = rpn_features(self.teacher).keys() & set(self.cache.names)
-        return {**maps, **rpn_maps(self.teacher, maps)} if wanted else maps
+        of_heads = any("@" in name for name in self.cache.names)
+        return {**maps, **head_maps(self.teacher, maps)} if of_heads else maps
 
     def _maps(self, batch: ImageList) -> dict[str, Tensor]:
         device = batch.tensors.device.type

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from detkd.distill.rpn_maps import objectness_and_deltas
+from detkd.distill.head_maps import objectness_and_deltas
 from detkd.distill.taps import Reading
 from detkd.models.detector import Detector
+from detkd.models.roi_features import RoIAlign
 
 
 class BothSay(Protocol):
@@ -83,7 +84,9 @@ class Outputs:
     def _of_student(self, name: str) -> Tensor:
         head, _, part = name.partition(".")
         if head == "rpn":
-            return self._at_anchors(part, self._reading.objectness, self._reading.deltas)
+            if level := part.partition("@")[2]:
+                return self._reading.objectness[level]
+            return self._student_anchors[part == "boxes"][self._sampled]
         if head == "cross":
             return self._crossed[part == "boxes"]
         return self._reading.features[name]
@@ -91,7 +94,9 @@ class Outputs:
     def _of_teacher(self, name: str) -> Tensor:
         head, _, part = name.partition(".")
         if head == "rpn":
-            return self._at_anchors(part, *self._teacher_rpn)
+            if level := part.partition("@")[2]:
+                return self._teacher_rpn[0][level]
+            return self._teacher_anchors[part == "boxes"][self._sampled]
         if head in ("roi", "cross"):
             return self._teacher_roi[part == "boxes"]
         return self._maps[name]
@@ -113,11 +118,17 @@ class Outputs:
         heads = self._teacher.roi_heads
         device, dtype, enabled = self._autocast
         with torch.autocast(device, dtype=dtype, enabled=enabled):
-            levels = {name: features[name] for name in self._teacher.backbone.neck.features}
-            pooled = heads.box_roi_pool(levels, self._reading.proposals, self._reading.image_sizes)
+            pooled = self._pooled(heads.box_roi_pool, features)
             logits, boxes = heads.box_predictor(heads.box_head(pooled))
         assert len(logits) == sum(len(boxes) for boxes in self._reading.proposals)
         return logits, boxes
+
+    def _pooled(self, pool: RoIAlign, features: Mapping[str, Tensor]) -> Tensor:
+        names = list(self._teacher.backbone.neck.features)
+        boxes, sizes = self._reading.proposals, self._reading.image_sizes
+        if f"roi@{names[0]}" in features:  # from a cache
+            return pool.cut({name: features[f"roi@{name}"] for name in names}, boxes, sizes)
+        return pool({name: features[name] for name in names}, boxes, sizes)
 
     @cached_property
     def _teacher_rpn(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -129,22 +140,18 @@ class Outputs:
             logits, deltas = self._teacher.rpn.head([self._maps[name] for name in levels])
         return dict(zip(levels, logits, strict=True)), dict(zip(levels, deltas, strict=True))
 
-    def _at_anchors(
-        self, part: str, objectness: dict[str, Tensor], deltas: dict[str, Tensor]
-    ) -> Tensor:
-        kind, _, level = part.partition("@")
-        if kind == "objectness":
-            return objectness[level]
-        logits, boxes = concat_box_prediction_layers(
-            list(objectness.values()), list(deltas.values())
-        )
-        return (boxes if kind == "boxes" else logits)[self._sampled]
+    @cached_property
+    def _student_anchors(self) -> tuple[Tensor, Tensor]:
+        return _by_anchor(self._reading.objectness, self._reading.deltas)
+
+    @cached_property
+    def _teacher_anchors(self) -> tuple[Tensor, Tensor]:
+        return _by_anchor(*self._teacher_rpn)
 
     @cached_property
     def _sampled(self) -> Tensor:
         """Rows of the anchors that are compared, of those of all images [N·M]."""
-        maps, deltas = self._teacher_rpn
-        logits, _ = concat_box_prediction_layers(list(maps.values()), list(deltas.values()))
+        logits, _ = self._teacher_anchors
         anchors, sizes = self._reading.anchors, self._reading.image_sizes
         x, y = (anchors[:, :2] + anchors[:, 2:]).T / 2
         wanted = self._student.rpn.fg_bg_sampler.batch_size_per_image
@@ -173,6 +180,14 @@ class Outputs:
         if not self._labelled:
             labels = [torch.full_like(label, -1) for label in labels]
         return torch.cat(labels), torch.cat(list(coder.encode(each, proposals)))
+
+
+def _by_anchor(
+    objectness: Mapping[str, Tensor], deltas: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits [N·M, 1] and deltas [N·M, 4] of all anchors of all images, from those by level."""
+    logits, boxes = concat_box_prediction_layers(list(objectness.values()), list(deltas.values()))
+    return logits, boxes
 
 
 def match_proposals(detector: Detector, reading: Reading) -> tuple[list[Tensor], list[Tensor]]:

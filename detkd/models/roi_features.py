@@ -9,7 +9,7 @@ al., 2016), Light-Head R-CNN and ThunderNet (Qin et al., ICCV 2019).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,21 @@ class RoIAlign(MultiScaleRoIAlign):
         """The maps [N, c, h, w] of the levels [N, C, h, w] out of which RoIs are cut."""
         return list(levels)
 
+    def cut(
+        self,
+        maps: Mapping[str, Tensor],
+        boxes: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> Tensor:
+        """The features of RoIs, out of what `reduced` has made of each level, by its name."""
+        return super().forward(dict(maps), boxes, image_shapes)
+
+    def forward(
+        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        maps = self.reduced([x[name] for name in self.featmap_names])
+        return self.cut(dict(zip(self.featmap_names, maps, strict=True)), boxes, image_shapes)
+
 
 class ThinRoIAlign(RoIAlign):
     """RoIAlign of levels that one 1x1 convolution for all has reduced to `thin` channels."""
@@ -57,14 +72,6 @@ class ThinRoIAlign(RoIAlign):
 
     def reduced(self, levels: Sequence[Tensor]) -> list[Tensor]:
         return [self.reduce(level) for level in levels]
-
-    def forward(
-        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
-        maps = self.reduced([x[name] for name in self.featmap_names])
-        return super().forward(
-            dict(zip(self.featmap_names, maps, strict=True)), boxes, image_shapes
-        )
 
 
 class PositionSensitiveRoIAlign(ThinRoIAlign):
@@ -80,20 +87,24 @@ class PositionSensitiveRoIAlign(ThinRoIAlign):
         super().__init__(levels, features * cells**2, cells, roi_scale)
         self.channels = features
 
-    def forward(
-        self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
+    def cut(
+        self,
+        maps: Mapping[str, Tensor],
+        boxes: list[Tensor],
+        image_shapes: list[tuple[int, int]],
     ) -> Tensor:
-        maps = self.reduced([x[name] for name in self.featmap_names])
         assert self.scales is not None and self.map_levels is not None
         wanted = self.map_levels(boxes)
         frame = [torch.full_like(each[:, :1], at) for at, each in enumerate(boxes)]
         # The operator knows no mixed precision.
         rois = torch.cat([torch.cat(frame), torch.cat(boxes)], dim=1).float()
         out = rois.new_zeros(len(rois), self.channels, *self.output_size)
-        for at, (level, scale) in enumerate(zip(maps, self.scales, strict=True)):
+        for at, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
             here = torch.where(wanted == at)[0]
-            out[here] = ps_roi_align(level.float(), rois[here], self.output_size, scale, SAMPLES)
-        return out.to(maps[0].dtype)
+            out[here] = ps_roi_align(
+                maps[name].float(), rois[here], self.output_size, scale, SAMPLES
+            )
+        return out.to(maps[self.featmap_names[0]].dtype)
 
 
 def build_roi_features(model: ModelConfig, levels: dict[str, Feature]) -> tuple[RoIAlign, int]:

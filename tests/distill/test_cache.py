@@ -163,6 +163,30 @@ def test_neither_teacher_nor_rpn_runs_where_all_is_kept(student, teacher, batch,
     assert not ran
 
 
+@pytest.mark.parametrize("kind", ["thin", "psroi"])
+def test_of_a_thin_head_what_it_cuts_rois_out_of_is_kept(kind, batch, tmp_path):
+    torch.manual_seed(0)
+    light = {"roi_features": kind, "roi_channels": 2, "roi_size": 2}
+    student, teacher = small(**light), small("resnet18@c4", **light).eval()
+    answers = [TermConfig("kl", ["roi.logits"]), TermConfig("objectness", ["rpn.logits"])]
+    names = maps_needed(answers, teacher)
+    assert names == ["roi@p3", "roi@p4", "rpn@p3", "rpn@p4"]
+    levels = ["p3", "p4", "rpn@p3", "rpn@p4"]  # of which RoIs can be cut as well
+    assert maps_needed([*answers, TermConfig("pkd", ["p3"])], teacher) == levels
+    assert maps_needed(answers, teacher, frames=True) == levels
+    cache = MapCache(tmp_path, teacher, names)
+    assert cache.bytes_a_view((96, 96)) < MapCache(tmp_path, teacher, levels).bytes_a_view((96, 96))
+    live = losses(student, teacher, batch, terms=answers)
+    assert losses(student, teacher, batch, cache, terms=answers) == pytest.approx(live, rel=1e-3)
+    cache.unchecked = 0
+    ran = []
+    pool = teacher.roi_heads.box_roi_pool
+    for part in (teacher.backbone, teacher.rpn.head, pool.reduce):
+        part.register_forward_hook(lambda *_: ran.append(1))
+    assert losses(student, teacher, batch, cache, terms=answers) == pytest.approx(live, rel=5e-3)
+    assert not ran
+
+
 def test_a_training_reads_its_cache(tiny, tmp_path, capsys):
     assert (
         launch("train", ["--config", str(tiny("t", train__epochs=1)), "--run", str(tmp_path / "t")])
