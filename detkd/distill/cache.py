@@ -232,7 +232,7 @@ def maps_needed(
     )
     if heads:
         reduced = {} if frames or maps & set(levels) else roi_features(teacher)
-        maps |= {*(reduced or levels), *rpn_features(teacher)}
-    elif maps >= set(levels):  # all levels are read: the RPN need not run
+        maps |= {*(reduced or levels)}
+    if heads or maps >= set(levels):  # one cache for all that read them
         maps |= {*rpn_features(teacher)}
     return sorted(maps)

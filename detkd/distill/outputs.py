@@ -125,10 +125,11 @@ class Outputs:
 
     def _pooled(self, pool: RoIAlign, features: Mapping[str, Tensor]) -> Tensor:
         names = list(self._teacher.backbone.neck.features)
-        boxes, sizes = self._reading.proposals, self._reading.image_sizes
         if f"roi@{names[0]}" in features:  # from a cache
-            return pool.cut({name: features[f"roi@{name}"] for name in names}, boxes, sizes)
-        return pool({name: features[name] for name in names}, boxes, sizes)
+            maps = [features[f"roi@{name}"] for name in names]
+        else:
+            maps = pool.reduced([features[name] for name in names])
+        return pool.cut(maps, self._reading.proposals, self._reading.image_sizes)
 
     @cached_property
     def _teacher_rpn(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ al., 2016), Light-Head R-CNN and ThunderNet (Qin et al., ICCV 2019).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,19 +45,16 @@ class RoIAlign(MultiScaleRoIAlign):
         return list(levels)
 
     def cut(
-        self,
-        maps: Mapping[str, Tensor],
-        boxes: list[Tensor],
-        image_shapes: list[tuple[int, int]],
+        self, maps: Sequence[Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        """The features of RoIs, out of what `reduced` has made of each level, by its name."""
-        return super().forward(dict(maps), boxes, image_shapes)
+        """The features of RoIs, out of what `reduced` has made of the levels."""
+        named = dict(zip(self.featmap_names, maps, strict=True))
+        return super().forward(named, boxes, image_shapes)
 
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
-        maps = self.reduced([x[name] for name in self.featmap_names])
-        return self.cut(dict(zip(self.featmap_names, maps, strict=True)), boxes, image_shapes)
+        return self.cut(self.reduced([x[name] for name in self.featmap_names]), boxes, image_shapes)
 
 
 class ThinRoIAlign(RoIAlign):
@@ -88,10 +85,7 @@ class PositionSensitiveRoIAlign(ThinRoIAlign):
         self.channels = features
 
     def cut(
-        self,
-        maps: Mapping[str, Tensor],
-        boxes: list[Tensor],
-        image_shapes: list[tuple[int, int]],
+        self, maps: Sequence[Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         assert self.scales is not None and self.map_levels is not None
         wanted = self.map_levels(boxes)
@@ -99,12 +93,10 @@ class PositionSensitiveRoIAlign(ThinRoIAlign):
         # The operator knows no mixed precision.
         rois = torch.cat([torch.cat(frame), torch.cat(boxes)], dim=1).float()
         out = rois.new_zeros(len(rois), self.channels, *self.output_size)
-        for at, (name, scale) in enumerate(zip(self.featmap_names, self.scales, strict=True)):
+        for at, (level, scale) in enumerate(zip(maps, self.scales, strict=True)):
             here = torch.where(wanted == at)[0]
-            out[here] = ps_roi_align(
-                maps[name].float(), rois[here], self.output_size, scale, SAMPLES
-            )
-        return out.to(maps[self.featmap_names[0]].dtype)
+            out[here] = ps_roi_align(level.float(), rois[here], self.output_size, scale, SAMPLES)
+        return out.to(maps[0].dtype)
 
 
 def build_roi_features(model: ModelConfig, levels: dict[str, Feature]) -> tuple[RoIAlign, int]:
