@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from detkd.coco_json import read_json
 from detkd.config import AnyExperiment, ClassDataConfig, ClassifierExperiment, Experiment
 from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes, sides_of
 from detkd.engine.compare import judge_run
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import DataError, UserError
+from detkd.evaluation.bootstrap import bootstrap_means as map_means
+from detkd.evaluation.case import Case, build_case
 from detkd.evaluation.class_intervals import bootstrap_means, compare_means
 from detkd.evaluation.class_judge import ClassPredictions, aligned, read_predictions
 from detkd.evaluation.classes import class_scores, softmax
+from detkd.evaluation.paired import enough_draws, paired_means
+from detkd.evaluation.results import check_truth
 from detkd.files import digest_of, write_json
 from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, classifier_from, cut_at
@@ -42,9 +47,11 @@ class Kind:
             one.
         costs: the same for all runs of a row: the column's title, and its text.
         besides: what else each run has of its own, by its key among the figures.
-        interval: gives the interval by sample of the mean test score of a row's runs.
+        interval: gives the interval by sample of the mean test score of a row's runs, the truth
+            of the test given if there is one.
         paired: gives the paired test of a row's runs against those of another one. Either gives
             None where what the runs said on the test images is not there.
+        tested: the score that the table shows both of: the column's title, and its key in them.
     """
 
     experiment: type[AnyExperiment]
@@ -53,9 +60,10 @@ class Kind:
     val: str
     test: str
     costs: Mapping[str, Callable[[Row], str]]
+    interval: Callable[[Sequence[Path], Path | None], dict[str, Any] | None]
+    paired: Callable[[Sequence[Path], Sequence[Path], Path | None], dict[str, Any] | None]
+    tested: tuple[str, str]
     besides: Sequence[str] = ("seconds",)
-    interval: Callable[[Sequence[Path]], dict[str, Any] | None] | None = None
-    paired: Callable[[Sequence[Path], Sequence[Path]], dict[str, Any] | None] | None = None
 
 
 def detector_figures(run: Path, test: Path | None) -> dict[str, Any]:
@@ -72,6 +80,39 @@ def detector_figures(run: Path, test: Path | None) -> dict[str, Any]:
         "parameters": cost.parameters if cost else None,
         "gflops": cost.gflops if cost else None,
     }
+
+
+def detector_interval(runs: Sequence[Path], test: Path | None) -> dict[str, Any] | None:
+    """The interval by sample of the mean of the runs' test mAP; see `bootstrap_means`."""
+    cases = _cases(runs, test)
+    return _short(map_means(cases)) if cases else None
+
+
+def detector_paired(
+    ours: Sequence[Path], theirs: Sequence[Path], test: Path | None
+) -> dict[str, Any] | None:
+    """The paired test of two rows' runs on the test images; see `paired_means`."""
+    cases = _cases([*ours, *theirs], test)
+    if not cases:
+        return None
+    draws = enough_draws(cases[0])
+    return _short(paired_means(cases[: len(ours)], cases[len(ours) :], draws=draws))
+
+
+def _cases(runs: Sequence[Path], test: Path | None) -> list[Case]:
+    """What each run has found on the test images; nothing without them, or where a run is gone."""
+    if test is None:
+        return []
+    try:
+        truth = check_truth(read_json(test, "name a COCO ground truth"), test)
+        return [build_case(truth, judge_run(run, test).found, run) for run in runs]
+    except (OSError, UserError):
+        return []
+
+
+def _short(told: dict[str, Any]) -> dict[str, Any]:
+    """Without each class's own lines."""
+    return {key: value for key, value in told.items() if key != "per_class"}
 
 
 def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
@@ -153,7 +194,7 @@ def predictions_on_test(run: Path) -> ClassPredictions | None:
     return said
 
 
-def class_interval(runs: Sequence[Path]) -> dict[str, Any] | None:
+def class_interval(runs: Sequence[Path], _: Path | None = None) -> dict[str, Any] | None:
     """The interval by sample of the mean of the runs' test scores; see `bootstrap_means`."""
     said = _same_images(runs)
     if not said:
@@ -162,7 +203,9 @@ def class_interval(runs: Sequence[Path]) -> dict[str, Any] | None:
     return bootstrap_means(probabilities, first.labels, first.groups)
 
 
-def class_paired(ours: Sequence[Path], theirs: Sequence[Path]) -> dict[str, Any] | None:
+def class_paired(
+    ours: Sequence[Path], theirs: Sequence[Path], _: Path | None = None
+) -> dict[str, Any] | None:
     """The paired test of two rows' runs on the test images; see `compare_means`."""
     said = _same_images([*ours, *theirs])
     if not said:
@@ -200,6 +243,9 @@ KINDS = {
         "val_map",
         "test_map",
         {"minutes": lambda row: f"{statistics.mean(row['seconds']) / 60:.0f}"},
+        detector_interval,
+        detector_paired,
+        ("test mAP", "AP"),
     ),
     "train-cls": Kind(
         ClassifierExperiment,
@@ -219,8 +265,9 @@ KINDS = {
             "MFLOPs": lambda row: f"{1000 * row['gflops']:.1f}",
             "seconds": lambda row: f"{statistics.mean(row['seconds']):.0f}",
         },
-        ("seconds", "exits"),
         class_interval,
         class_paired,
+        ("test balanced", "balanced_accuracy"),
+        ("seconds", "exits"),
     ),
 }

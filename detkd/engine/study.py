@@ -25,6 +25,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ from detkd.data.dataset import read_coco
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS
 from detkd.errors import ConfigError
-from detkd.files import locked, write_atomic, write_json
+from detkd.files import digest_of, locked, write_atomic, write_json
 
 Resolve = Callable[[list[str]], AnyExperiment]
 GAP = ("plain", "teacher")
+SETTINGS = "settings.txt"  # in a run folder: the digest of what it is trained with
 JUDGED_OF_AN_IMAGE = ("id", "file_name", "width", "height")
 
 
@@ -108,7 +110,7 @@ class Task:
         Raises:
             ConfigError: the folder holds a run of other settings.
         """
-        note = self.run / "settings.txt"
+        note = self.run / SETTINGS
         if self.run.is_dir() and (not note.is_file() or note.read_text() != self.settings):
             raise ConfigError(
                 f"{self.run}: holds a run of other settings than row '{self.row}' has now; move it "
@@ -263,8 +265,10 @@ class Results:
                 row[key][at] = value
             else:
                 row[key] = value
-        for stale in ("interval", "paired"):  # of the runs before
-            row.pop(stale, None)
+        row.pop("interval", None)  # of the runs before, as are paired tests of them
+        for each in (row, *self.rows.values()):
+            if each is row or each.get("paired", {}).get("against") == task.row:
+                each.pop("paired", None)
         row["settings"] = task.settings
         row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
         self.rows[task.row] = row
@@ -281,23 +285,33 @@ class Results:
     def compare(self) -> None:
         """Add the interval of each row's test score, and its paired test against its plain row.
 
-        The plain row is the first of the two of its gap. What is known of runs that are gone stays.
+        The plain row is the first of the two of its gap. What is known of runs that are gone stays,
+        and nothing is worked out twice on the same truth.
         """
-        kind = self.study.kind
-        if not kind.interval or not kind.paired:
-            return
+        kind, test = self.study.kind, self.study.test
+        of = {"truth": digest_of(test)[:16]} if test and test.is_file() else {}
         with locked(self.study.runs / ".results.lock", wait=True):
             self.rows = self._read()
             for name, row in self.rows.items():
-                if interval := kind.interval(self._runs(name)):
-                    row["interval"] = interval
-                plain = self._plain(name)
-                if plain and (test := kind.paired(self._runs(name), self._runs(plain))):
-                    row["paired"] = {"against": plain, **test}
+                runs, plain = self._runs(name), self._plain(name)
+                if row.get("paired", {}).get("against", plain) != plain:
+                    del row["paired"]  # the study names another gap now
+                against = self._runs(plain) if plain else []
+                if runs:
+                    _renew(row, "interval", of, partial(kind.interval, runs, test))
+                if runs and against:
+                    paired = partial(kind.paired, runs, against, test)
+                    _renew(row, "paired", {"against": plain, **of}, paired)
             self._write()
 
     def _runs(self, name: str) -> list[Path]:
-        return [self.study.runs / f"{name}-{seed}" for seed in self.rows[name]["seeds"]]
+        """The runs of a row, of all its seeds; none where one is gone or has other settings."""
+        row = self.rows[name]
+        runs = [self.study.runs / f"{name}-{seed}" for seed in row["seeds"]]
+        notes = [run / SETTINGS for run in runs]
+        if all(note.is_file() and note.read_text() == row["settings"] for note in notes):
+            return runs
+        return []
 
     def _plain(self, name: str) -> str | None:
         """The row that this one is compared with."""
@@ -323,7 +337,7 @@ class Results:
                 "seeds": str(len(row["seeds"])),
                 **{title: _spread(row[key]) for title, key in kind.scores.items()},
                 "gap closed": self._closed(name, means),
-                **_tested(row, self.rows),
+                **_tested(row, self.rows, *kind.tested),
                 **{title: text(row) for title, text in kind.costs.items()},
             }
             for name, row in self._lines()
@@ -420,17 +434,25 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
 
 
-TESTED = "balanced_accuracy"  # the score of classifiers that intervals are shown of
+def _renew(
+    row: dict[str, Any], key: str, of: dict[str, Any], make: Callable[[], dict[str, Any] | None]
+) -> None:
+    """Put into a row what `make` says, where what it has is of something else than `of`."""
+    known = row.get(key)
+    if (known is None or not of.items() <= known.items()) and (told := make()):
+        row[key] = {**of, **told}
 
 
-def _tested(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The columns of intervals by sample, where any row has them."""
+def _tested(
+    row: dict[str, Any], rows: dict[str, dict[str, Any]], title: str, key: str
+) -> dict[str, str]:
+    """The columns of intervals by sample of the score `key`, where any row has them."""
     columns = {}
     if any("interval" in each for each in rows.values()):
-        limits = row.get("interval", {}).get(TESTED)
-        columns["test balanced, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
+        limits = row.get("interval", {}).get(key)
+        columns[f"{title}, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
     if any("paired" in each for each in rows.values()):
-        line = row.get("paired", {}).get(TESTED, {})
+        line = row.get("paired", {}).get(key, {})
         between = "{:+.3f} to {:+.3f}".format(*line["interval"]) if line.get("interval") else ""
         columns["less plain, 95 %"] = f"{line['difference']:+.3f} ({between})" if between else "-"
     return columns

@@ -42,12 +42,23 @@ def bootstrap_numbers(
     case: Case, *, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, Any]:
     """As `bootstrap_map`, of a case."""
+    return bootstrap_means([case], draws=draws, level=level, seed=seed)
+
+
+def bootstrap_means(
+    runs: Sequence[Case], *, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
+    """As `bootstrap_map`, of the mean AP of several runs on the same truth.
+
+    Samples are drawn, the same for all runs; how much further seeds would vary is not in it.
+    """
+    case = runs[0]
     groups = groups_of(case)
     every = int(groups.max(initial=-1)) + 1
     weights = draw_weights(groups, draws, seed)
-    matches = match(case, OVERLAPS)
-    found = drawn_precisions(matches, weights)
-    holding = groups_with_class(matches, groups)
+    matches = [match(run, OVERLAPS) for run in runs]
+    found = mean_precisions([drawn_precisions(run, weights) for run in matches])
+    holding = groups_with_class(matches[0], groups)
     return {
         "level": level,
         "draws": draws,
@@ -106,6 +117,11 @@ def drawn_precisions(matches: Sequence[ClassMatches], weights: np.ndarray) -> di
             positives = weights @ matched.positives
             found[:, at] = Ranking([matched], copies).average_precision(weights, positives)
     return {"AP": found.mean(axis=2), "AP50": found[:, :, 0]}
+
+
+def mean_precisions(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The mean over runs of what `drawn_precisions` says of each."""
+    return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
 
 
 def over_classes(values: np.ndarray) -> np.ndarray:

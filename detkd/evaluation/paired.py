@@ -19,6 +19,7 @@ from detkd.evaluation.bootstrap import (
     groups_of,
     groups_with_class,
     interval,
+    mean_precisions,
     over_classes,
     unit_of,
 )
@@ -65,8 +66,8 @@ def paired_means(
     holding = groups_with_class(sides[0][0], groups)
     once = np.ones((1, len(case.images)), dtype=np.int32)
     weights = draw_weights(groups, draws, seed)
-    values = [_mean([drawn_precisions(run, once) for run in side]) for side in sides]
-    drawn = [_mean([drawn_precisions(run, weights) for run in side]) for side in sides]
+    values = [mean_precisions([drawn_precisions(run, once) for run in side]) for side in sides]
+    drawn = [mean_precisions([drawn_precisions(run, weights) for run in side]) for side in sides]
     exchanged = _exchanged(sides[0], sides[1], groups, draws, seed)
     said: dict[str, Any] = {
         "level": level,
@@ -132,10 +133,6 @@ def holm(chances: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _mean(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.mean([run[name] for run in runs], axis=0) for name in MEASURES}
-
-
 def _exchanged(
     ours: Sequence[Sequence[ClassMatches]],
     theirs: Sequence[Sequence[ClassMatches]],
@@ -146,8 +143,8 @@ def _exchanged(
     swapped = exchange_weights(groups, draws, seed)
     turns = range(math.lcm(len(ours), len(theirs)))
     pairs = [(ours[at % len(ours)], theirs[at % len(theirs)]) for at in turns]
-    one = _mean([exchanged_precisions(*pair, swapped) for pair in pairs])
-    two = _mean([exchanged_precisions(*pair, 1 - swapped) for pair in pairs])
+    one = mean_precisions([exchanged_precisions(*pair, swapped) for pair in pairs])
+    two = mean_precisions([exchanged_precisions(*pair, 1 - swapped) for pair in pairs])
     return {name: (one[name], two[name]) for name in MEASURES}
 
 

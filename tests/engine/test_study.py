@@ -1,8 +1,10 @@
 import json
 import signal
+import statistics
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from detkd.cli.app import launch
 from detkd.cli.arguments import read_experiment, read_kind
 from detkd.config import ClassifierExperiment, Experiment
+from detkd.engine.figures import KINDS
 from detkd.engine.run import NEW_KEYS, RunFolder
 from detkd.engine.study import Results, Row, Study, Task, _settings, plan, read_study
 from detkd.engine.trainings import killing_is_ctrl_c, run_all
@@ -83,7 +86,17 @@ def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     said = capsys.readouterr().out
     assert said.count("begun") == 1  # the plain student alone
     assert list(results(study)) == ["teacher", "plain", "pkd"]
+    pkd, plain = (results(study)[name] for name in ("pkd", "plain"))
+    line = pkd["paired"]["AP"]
+    assert pkd["paired"]["against"] == "plain"
+    assert line["difference"] == pytest.approx(
+        statistics.mean(pkd["test_map"]) - plain["test_map"][0]
+    )
+    assert line["interval"][0] <= line["difference"] <= line["interval"][1]
+    assert "paired" not in plain
     table = (study / "docs/results/small.md").read_text().splitlines()
+    assert "| gap closed | test mAP, 95 % | less plain, 95 % | minutes |" in table[0]
+    assert "{:.3f} to {:.3f}".format(*pkd["interval"]["AP"]) in table[4]
     assert [line.split(" | ")[0].strip("| ") for line in table[2:5]] == ["teacher", "plain", "pkd"]
     assert ["±" in line for line in table[2:5]] == [False, False, True]
     assert [line.strip() for line in table[8:10]] == [
@@ -256,6 +269,49 @@ def test_the_table_by_hand(study):
         "minutes": "2",
     }
     assert results.table()[0]["val mAP"] == "0.650 ± 0.071"
+
+
+def test_intervals_are_of_the_runs_and_the_truth_that_are_there(study, monkeypatch):
+    asked = []
+
+    def paired(ours, theirs, test):
+        asked.append(([run.name for run in ours], [run.name for run in theirs]))
+        return {"AP": {}}
+
+    kind = replace(KINDS["train"], interval=lambda runs, test: {"AP": [0.0, 1.0]}, paired=paired)
+    monkeypatch.setitem(KINDS, "train", kind)
+    truth = study / "test.json"
+    document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    truth.write_text(json.dumps(document))
+    rows = {name: Row("x") for name in ("teacher", "plain", "best")}
+    of = Study(study / "study.yaml", "small", rows, truth)
+
+    def run(name, seed):
+        task = Task(name, seed, of.runs / f"{name}-{seed}", [], "s")
+        task.claim()
+        Results(of).add(task, {"val_map": 0.5, "test_map": 0.5, "test_ap50": 0.5, "seconds": 9.0})
+
+    run("plain", 0)
+    run("best", 0)
+    Results(of).compare()
+    Results(of).compare()
+    assert asked == [(["best-0"], ["plain-0"])]  # once
+    assert set(results(study)["best"]) >= {"interval", "paired"}
+    run("plain", 1)  # what best was compared with is the half of it now
+    assert "paired" not in results(study)["best"]
+    assert "interval" in results(study)["best"]
+    Results(of).compare()
+    truth.write_text(json.dumps({**document, "info": "since then"}))
+    Results(of).compare()
+    assert asked[1:] == [(["best-0"], ["plain-0", "plain-1"])] * 2
+    (of.runs / "plain-0/settings.txt").write_text("other")
+    truth.write_text(json.dumps(document))
+    Results(of).compare()
+    assert len(asked) == 3  # a run of other settings is not the row's
+    assert "paired" in results(study)["best"]
+    rows["best"] = Row("x", gap=["teacher", "plain"])
+    Results(of).compare()
+    assert "paired" not in results(study)["best"]
 
 
 def test_a_row_with_exits_has_a_line_for_each_by_hand(study):
