@@ -35,7 +35,8 @@ def main(argv: list[str]) -> int:
 
     from detkd.deploy.onnx_model import needed
     from detkd.deploy.pareto import Foreign, Point, exported, pareto_table, plot_pareto, take_times
-    from detkd.engine.study import Results, read_study
+    from detkd.engine.study import read_study
+    from detkd.engine.study_results import Results
     from detkd.files import write_atomic, write_json
     from detkd.markdown import markdown_table
 

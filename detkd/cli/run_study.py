@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     from detkd.cli.arguments import read_kind
     from detkd.config import AnyExperiment
     from detkd.data.frames import refuse_tested
-    from detkd.engine.study import Results, plan, read_study, slurm_script
+    from detkd.engine.study import plan, read_study, slurm_script
+    from detkd.engine.study_results import Results
     from detkd.engine.trainings import run_all
 
     study = read_study(options.study)
@@ -55,29 +56,38 @@ def main(argv: list[str]) -> int:
     )
     if not options.no_table:
         results.compare()
-        _write_table(results.table(), results.commands(), study.results.with_suffix(".md"))
+        tables = [table for table in (results.table(), results.differences()) if table]
+        _write_tables(tables, results.commands(), study.results.with_suffix(".md"))
     for task in failed:
         print(f"failed: {task.row}, seed {task.seed}; see {task.run}.log")
     return 1 if failed else 0
 
 
-def _write_table(table: list[dict[str, str]], commands: list[str], path: Path) -> None:
+def _write_tables(tables: list[list[dict[str, str]]], commands: list[str], path: Path) -> None:
+    from detkd.files import write_atomic
+    from detkd.markdown import markdown_table
+
+    if not tables:
+        return
+    texts = [
+        markdown_table([list(table[0]), *(list(row.values()) for row in table)]) for table in tables
+    ]
+    made_by = "".join(f"    {command}\n" for command in commands)
+    write_atomic(path, "\n".join(texts) + f"\nMade by\n\n{made_by}")
+    for table in tables:
+        _show(table)
+    print(f"written: {path}, {path.with_suffix('.json')}")
+
+
+def _show(table: list[dict[str, str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from detkd.files import write_atomic
-    from detkd.markdown import markdown_table
-
-    if not table:
-        return
-    columns = list(table[0])
-    text = markdown_table([columns, *(list(row.values()) for row in table)])
-    made_by = "".join(f"    {command}\n" for command in commands)
-    write_atomic(path, f"{text}\nMade by\n\n{made_by}")
     shown = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "row" else "right", no_wrap=True)
+    for column in table[0]:
+        names = column in ("row", "less")
+        shown.add_column(column, justify="left" if names else "right", no_wrap=True)
     for row in table:
         shown.add_row(*row.values())
     console = Console()
@@ -85,4 +95,3 @@ def _write_table(table: list[dict[str, str]], commands: list[str], path: Path) -
     wide = console.measure(shown, options=console.options.update(width=1000)).maximum
     console.width = max(console.width, wide)
     console.print(shown)
-    print(f"written: {path}, {path.with_suffix('.json')}")

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,14 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of the table: the runs of a row, or one exit of them, by its place among the exits."""
+
+    runs: Sequence[Path]
+    exit: int | None = None
+
+
+@dataclass(frozen=True)
 class Kind:
     """What the trainings of a study are, and what its table says of them.
 
@@ -47,10 +55,10 @@ class Kind:
             one.
         costs: the same for all runs of a row: the column's title, and its text.
         besides: what else each run has of its own, by its key among the figures.
-        interval: gives the interval by sample of the mean test score of a row's runs, the truth
-            of the test given if there is one.
-        paired: gives the paired test of a row's runs against those of another one. Either gives
-            None where what the runs said on the test images is not there.
+        interval: gives the interval by sample of a line's mean test score, the truth of the test
+            given if there is one.
+        paired: gives the paired test of one line against another. Either gives None where what the
+            runs said on the test images is not there.
         tested: the score that the table shows both of: the column's title, and its key in them.
     """
 
@@ -60,8 +68,8 @@ class Kind:
     val: str
     test: str
     costs: Mapping[str, Callable[[Row], str]]
-    interval: Callable[[Sequence[Path], Path | None], dict[str, Any] | None]
-    paired: Callable[[Sequence[Path], Sequence[Path], Path | None], dict[str, Any] | None]
+    interval: Callable[[Line, Path | None], dict[str, Any] | None]
+    paired: Callable[[Line, Line, Path | None], dict[str, Any] | None]
     tested: tuple[str, str]
     besides: Sequence[str] = ("seconds",)
 
@@ -82,21 +90,19 @@ def detector_figures(run: Path, test: Path | None) -> dict[str, Any]:
     }
 
 
-def detector_interval(runs: Sequence[Path], test: Path | None) -> dict[str, Any] | None:
+def detector_interval(line: Line, test: Path | None) -> dict[str, Any] | None:
     """The interval by sample of the mean of the runs' test mAP; see `bootstrap_means`."""
-    cases = _cases(runs, test)
+    cases = _cases(line.runs, test)
     return _short(map_means(cases)) if cases else None
 
 
-def detector_paired(
-    ours: Sequence[Path], theirs: Sequence[Path], test: Path | None
-) -> dict[str, Any] | None:
+def detector_paired(ours: Line, theirs: Line, test: Path | None) -> dict[str, Any] | None:
     """The paired test of two rows' runs on the test images; see `paired_means`."""
-    cases = _cases([*ours, *theirs], test)
+    cases = _cases([*ours.runs, *theirs.runs], test)
     if not cases:
         return None
-    draws = enough_draws(cases[0])
-    return _short(paired_means(cases[: len(ours)], cases[len(ours) :], draws=draws))
+    first = len(ours.runs)
+    return _short(paired_means(cases[:first], cases[first:], draws=enough_draws(cases[0])))
 
 
 def _cases(runs: Sequence[Path], test: Path | None) -> list[Case]:
@@ -194,39 +200,47 @@ def predictions_on_test(run: Path) -> ClassPredictions | None:
     return said
 
 
-def class_interval(runs: Sequence[Path], _: Path | None = None) -> dict[str, Any] | None:
+def class_interval(line: Line, _: Path | None = None) -> dict[str, Any] | None:
     """The interval by sample of the mean of the runs' test scores; see `bootstrap_means`."""
-    said = _same_images(runs)
+    said = _same_images(line)
     if not said:
         return None
     first, probabilities = said
     return bootstrap_means(probabilities, first.labels, first.groups)
 
 
-def class_paired(
-    ours: Sequence[Path], theirs: Sequence[Path], _: Path | None = None
-) -> dict[str, Any] | None:
-    """The paired test of two rows' runs on the test images; see `compare_means`."""
-    said = _same_images([*ours, *theirs])
+def class_paired(ours: Line, theirs: Line, _: Path | None = None) -> dict[str, Any] | None:
+    """The paired test of two lines on the test images; see `compare_means`."""
+    said = _same_images(ours, theirs)
     if not said:
         return None
     first, each = said
-    return compare_means(each[: len(ours)], each[len(ours) :], first.labels, first.groups)
+    mine = len(ours.runs)
+    return compare_means(each[:mine], each[mine:], first.labels, first.groups)
 
 
-def _same_images(runs: Sequence[Path]) -> tuple[ClassPredictions, list[np.ndarray]] | None:
+def _same_images(*lines: Line) -> tuple[ClassPredictions, list[np.ndarray]] | None:
     """The first run's test predictions, and the probabilities of all in the order of its images.
 
     None where a run is gone, has no test side or another one.
     """
     try:
-        said = [each for run in runs if (each := predictions_on_test(run))]
-        if len(said) < len(runs):
+        said = [_said(run, line.exit) for line in lines for run in line.runs]
+        there = [each for each in said if each]
+        if len(there) < len(said):
             return None
-        names = (str(runs[0]), "another run")
-        return said[0], [aligned(said[0], each, names) for each in said]
+        names = (str(lines[0].runs[0]), "another run")
+        return there[0], [aligned(there[0], each, names) for each in there]
     except (OSError, UserError):
         return None
+
+
+def _said(run: Path, exit_: int | None) -> ClassPredictions | None:
+    """What a run, or an exit of it, said of its test images."""
+    said = predictions_on_test(run)
+    if said is None or exit_ is None:
+        return said
+    return None if said.exits is None else replace(said, logits=said.exits[:, exit_], exits=None)
 
 
 def _seconds(run: Path) -> float:

@@ -13,8 +13,10 @@ A row that distils learns from the row `teacher` of the same seed, or from the o
 its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, and
 with `teacher: FILE` from that checkpoint, which another study has made. `gap: [plain, teacher]`,
 beside `name` or in a row, names the rows between which it is told how much of the gap a row closes;
-`[]` tells nothing. `set` beside `name` changes the configs of all rows, before each row's own. With
-`command: train-cls` the rows are classifiers, judged on the test side of their own data.
+`[]` tells nothing. On the test images a row is compared with the first of the two, and with the
+lines of the table that it names as `against`. `set` beside `name` changes the configs of all rows,
+before each row's own. With `command: train-cls` the rows are classifiers, judged on the test side
+of their own data.
 """
 
 from __future__ import annotations
@@ -22,26 +24,23 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from detkd.config import AnyExperiment
-from detkd.data.dataset import read_coco
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS
 from detkd.errors import ConfigError
-from detkd.files import digest_of, locked, write_atomic, write_json
+from detkd.files import write_atomic
 
 Resolve = Callable[[list[str]], AnyExperiment]
 GAP = ("plain", "teacher")
+AT = " @ "  # between a row and the exit that a line is about
 SETTINGS = "settings.txt"  # in a run folder: the digest of what it is trained with
-JUDGED_OF_AN_IMAGE = ("id", "file_name", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,19 @@ class Row:
     """One line of the table: a config, what is changed in it, and whom it learns from.
 
     `gap` names two rows; the table says how much of the way from one to the other this row goes.
+    `against` names lines, rows or `ROW @ EXIT`, that it is compared with besides the first of them.
     """
 
     config: str
     set: dict[str, Any] = field(default_factory=dict)
     teacher: str = "teacher"
     gap: Sequence[str] = GAP
+    against: Sequence[str] = ()
+
+    @property
+    def compared(self) -> list[str]:
+        """The lines that this row is compared with."""
+        return [*self.gap[:1], *self.against]
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ def read_study(path: Path) -> Study:
         rows[str(name)] = Row(**{"gap": tree.get("gap", GAP), **row, "set": changes})
     for name, each in rows.items():
         _check_gap(each, rows, f"{path}: rows.{name}.gap")
+        _check_against(each, rows, f"{path}: rows.{name}.against")
     test = tree.get("test")
     name = str(tree.get("name", path.parent.name))
     teacher = str(tree["teacher"]) if tree.get("teacher") else None
@@ -203,182 +210,14 @@ def plan(
     return list(tasks.values())
 
 
-class Results:
-    """The figures of a study, kept in a JSON file that grows with each run.
+def line_of(row: str, exit_: str) -> str:
+    """The table's line of an exit of a row."""
+    return f"{row}{AT}{exit_}"
 
-    `{"rows": {name: {"seeds": [...], "test_map": [one a seed], ..., "settings", "command"}}}`.
-    What it holds need not be run again, even where the run folder is gone; a row whose settings
-    have changed begins anew.
-    """
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        # What each seed has; the rest is the same for all of them.
-        self.a_seed = (*study.kind.scores.values(), *study.kind.besides)
-        self.test = _digest_of(study.test)
-        self.rows = self._read()
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        path = self.study.results
-        if not path.is_file():
-            return {}
-        try:
-            tree = json.loads(path.read_text())
-            rows: dict[str, dict[str, Any]] = tree["rows"]
-            before = tree.get("test", self.test)
-            for row in rows.values():
-                for key in self.a_seed:  # scores that were not told when the row was run
-                    row.setdefault(key, [None] * len(row["seeds"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"{path}: holds no results of a study ({error}); move it away."
-            ) from error
-        if self.test and before != self.test:
-            raise ConfigError(
-                f"{path}: its figures are of other test images or boxes than {self.study.test} "
-                "holds now; put those back, or move the figures away."
-            )
-        return rows
-
-    def holds(self, task: Task) -> bool:
-        """Whether this training's figures are there."""
-        row = self.rows.get(task.row, {})
-        return row.get("settings") == task.settings and task.seed in row["seeds"]
-
-    def add(self, task: Task, found: dict[str, Any]) -> None:
-        """Keep a run's figures, in the order of the seeds, beside what others have added."""
-        with locked(self.study.runs / ".results.lock", wait=True):
-            self.rows = self._read()
-            self._add(task, found)
-
-    def _add(self, task: Task, found: dict[str, Any]) -> None:
-        row = self.rows.get(task.row)
-        if row is None or row["settings"] != task.settings:
-            row = {"seeds": [], **{key: [] for key in self.a_seed}}
-        at = sum(seed < task.seed for seed in row["seeds"])
-        if task.seed not in row["seeds"]:
-            for key in ("seeds", *self.a_seed):
-                row[key].insert(at, None)
-        row["seeds"][at] = task.seed
-        for key, value in found.items():
-            if key in self.a_seed:
-                row[key][at] = value
-            else:
-                row[key] = value
-        row.pop("interval", None)  # of the runs before, as are paired tests of them
-        for each in (row, *self.rows.values()):
-            if each is row or each.get("paired", {}).get("against") == task.row:
-                each.pop("paired", None)
-        row["settings"] = task.settings
-        row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
-        self.rows[task.row] = row
-        order = {name: at for at, name in enumerate(self.study.rows)}
-        self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
-        self._write()
-
-    def _write(self) -> None:
-        tree: dict[str, Any] = {"study": self.study.name, "rows": self.rows}
-        if self.test:
-            tree["test"] = self.test
-        write_json(self.study.results, tree)
-
-    def compare(self) -> None:
-        """Add the interval of each row's test score, and its paired test against its plain row.
-
-        The plain row is the first of the two of its gap. What is known of runs that are gone stays,
-        and nothing is worked out twice on the same truth.
-        """
-        kind, test = self.study.kind, self.study.test
-        of = {"truth": digest_of(test)[:16]} if test and test.is_file() else {}
-        with locked(self.study.runs / ".results.lock", wait=True):
-            self.rows = self._read()
-            for name, row in self.rows.items():
-                runs, plain = self._runs(name), self._plain(name)
-                if row.get("paired", {}).get("against", plain) != plain:
-                    del row["paired"]  # the study names another gap now
-                against = self._runs(plain) if plain else []
-                if runs:
-                    _renew(row, "interval", of, partial(kind.interval, runs, test))
-                if runs and against:
-                    paired = partial(kind.paired, runs, against, test)
-                    _renew(row, "paired", {"against": plain, **of}, paired)
-            self._write()
-
-    def _runs(self, name: str) -> list[Path]:
-        """The runs of a row, of all its seeds; none where one is gone or has other settings."""
-        row = self.rows[name]
-        runs = [self.study.runs / f"{name}-{seed}" for seed in row["seeds"]]
-        notes = [run / SETTINGS for run in runs]
-        if all(note.is_file() and note.read_text() == row["settings"] for note in notes):
-            return runs
-        return []
-
-    def _plain(self, name: str) -> str | None:
-        """The row that this one is compared with."""
-        gap = self.study.rows[name].gap if name in self.study.rows else ()
-        return gap[0] if gap and gap[0] != name and gap[0] in self.rows else None
-
-    def table(self) -> list[dict[str, str]]:
-        """The rows as text: mean and sample standard deviation over seeds, share of the gap.
-
-        Below a row whose network has exits there is a line for each of them (`row @ c2`).
-        """
-        kind = self.study.kind
-        judged = any(value is not None for row in self.rows.values() for value in row[kind.test])
-        score = kind.test if judged else kind.val
-        means = {
-            name: statistics.mean(values)
-            for name, row in self.rows.items()
-            if (values := [value for value in row[score] if value is not None])
-        }
-        return [
-            {
-                "row": name,
-                "seeds": str(len(row["seeds"])),
-                **{title: _spread(row[key]) for title, key in kind.scores.items()},
-                "gap closed": self._closed(name, means),
-                **_tested(row, self.rows, *kind.tested),
-                **{title: text(row) for title, text in kind.costs.items()},
-            }
-            for name, row in self._lines()
-        ]
-
-    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The lines of the table: each row, and below it its exits, trained by the same runs."""
-        for name, row in self.rows.items():
-            yield name, row
-            found = [exits or {} for exits in row.get("exits", [])]
-            for stage in dict.fromkeys(stage for exits in found for stage in exits):
-                own = [exits.get(stage, {}) for exits in found]
-                scores = self.study.kind.scores.values()
-                yield (
-                    f"{name} @ {stage}",
-                    {
-                        **next(exit_ for exit_ in own if exit_),  # its cost, alike for all seeds
-                        **{key: [exit_.get(key) for exit_ in own] for key in scores},
-                        **{key: row[key] for key in ("seeds", "seconds")},
-                    },
-                )
-
-    def _closed(self, name: str, means: dict[str, float]) -> str:
-        """How much of the way between its two rows a row goes."""
-        gap = self.study.rows[name].gap if name in self.study.rows else ()
-        if not gap or not {name, *gap} <= means.keys():
-            return "-"
-        low, high = (means[end] for end in gap)
-        return f"{round(100 * (means[name] - low) / (high - low))}%" if high != low else "-"
-
-    def commands(self) -> list[str]:
-        """The commands that make the figures again, rows of the same seeds together."""
-        rows_of: dict[str, list[str]] = {}
-        for name, row in self.rows.items():
-            rows_of.setdefault(" ".join(map(str, row["seeds"])), []).append(name)
-        return [self._command(rows, seeds) for seeds, rows in rows_of.items()]
-
-    def _command(self, rows: Sequence[str], seeds: str) -> str:
-        path = self.study.path
-        where = path.parent if path.name == "study.yaml" else path
-        return f"detkd study {where} --rows {' '.join(rows)} --seeds {seeds}"
+def row_of(line: str) -> str:
+    """The row of a line, which may be that of an exit of it."""
+    return line.partition(AT)[0]
 
 
 def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
@@ -426,38 +265,6 @@ def _words(names: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(names))
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    mean = f"{statistics.mean(known):.3f}"
-    return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
-
-
-def _renew(
-    row: dict[str, Any], key: str, of: dict[str, Any], make: Callable[[], dict[str, Any] | None]
-) -> None:
-    """Put into a row what `make` says, where what it has is of something else than `of`."""
-    known = row.get(key)
-    if (known is None or not of.items() <= known.items()) and (told := make()):
-        row[key] = {**of, **told}
-
-
-def _tested(
-    row: dict[str, Any], rows: dict[str, dict[str, Any]], title: str, key: str
-) -> dict[str, str]:
-    """The columns of intervals by sample of the score `key`, where any row has them."""
-    columns = {}
-    if any("interval" in each for each in rows.values()):
-        limits = row.get("interval", {}).get(key)
-        columns[f"{title}, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
-    if any("paired" in each for each in rows.values()):
-        line = row.get("paired", {}).get(key, {})
-        between = "{:+.3f} to {:+.3f}".format(*line["interval"]) if line.get("interval") else ""
-        columns["less plain, 95 %"] = f"{line['difference']:+.3f} ({between})" if between else "-"
-    return columns
-
-
 def _settings(experiment: AnyExperiment, teacher: str) -> str:
     """Digest of what decides about the weights, the seed and the places apart."""
     tree = experiment.as_dict()
@@ -471,22 +278,10 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
         tree.pop("self_distill", None)  # where it is not used, it decides nothing
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
-    return _digest(tree)
+    return digest_of_tree(tree)
 
 
-def _digest_of(test: Path | None) -> str | None:
-    """Digest of a test's images, boxes and classes; None where it is not there.
-
-    Of the images only what is judged: which sample each is of may be added to them later.
-    """
-    if test is None or not test.is_file():
-        return None
-    document = read_coco(test)
-    images = [[image.get(key) for key in JUDGED_OF_AN_IMAGE] for image in document["images"]]
-    return _digest([images, document["annotations"], document["categories"]])
-
-
-def _digest(tree: Any) -> str:
+def digest_of_tree(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -498,6 +293,14 @@ def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:
         raise ConfigError(
             f"{where}: {row.gap!r} are not two rows; name two of {', '.join(rows)}, or none: []."
         )
+
+
+def _check_against(row: Row, rows: dict[str, Row], where: str) -> None:
+    if not isinstance(row.against, list | tuple):
+        raise ConfigError(f"{where}: {row.against!r} is no list; name lines of the table: [...].")
+    for line in row.against:
+        if (name := row_of(str(line))) not in rows:
+            raise ConfigError(f"{where}: there is no row '{name}'; there are {', '.join(rows)}.")
 
 
 def _changes(tree: dict[str, Any], path: Path, where: str) -> dict[str, Any]:

@@ -132,6 +132,7 @@ BEHIND: dict[str, Behind] = {
     ),
     **dict.fromkeys(("mobilenet_v3_small", "mobilenet_v3_large"), _MOBILENET_V3),
     **dict.fromkeys(("shufflenet_v2_x0_5", "shufflenet_v2_x1_0"), _SHUFFLENET),
-    # Its own last layer is a 1x1 convolution and a ReLU before the mean over cells.
-    "squeezenet": Behind("classifier."),
+    # Its own last layer is a 1x1 convolution and a ReLU before the mean over cells: here the linear
+    # layer behind it, without the ReLU.
+    "squeezenet": Behind("classifier.", hidden=lambda net: net.classifier[:1]),
 }

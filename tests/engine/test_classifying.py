@@ -575,7 +575,12 @@ def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp
     tiny("distill", train__epochs=1, model=EXITS, self_distill={})
     rows = {
         "own": {"config": "distill.yaml", "gap": []},
-        "alone_c2": {"config": "student.yaml", "gap": [], "set": {"model.cut": "c2"}},
+        "alone_c2": {
+            "config": "student.yaml",
+            "gap": [],
+            "against": ["own @ c2", "own"],
+            "set": {"model.cut": "c2"},
+        },
     }
     study = {"name": "small", "command": "train-cls", "rows": rows}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
@@ -600,6 +605,14 @@ def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp
     assert [line.split(" | ")[0] for line in table[2:6]] == [
         "| own", "| own @ c2", "| own @ c3", "| alone_c2",
     ]  # fmt: skip
+    assert [test["against"] for test in alone["paired"]] == ["own @ c2", "own"]
+    others = (exits["c2"]["test_balanced"], found["own"]["test_balanced"][0])
+    for test, other in zip(alone["paired"], others, strict=True):
+        assert test["balanced_accuracy"]["value"] == pytest.approx(alone["test_balanced"][0])
+        assert test["balanced_accuracy"]["other"] == pytest.approx(other)
+    assert table[7].split(" | ")[:2] == ["| row", "less"]
+    assert table[9].startswith("| alone_c2 | own @ c2 | ")
+    assert table[10].startswith("| alone_c2 | own | ")
 
 
 def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):
@@ -635,7 +648,7 @@ def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, c
     metrics = judged["classes"]
     for name in ("top1", "balanced_accuracy", "macro_f1"):
         assert found["kl"]["interval"][name] == judged["intervals"][name]
-    paired = found["kl"]["paired"]
+    [paired] = found["kl"]["paired"]
     assert (paired["against"], paired["unit"]) == ("teacher", "sample")
     line = paired["balanced_accuracy"]
     own, other = (found[row]["test_balanced"][0] for row in ("kl", "teacher"))

@@ -15,7 +15,8 @@ from detkd.cli.arguments import read_experiment, read_kind
 from detkd.config import ClassifierExperiment, Experiment
 from detkd.engine.figures import KINDS
 from detkd.engine.run import NEW_KEYS, RunFolder
-from detkd.engine.study import Results, Row, Study, Task, _settings, plan, read_study
+from detkd.engine.study import Row, Study, Task, _settings, plan, read_study
+from detkd.engine.study_results import Results
 from detkd.engine.trainings import killing_is_ctrl_c, run_all
 from detkd.errors import ConfigError, DataError
 
@@ -87,8 +88,9 @@ def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     assert said.count("begun") == 1  # the plain student alone
     assert list(results(study)) == ["teacher", "plain", "pkd"]
     pkd, plain = (results(study)[name] for name in ("pkd", "plain"))
-    line = pkd["paired"]["AP"]
-    assert pkd["paired"]["against"] == "plain"
+    [paired] = pkd["paired"]
+    line = paired["AP"]
+    assert paired["against"] == "plain"
     assert line["difference"] == pytest.approx(
         statistics.mean(pkd["test_map"]) - plain["test_map"][0]
     )
@@ -275,10 +277,10 @@ def test_intervals_are_of_the_runs_and_the_truth_that_are_there(study, monkeypat
     asked = []
 
     def paired(ours, theirs, test):
-        asked.append(([run.name for run in ours], [run.name for run in theirs]))
+        asked.append(([run.name for run in ours.runs], [run.name for run in theirs.runs]))
         return {"AP": {}}
 
-    kind = replace(KINDS["train"], interval=lambda runs, test: {"AP": [0.0, 1.0]}, paired=paired)
+    kind = replace(KINDS["train"], interval=lambda line, test: {"AP": [0.0, 1.0]}, paired=paired)
     monkeypatch.setitem(KINDS, "train", kind)
     truth = study / "test.json"
     document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
@@ -312,6 +314,34 @@ def test_intervals_are_of_the_runs_and_the_truth_that_are_there(study, monkeypat
     rows["best"] = Row("x", gap=["teacher", "plain"])
     Results(of).compare()
     assert "paired" not in results(study)["best"]
+
+
+def test_differences_that_are_asked_for_by_hand(study):
+    def line(difference, limits, p):
+        return {"difference": difference, "interval": limits, "p": p}
+
+    rows = {"plain": Row("x"), "best": Row("x", against=["teacher"]), "teacher": Row("x")}
+    of = Study(study / "study.yaml", "small", rows)
+    tests = [
+        {"against": "plain", "AP": line(0.1, [0.05, 0.15], 0.001)},
+        {"against": "teacher", "AP": line(-0.2, None, 0.02)},
+    ]
+    results = Results(of)
+    for name in rows:
+        found = {"val_map": 0.5, "test_map": 0.5, "test_ap50": 0.5, "seconds": 9.0}
+        results.add(Task(name, 0, study, [], "s"), found)
+    results.rows["best"]["paired"] = tests
+    table = {row["row"]: row for row in results.table()}
+    assert table["best"]["less plain, 95 %"] == "+0.100 (+0.050 to +0.150)"
+    assert table["best"]["gap closed"] == "-"  # nothing lies between equal rows
+    asked = {
+        "row": "best",
+        "less": "teacher",
+        "difference of test mAP, 95 %": "-0.200",
+        "p": "0.020",
+        "p of all": "0.020",
+    }
+    assert results.differences() == [asked]
 
 
 def test_a_row_with_exits_has_a_line_for_each_by_hand(study):
@@ -432,6 +462,14 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
         ({"rows": {"a": {"config": "student.yaml", "sett": {}}}}, "did you mean 'rows.a.set'?"),
         ({"gap": ["plain", "best"]}, "rows.teacher.gap: ['plain', 'best'] are not two rows"),
         ({"gap": 3}, "rows.teacher.gap: 3 are not two rows"),
+        (
+            {"rows": {"a": {"config": "student.yaml", "against": "a"}}},
+            "rows.a.against: 'a' is no list; name lines of the table",
+        ),
+        (
+            {"rows": {"a": {"config": "student.yaml", "against": ["b @ c2"]}}},
+            "rows.a.against: there is no row 'b'; there are a.",
+        ),
         ({"rows": {"a": {"config": "distill.yaml"}}}, "no row 'teacher'; there are a."),
         (
             {"rows": {"a": {"config": "distill.yaml", "teacher": "a"}}},

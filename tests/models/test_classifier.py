@@ -121,6 +121,18 @@ def test_depthwise_separable_convolutions_keep_the_shape():
     assert parameters(net[1]) == 8 * 9 + 2 * 8 + 8 * 12 + 12
 
 
+@pytest.mark.parametrize("kind", ["grouped", "depthwise"])
+def test_cheaper_convolutions_hand_on_the_strength_of_what_they_read(kind):
+    """Kaiming's start: weights of variance 2/n, n what a filter reads, double that of its input."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(64, 128, 3))
+    compress(net, kind, 8)
+    first = net[0][0]
+    with torch.no_grad():
+        said = first(torch.randn(2, 64, 24, 24))
+    assert float(said.std()) == pytest.approx(math.sqrt(2), rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg11"])
 def test_compressed_networks_have_a_fifth_of_the_parameters_at_most(name):
     table = cost_table(compressed_family(name), classes=19, image_size=64)

@@ -1,0 +1,302 @@
+"""The figures of a study and its table: scores by seed, shares of the gap, intervals, tests."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detkd.data.dataset import read_coco
+from detkd.engine.figures import Line
+from detkd.engine.study import AT, SETTINGS, Study, Task, digest_of_tree, line_of, row_of
+from detkd.errors import ConfigError
+from detkd.evaluation.paired import holm
+from detkd.files import digest_of, locked, write_json
+
+JUDGED_OF_AN_IMAGE = ("id", "file_name", "width", "height")
+
+
+class Results:
+    """The figures of a study, kept in a JSON file that grows with each run.
+
+    `{"rows": {name: {"seeds": [...], "test_map": [one a seed], ..., "settings", "command"}}}`.
+    What it holds need not be run again, even where the run folder is gone; a row whose settings
+    have changed begins anew.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        # What each seed has; the rest is the same for all of them.
+        self.a_seed = (*study.kind.scores.values(), *study.kind.besides)
+        self.test = _digest_of(study.test)
+        self.rows = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        path = self.study.results
+        if not path.is_file():
+            return {}
+        try:
+            tree = json.loads(path.read_text())
+            rows: dict[str, dict[str, Any]] = tree["rows"]
+            before = tree.get("test", self.test)
+            for row in rows.values():
+                for key in self.a_seed:  # scores that were not told when the row was run
+                    row.setdefault(key, [None] * len(row["seeds"]))
+                if isinstance(row.get("paired"), dict):  # before there could be several
+                    del row["paired"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path}: holds no results of a study ({error}); move it away."
+            ) from error
+        if self.test and before != self.test:
+            raise ConfigError(
+                f"{path}: its figures are of other test images or boxes than {self.study.test} "
+                "holds now; put those back, or move the figures away."
+            )
+        return rows
+
+    def holds(self, task: Task) -> bool:
+        """Whether this training's figures are there."""
+        row = self.rows.get(task.row, {})
+        return row.get("settings") == task.settings and task.seed in row["seeds"]
+
+    def add(self, task: Task, found: dict[str, Any]) -> None:
+        """Keep a run's figures, in the order of the seeds, beside what others have added."""
+        with locked(self.study.runs / ".results.lock", wait=True):
+            self.rows = self._read()
+            self._add(task, found)
+
+    def _add(self, task: Task, found: dict[str, Any]) -> None:
+        row = self.rows.get(task.row)
+        if row is None or row["settings"] != task.settings:
+            row = {"seeds": [], **{key: [] for key in self.a_seed}}
+        at = sum(seed < task.seed for seed in row["seeds"])
+        if task.seed not in row["seeds"]:
+            for key in ("seeds", *self.a_seed):
+                row[key].insert(at, None)
+        row["seeds"][at] = task.seed
+        for key, value in found.items():
+            if key in self.a_seed:
+                row[key][at] = value
+            else:
+                row[key] = value
+        row.pop("interval", None)  # of the runs before, as are paired tests of them
+        row.pop("paired", None)
+        for each in self.rows.values():
+            known = each.get("paired", [])
+            _put(each, "paired", [one for one in known if row_of(one["against"]) != task.row])
+        row["settings"] = task.settings
+        row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
+        self.rows[task.row] = row
+        order = {name: at for at, name in enumerate(self.study.rows)}
+        self.rows = dict(sorted(self.rows.items(), key=lambda item: order.get(item[0], len(order))))
+        self._write()
+
+    def _write(self) -> None:
+        tree: dict[str, Any] = {"study": self.study.name, "rows": self.rows}
+        if self.test:
+            tree["test"] = self.test
+        write_json(self.study.results, tree)
+
+    def compare(self) -> None:
+        """Add the interval of each row's test score, and its paired tests (see `Row.compared`).
+
+        What is known of runs that are gone stays; nothing is worked out twice on the same truth.
+        """
+        kind, test = self.study.kind, self.study.test
+        of = {"truth": digest_of(test)[:16]} if test and test.is_file() else {}
+        with locked(self.study.runs / ".results.lock", wait=True):
+            self.rows = self._read()
+            for name, row in self.rows.items():
+                line = self._line(name)
+                interval = partial(kind.interval, line, test) if line else _nothing
+                _put(row, "interval", _renewed(row.get("interval"), of, interval))
+                known = {each["against"]: each for each in row.get("paired", [])}
+                tests = (
+                    self._paired(line, other, known.get(other), of) for other in self._others(name)
+                )
+                _put(row, "paired", [each for each in tests if each])
+            self._write()
+
+    def _paired(
+        self, line: Line | None, other: str, known: dict[str, Any] | None, of: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The paired test of a line against another one."""
+        theirs = self._line(other)
+        make: Callable[[], dict[str, Any] | None] = _nothing
+        if line and theirs:
+            make = partial(self.study.kind.paired, line, theirs, self.study.test)
+        return _renewed(known, {"against": other, **of}, make)
+
+    def _others(self, name: str) -> list[str]:
+        """The lines that a row is compared with."""
+        compared = self.study.rows[name].compared if name in self.study.rows else []
+        return [each for each in compared if each != name and row_of(each) in self.rows]
+
+    def _line(self, name: str) -> Line | None:
+        """The runs of a line, of all seeds; None where one is gone or has other settings."""
+        of, _, exit_ = name.partition(AT)
+        row = self.rows[of]
+        runs = [self.study.runs / f"{of}-{seed}" for seed in row["seeds"]]
+        notes = [run / SETTINGS for run in runs]
+        if not all(note.is_file() and note.read_text() == row["settings"] for note in notes):
+            return None
+        if not exit_:
+            return Line(runs)
+        exits = next((list(each) for each in row.get("exits", []) if each), [])
+        return Line(runs, exits.index(exit_)) if exit_ in exits else None
+
+    def table(self) -> list[dict[str, str]]:
+        """The rows as text: mean and sample standard deviation over seeds, share of the gap.
+
+        Below a row whose network has exits there is a line for each of them (`row @ c2`).
+        """
+        kind = self.study.kind
+        judged = any(value is not None for row in self.rows.values() for value in row[kind.test])
+        score = kind.test if judged else kind.val
+        means = {
+            name: statistics.mean(values)
+            for name, row in self.rows.items()
+            if (values := [value for value in row[score] if value is not None])
+        }
+        return [
+            {
+                "row": name,
+                "seeds": str(len(row["seeds"])),
+                **{title: _spread(row[key]) for title, key in kind.scores.items()},
+                "gap closed": self._closed(name, means),
+                **_tested(name, row, self.rows, self.study, *kind.tested),
+                **{title: text(row) for title, text in kind.costs.items()},
+            }
+            for name, row in self._lines()
+        ]
+
+    def differences(self) -> list[dict[str, str]]:
+        """The paired tests that are asked for by `against`, as text; empty where there are none.
+
+        `p of all` is Holm's for their number.
+        """
+        title, key = self.study.kind.tested
+        told = [
+            (name, each["against"], each[key])
+            for name, row in self.rows.items()
+            for each in row.get("paired", [])
+            if name in self.study.rows and each["against"] in self.study.rows[name].against
+        ]
+        chances = holm([line["p"] for _, _, line in told])
+        return [
+            {
+                "row": name,
+                "less": other,
+                f"difference of {title}, 95 %": _difference(line),
+                "p": f"{line['p']:.3f}",
+                "p of all": f"{of_all:.3f}",
+            }
+            for (name, other, line), of_all in zip(told, chances, strict=True)
+        ]
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of the table: each row, and below it its exits, trained by the same runs."""
+        for name, row in self.rows.items():
+            yield name, row
+            found = [exits or {} for exits in row.get("exits", [])]
+            for stage in dict.fromkeys(stage for exits in found for stage in exits):
+                own = [exits.get(stage, {}) for exits in found]
+                scores = self.study.kind.scores.values()
+                yield (
+                    line_of(name, stage),
+                    {
+                        **next(exit_ for exit_ in own if exit_),  # its cost, alike for all seeds
+                        **{key: [exit_.get(key) for exit_ in own] for key in scores},
+                        **{key: row[key] for key in ("seeds", "seconds")},
+                    },
+                )
+
+    def _closed(self, name: str, means: dict[str, float]) -> str:
+        """How much of the way between its two rows a row goes; nothing where it does not go up."""
+        gap = self.study.rows[name].gap if name in self.study.rows else ()
+        if not gap or not {name, *gap} <= means.keys():
+            return "-"
+        low, high = (means[end] for end in gap)
+        return f"{round(100 * (means[name] - low) / (high - low))}%" if high > low else "-"
+
+    def commands(self) -> list[str]:
+        """The commands that make the figures again, rows of the same seeds together."""
+        rows_of: dict[str, list[str]] = {}
+        for name, row in self.rows.items():
+            rows_of.setdefault(" ".join(map(str, row["seeds"])), []).append(name)
+        return [self._command(rows, seeds) for seeds, rows in rows_of.items()]
+
+    def _command(self, rows: Sequence[str], seeds: str) -> str:
+        path = self.study.path
+        where = path.parent if path.name == "study.yaml" else path
+        return f"detkd study {where} --rows {' '.join(rows)} --seeds {seeds}"
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.3f}"
+    return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
+
+
+def _nothing() -> None:
+    """Of runs that are gone."""
+
+
+def _renewed(
+    known: dict[str, Any] | None, of: dict[str, Any], make: Callable[[], dict[str, Any] | None]
+) -> dict[str, Any] | None:
+    """What `make` says, where what is known is of something else than `of`; else what is known."""
+    if known is not None and of.items() <= known.items():
+        return known
+    made = make()
+    return {**of, **made} if made else known
+
+
+def _put(row: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key, or take it away where there is nothing to it."""
+    row.pop(key, None)
+    if value:
+        row[key] = value
+
+
+def _tested(
+    name: str,
+    row: dict[str, Any],
+    rows: dict[str, dict[str, Any]],
+    study: Study,
+    title: str,
+    key: str,
+) -> dict[str, str]:
+    """The columns of intervals by sample of the score `key`, where any row has them."""
+    columns = {}
+    if any("interval" in each for each in rows.values()):
+        limits = row.get("interval", {}).get(key)
+        columns[f"{title}, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
+    if any("paired" in each for each in rows.values()):
+        plain = study.rows[name].gap[:1] if name in study.rows else ()
+        lines = [each[key] for each in row.get("paired", []) if each["against"] in plain]
+        columns["less plain, 95 %"] = _difference(lines[0]) if lines else "-"
+    return columns
+
+
+def _difference(line: dict[str, Any]) -> str:
+    between = " ({:+.3f} to {:+.3f})".format(*line["interval"]) if line["interval"] else ""
+    return f"{line['difference']:+.3f}{between}"
+
+
+def _digest_of(test: Path | None) -> str | None:
+    """Digest of a test's images, boxes and classes; None where it is not there.
+
+    Of the images only what is judged: which sample each is of may be added to them later.
+    """
+    if test is None or not test.is_file():
+        return None
+    document = read_coco(test)
+    images = [[image.get(key) for key in JUDGED_OF_AN_IMAGE] for image in document["images"]]
+    return digest_of_tree([images, document["annotations"], document["categories"]])
