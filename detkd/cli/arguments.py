@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import fields, is_dataclass
@@ -294,6 +295,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _sentence(message: str, argv: list[str]) -> str:
     """jsonargparse's message, which runs over several lines, as one sentence."""
+    if deep := _deepest(message):
+        return "".join(f"{argv[at]}: " for at in _config_positions([*argv])[:1]) + deep
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
     text = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     got = next((line for line in lines if "Got value" in line or "Got " in line), "")
@@ -303,6 +306,26 @@ def _sentence(message: str, argv: list[str]) -> str:
         return f"{text}; give --config FILE, such as configs/synthetic/student.yaml."
     where = next((argv[at] for at in _config_positions([*argv])), None)
     return f"{where}: {text}" if where else text
+
+
+def _deepest(message: str) -> str | None:
+    """Of a value that fits none of several types: its key, what would fit, and the value."""
+    if "Union subtypes" not in message:
+        return None
+    lines = [line.strip(" -") for line in message.splitlines()]
+    value = next((at for at, line in enumerate(lines) if line.startswith("Given value:")), None)
+    if value is None:
+        return None
+    named = [at for at, line in enumerate(lines[:value]) if line.startswith("Parser key ")]
+    key = ".".join(lines[at].split('"')[1] for at in named)
+    wanted = [
+        re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", line.removeprefix("Expected a "))
+        for line in lines[named[-1] : value]
+        if line.startswith("Expected a ") and "import path" not in line
+    ]
+    said = " or ".join(each.replace("typing.Literal", "one of ") for each in wanted)
+    given = lines[value].partition(": ")[2]
+    return f"{key}: expected {said or 'another value'}, got '{given}'."
 
 
 def _formatter() -> type:

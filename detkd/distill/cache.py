@@ -93,7 +93,9 @@ class MapCache:
             )
         size = images * views * self.bytes_a_view(padded_size)
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = sum(path.stat().st_size for path in self.folder.glob("*.maps"))
+        there = sum(
+            path.stat().st_size for path in self.folder.glob("*.maps") if self._is_ours(path)
+        )
         free = shutil.disk_usage(self.folder).free
         if size - there > free:
             raise ConfigError(
@@ -102,6 +104,16 @@ class MapCache:
                 "cache out."
             )
         return size
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether a file holds these maps in this precision, of whatever view."""
+        try:
+            with path.open("rb") as stream:
+                said = json.loads(stream.readline(2**16))
+            kind = "float32" if self.exact else "float16"
+            return said["type"] == kind and sorted(said["shapes"]) == self.names
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def maps(
         self,

@@ -24,7 +24,7 @@ from detkd.distill.sharing import (
     plan_sharing,
 )
 from detkd.distill.taps import Reading, read
-from detkd.distill.teaching import Teaching, idle
+from detkd.distill.teaching import OF_TEACHER, Teaching, idle
 from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -68,6 +68,7 @@ class Distiller(Teaching[Detector]):
         ignore: score from which up to `pseudo` a box makes no example of background either.
         precision: of the teacher's backbone and neck: same (as the student's), bf16 or fp16.
         cache: where the teacher's features are kept, with all that are needed.
+        batches_a_step: how many batches are seen before the weights change.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Distiller(Teaching[Detector]):
         ignore: float = 0.2,
         precision: str = "same",
         cache: MapCache | None = None,
+        batches_a_step: int = 1,
     ) -> None:
         self.plan, self.task_from = plan or Plan(), task_from
         super().__init__(
@@ -94,6 +96,7 @@ class Distiller(Teaching[Detector]):
             steps=steps,
             balance=balance,
             trained=bool(self.plan.joint),
+            batches_a_step=batches_a_step,
         )
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -111,7 +114,7 @@ class Distiller(Teaching[Detector]):
 
     def _freeze(self) -> None:
         """Keep the planned parts as they are, until they are to be trained on."""
-        thawed = int(self.step) >= self.plan.until * self.steps
+        thawed = self.now >= self.plan.until * self.steps
         for norm in frozen_norms(self.plan, self.student):
             norm.train(self.training and thawed)
         for parameter in self._to_thaw.values():
@@ -124,7 +127,7 @@ class Distiller(Teaching[Detector]):
         if self._to_thaw:
             self._freeze()
         terms, weights = self.at_step()
-        alone = int(self.step) < self.task_from * self.steps
+        alone = self.now < self.task_from * self.steps
         asked = any(term.reads_heads for term, weight in zip(terms, weights, strict=True) if weight)
         heads = not alone or asked or bool(self.plan.joint)
         labelled, frames = split_batch(images, targets)
@@ -183,7 +186,7 @@ class Distiller(Teaching[Detector]):
             return Seen(images, reading, task)
         with read(self.teacher) as theirs:
             losses = self.teacher(images, targets)
-        task |= {name.replace("loss_", "loss_teacher_"): loss for name, loss in losses.items()}
+        task |= {name.replace("loss_", OF_TEACHER): loss for name, loss in losses.items()}
         maps = {name: value.detach() for name, value in theirs.features.items()}
         return Seen(images, reading, task, maps)
 
@@ -267,10 +270,11 @@ def build_distiller(
     *,
     steps: int = 1,
     cache: MapCache | None = None,
+    batches_a_step: int = 1,
 ) -> Distiller:
     """A distiller after the config; the student takes over what `distill.heads` says.
 
-    `steps` are those of the whole training.
+    `steps` are those of the whole training, each of so many batches.
 
     Raises:
         ConfigError: classes, features or heads of the two do not fit.
@@ -282,6 +286,16 @@ def build_distiller(
             f"data.image_size: the student is to see {student.image_size} px and "
             f"{distill.teacher} was trained at {teacher.image_size}; both see the same view: "
             f"set image_size: {teacher.image_size}."
+        )
+    if distill.task_from and not distill.losses:
+        raise ConfigError(
+            "distill.task_from: until then the terms of distill.losses count alone, and there are "
+            "none; name some, or leave task_from out."
+        )
+    if distill.pseudo is not None and distill.ignore > distill.pseudo:
+        raise ConfigError(
+            f"distill.ignore: {distill.ignore} is above distill.pseudo ({distill.pseudo}), from "
+            "which on boxes are labels; take a lower one."
         )
     plan = plan_sharing(student, teacher, distill.heads, distill.freeze_until)
     if plan.joint and (distill.pseudo is not None or cache):
@@ -304,4 +318,5 @@ def build_distiller(
         ignore=distill.ignore,
         precision=distill.precision,
         cache=cache,
+        batches_a_step=batches_a_step,
     )

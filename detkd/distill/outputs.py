@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detkd.distill.head_maps import objectness_and_deltas
@@ -111,7 +112,8 @@ class Outputs:
 
     @cached_property
     def _crossed(self) -> tuple[Tensor, Tensor]:
-        return self._roi(self._reading.features)
+        with _at_rest(self._teacher.roi_heads):
+            return self._roi(self._reading.features)
 
     def _roi(self, features: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The teacher's RoI head on these levels, for the proposals that the student was given."""
@@ -120,7 +122,8 @@ class Outputs:
         with torch.autocast(device, dtype=dtype, enabled=enabled):
             pooled = self._pooled(heads.box_roi_pool, features)
             logits, boxes = heads.box_predictor(heads.box_head(pooled))
-        assert len(logits) == sum(len(boxes) for boxes in self._reading.proposals)
+        # Row by row the same boxes: the student's head was given these, and no others.
+        assert len(logits) == len(self._reading.features["roi.logits"]), "other proposals"
         return logits, boxes
 
     def _pooled(self, pool: RoIAlign, features: Mapping[str, Tensor]) -> Tensor:
@@ -181,6 +184,19 @@ class Outputs:
         if not self._labelled:
             labels = [torch.full_like(label, -1) for label in labels]
         return torch.cat(labels), torch.cat(list(coder.encode(each, proposals)))
+
+
+@contextmanager
+def _at_rest(module: nn.Module) -> Iterator[None]:
+    """Inside, what the module computes gives no gradients to its weights."""
+    learning = [each for each in module.parameters() if each.requires_grad]
+    for each in learning:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in learning:
+            each.requires_grad_(True)
 
 
 def _by_anchor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -68,6 +69,11 @@ def plan_sharing(
     shared = [part for part in PARTS if take[part] != "none"]
     if not shared:
         return Plan()
+    if until < 1 and "freeze" not in take.values():
+        raise ConfigError(
+            f"distill.freeze_until: {until} says until when what is frozen stays so, and nothing "
+            "is; set distill.heads: freeze, or leave it out."
+        )
     _check(student, teacher, shared)
     frozen, joint = (
         tuple(part for part in shared if take[part] == word) for word in ("freeze", "joint")
@@ -136,6 +142,12 @@ def frozen_norms(plan: Plan, student: Detector) -> list[nn.Module]:
 
 
 PATHS = {"neck": "backbone.neck", "rpn": "rpn", "roi_heads": "roi_heads"}
+NAMES = {"neck": "neck", "rpn": "RPN", "roi_heads": "RoI head"}
+
+
+def _lists(levels: Sequence[Sequence[float]]) -> str:
+    """Numbers of each level, as a config has them."""
+    return ", ".join(str([round(float(each), 3) for each in level]) for level in levels)
 
 
 def _part(detector: Detector, part: str) -> nn.Module:
@@ -155,22 +167,24 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
         (d.rpn.anchor_generator.sizes, d.rpn.anchor_generator.aspect_ratios)
         for d in (student, teacher)
     ]
-    if ours != theirs or len(anchors[0][0][0]) != len(anchors[1][0][0]):
+    on_levels = [part for part in shared if part != "roi_heads"]
+    if on_levels and ours != theirs:
         said = [
-            f"{list(levels)} of {d.backbone.out_channels} channels, strides of "
-            f"{', '.join(str(each.stride) for each in levels.values())} px and "
-            f"{d.rpn.anchor_generator.num_anchors_per_location()[0]} anchors"
+            f"{list(levels)} of {d.backbone.out_channels} channels and strides of "
+            f"{', '.join(str(each.stride) for each in levels.values())} px"
             for levels, d in ((theirs, teacher), (ours, student))
         ]
+        parts = " and the ".join(NAMES[part] for part in on_levels)
         raise ConfigError(
-            f"cannot share the RPN: the teacher has {said[0]}, the student {said[1]}. Give both "
-            "the same levels, neck_channels and anchor_sizes, or set distill.heads: none."
+            f"cannot share the {parts}: the teacher has {said[0]}, the student {said[1]}. Give "
+            "both the same levels and neck_channels, or set distill.heads: none."
         )
     if "rpn" in shared and anchors[0] != anchors[1]:
+        said = [f"{_lists(sizes)} px in ratios {_lists(ratios[:1])}" for sizes, ratios in anchors]
         raise ConfigError(
-            f"cannot share the RPN: the teacher's anchors are {anchors[1][0]}, the student's "
-            f"{anchors[0][0]}. Train both on the same data and image_size, or give both the same "
-            "anchor_sizes, or set distill.heads: none."
+            f"cannot share the RPN: the teacher's anchors are {said[1]}, the student's {said[0]}. "
+            "Train both on the same data and image_size, or give both the same anchor_sizes and "
+            "anchor_ratios, or set distill.heads: none."
         )
     if "neck" in shared and student.config.neck != teacher.config.neck:
         raise ConfigError(

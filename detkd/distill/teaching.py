@@ -31,9 +31,10 @@ class Teaching(nn.Module, Generic[Net]):
         steps: of the whole training, by which schedules go.
         balance: what is done about terms that pull too hard, as `Balance` says.
         trained: the teacher learns, too.
+        batches_a_step: how many batches are seen before the weights change.
     """
 
-    step: Tensor
+    step: Tensor  # batches that were seen
 
     def __init__(
         self,
@@ -44,8 +45,10 @@ class Teaching(nn.Module, Generic[Net]):
         steps: int = 1,
         balance: Kind = "fixed",
         trained: bool = False,
+        batches_a_step: int = 1,
     ) -> None:
         super().__init__()
+        self.batches_a_step = batches_a_step
         self.student: Net = student
         self.teacher: Net = teacher
         self.steps, self.trained = steps, trained
@@ -97,10 +100,15 @@ class Teaching(nn.Module, Generic[Net]):
             if isinstance(adapter, Adapter) and isinstance(adapter.project, nn.Conv2d)
         ]
 
+    @property
+    def now(self) -> int:
+        """The step of the training, counted from 0."""
+        return int(self.step) // self.batches_a_step
+
     def at_step(self) -> tuple[list[Term], list[float]]:
         """The terms, and the weight of each at this step: 0 where it is off."""
         terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
-        return terms, [term.at_step(int(self.step), self.steps) for term in terms]
+        return terms, [term.at_step(self.now, self.steps) for term in terms]
 
     def balanced(
         self,
@@ -112,14 +120,15 @@ class Teaching(nn.Module, Generic[Net]):
         """The terms' losses by name, each times the factor that balances it against the task.
 
         Args:
-            task: the task's losses.
+            task: the task's losses; those of a teacher that is trained, too, are no measure.
             found: the weighted losses of each term, none of those that are off.
             weights: of the terms.
             taps: outputs of the student's backbone, at which pulls are measured.
         """
-        total = sum(task.values(), start=taps[0].new_zeros(()))
+        own = [loss for name, loss in task.items() if not name.startswith(OF_TEACHER)]
+        total = sum(own, start=taps[0].new_zeros(()))
         totals = [sum(each.values(), start=total.new_zeros(())) if each else None for each in found]
-        factors = self.balance(int(self.step), total, totals, weights, taps)
+        factors = self.balance(self.now, total, totals, weights, taps)
         losses: dict[str, Tensor] = {}
         self.sizes = {}
         for at, (factor, each) in enumerate(zip(factors, found, strict=True)):
@@ -145,6 +154,9 @@ class Teaching(nn.Module, Generic[Net]):
         """
         pulls = {f"pull/{self.terms[at].label}": pull for at, pull in self.balance.pulls.items()}
         return {**{f"size/{name}": size for name, size in self.sizes.items()}, **pulls}
+
+
+OF_TEACHER = "loss_teacher_"  # what a teacher that is trained, too, has of the task
 
 
 def of_task(name: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from torch import Tensor, nn
 
 from detkd.config import PublishedWeight, TermConfig
@@ -99,6 +101,11 @@ def our_weight(config: TermConfig, traits: Traits) -> float:
     """The weight in front of our means, converted if it is a published one."""
     if not isinstance(config.weight, PublishedWeight):
         return config.weight
+    if traits.published is None:
+        raise ConfigError(
+            f"distill.losses: '{config.name}' has no published weight; give a number, such as what "
+            "--suggest-weights measures."
+        )
     features = len(config.at) if traits.sums_levels else 1
     return config.weight.published * traits.published * features
 
@@ -110,6 +117,13 @@ def _check(config: TermConfig, traits: Traits, student: Network, teacher: Networ
         raise ConfigError(
             f"distill.losses: '{config.name}' compares {traits.at_least} features or more, "
             f"and 'at' names {', '.join(config.at)} alone."
+        )
+    typed = config.weight
+    number = typed.published if isinstance(typed, PublishedWeight) else typed
+    if not 0 <= number < inf:
+        raise ConfigError(
+            f"distill.losses: the weight of '{config.name}' is {number}; it is a number of 0 or "
+            "more."
         )
     schedule = config.schedule
     if not 0 <= schedule.start < schedule.stop <= 1 or schedule.every < 1 or schedule.warmup < 0:
@@ -134,6 +148,13 @@ def _check(config: TermConfig, traits: Traits, student: Network, teacher: Networ
             known = [kind for kind in traits.reads if kind in kinds or kind in heads]
             takes = " or ".join(kinds.get(kind, kind) for kind in known or traits.reads)
             raise ConfigError(f"distill.losses: '{config.name}' compares {takes}, not '{name}'.")
+    strides = [student.features[name].stride for name in config.at if name in student.features]
+    if traits.fine_to_deep and strides != sorted(strides):
+        order = sorted(config.at, key=lambda name: student.features[name].stride)
+        raise ConfigError(
+            f"distill.losses: '{config.name}' goes from the finest feature to the deepest; write "
+            f"at: [{', '.join(order)}]."
+        )
     if isinstance(student, Detector) and isinstance(teacher, Detector):
         _check_heads(config, traits, student, teacher)
 

@@ -191,7 +191,8 @@ def build_class_trainable(
         network,
         Classifier.load(distill.teacher),
         distill,
-        steps=experiment.train.epochs * len(loader),
+        steps=experiment.train.epochs * len(loader) // experiment.train.accumulate or 1,
+        batches_a_step=experiment.train.accumulate,
         images=len(dataset),
         views=_views(experiment.data),
     )

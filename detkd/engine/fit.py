@@ -94,7 +94,7 @@ def fit(
         while progress.epoch < train.epochs and not _stale(progress, train):
             sampler.set_epoch(progress.epoch, progress.batch)
             model.train()
-            waited, epoch_began = 0.0, time.monotonic()
+            waited, epoch_began, measured = 0.0, time.monotonic(), dict[str, float]()
             for images, targets, wait in _timed(loader):
                 waited += wait
                 progress.batch += 1
@@ -111,6 +111,7 @@ def fit(
                     if watch:
                         watch.look(values, progress.step)
                     fabric.backward(total / train.accumulate)
+                measured |= _report(trainable)
                 display.step(progress.epoch, progress.batch, values)
                 if not is_step:
                     continue
@@ -135,11 +136,11 @@ def fit(
                         progress.step,
                         {
                             **values,
-                            **_report(trainable),
+                            **measured,
                             "lr": max(group["lr"] for group in optimizer.param_groups),
                         },
                     )
-                progress.step += 1
+                progress.step, measured = progress.step + 1, {}
                 if interrupted():
                     save_last()
                     raise KeyboardInterrupt(_way_on(run))

@@ -50,6 +50,11 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             "data.unlabelled: frames without annotations teach only through a teacher; name one "
             "in distill.teacher, with terms in distill.losses."
         )
+    if data.unlabelled and not data.unlabelled_share:
+        raise ConfigError(
+            "data.unlabelled_share: 0 shows none of the frames of data.unlabelled; give it a "
+            "share, or leave the frames out."
+        )
     train_set = _dataset(data, data.train, data.augment)
     val_set = _dataset(data, data.val, "none")
     if train_set.classes != val_set.classes:
@@ -59,11 +64,18 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             f"{data.val}: its classes are not those of {data.train} ({what}); "
             "convert both with the same --classes."
         )
+    # Features alone can be learned from images without any box.
+    alone = bool(experiment.distill and experiment.distill.task_from >= 1)
     for each, what in ((train_set, "be learned from"), (val_set, "be judged on")):
-        if not len(each.box_sizes()):
+        if not len(each.box_sizes()) and not (alone and each is train_set):
             raise DataError(f"{each.path}: holds no box to {what}; name another file.")
     if model.anchor_sizes == "fit" and experiment.distill:
         model.anchor_sizes = _anchors_of_teacher(experiment.distill.teacher, model)
+    if model.anchor_sizes == "fit" and not len(train_set.box_sizes()):
+        raise ConfigError(
+            f"model.anchor_sizes: {train_set.path} has no boxes that they could fit; name them, or "
+            "give the student the levels of its teacher."
+        )
     if model.anchor_sizes == "fit":
         model.anchor_sizes, _ = fit_anchors(
             train_set.box_sizes(), len(model.levels), model.anchor_ratios
@@ -160,8 +172,15 @@ def build_trainable(
         return student
     teacher = Detector.load(experiment.distill.teacher)
     cache = _build_cache(experiment, experiment.distill, teacher, loader)
-    steps = experiment.train.epochs * len(loader)
-    return build_distiller(student, teacher, experiment.distill, steps=steps, cache=cache)
+    batches = experiment.train.accumulate
+    return build_distiller(
+        student,
+        teacher,
+        experiment.distill,
+        steps=experiment.train.epochs * len(loader) // batches or 1,
+        cache=cache,
+        batches_a_step=batches,
+    )
 
 
 def check_one_teacher(experiment: AnyExperiment) -> None:

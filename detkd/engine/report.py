@@ -11,7 +11,7 @@ from detkd.data.dataset import CocoDataset
 from detkd.engine.compare import JudgedRun, short_names
 from detkd.engine.curves import plot_courses
 from detkd.engine.run import RunFolder
-from detkd.engine.similarity import similarity
+from detkd.engine.similarity import similarity, start_of
 from detkd.evaluation.comparison import draw_comparison
 from detkd.files import write_atomic, write_json
 from detkd.markdown import markdown_table
@@ -75,7 +75,8 @@ def _similarities(
     for name, run in zip(names[1:], judged[1:], strict=True):
         student = Detector.load(run.run / "best.pt")
         if student.image_size == teacher.image_size:
-            found[name] = similarity(student, teacher, images)
+            start = start_of(RunFolder(run.run), student)
+            found[name] = similarity(start, student, teacher, images)
     return found
 
 

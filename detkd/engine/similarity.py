@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 import torch
+import yaml
 from torch import Tensor
 
+from detkd.config import HeadsConfig
+from detkd.distill.sharing import apply_sharing, plan_sharing
+from detkd.engine.run import RunFolder
+from detkd.errors import UserError
 from detkd.models.detector import Detector, build_detector
 
 CELLS = 2048  # of each level that are compared, spread over the images
@@ -26,21 +33,44 @@ def cka(x: Tensor, y: Tensor) -> float:
 
 @torch.no_grad()
 def similarity(
-    student: Detector, teacher: Detector, images: Sequence[Tensor]
+    start: Detector, student: Detector, teacher: Detector, images: Sequence[Tensor]
 ) -> dict[str, dict[str, float]]:
     """CKA with the teacher of each feature that both have: `before` and `after` training.
 
-    Before means a network of the student's config with fresh weights.
+    Before means at the `start` of the student's training.
     """
-    torch.manual_seed(0)
-    fresh = build_detector(student.config, student.classes, student.image_size).eval()
     theirs = _cells(teacher, images)
     found: dict[str, dict[str, float]] = {}
-    for when, network in (("before", fresh), ("after", student.eval())):
+    for when, network in (("before", start.eval()), ("after", student.eval())):
         for name, cells in _cells(network, images).items():
             if name in theirs and cells.shape[0] == theirs[name].shape[0]:
                 found.setdefault(name, {})[when] = cka(cells, theirs[name])
     return found
+
+
+def start_of(run: RunFolder, student: Detector) -> Detector:
+    """The student as its run began: its seed's weights, a backbone's from a file, inherited heads.
+
+    What lies in files that are gone is left out.
+    """
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    weights, distill = config["model"].get("weights"), config.get("distill")
+
+    def built(weights: str | None) -> Detector:
+        torch.manual_seed(config["train"]["seed"])
+        model = replace(student.config, weights=weights)
+        return build_detector(model, student.classes, student.image_size)
+
+    try:
+        start = built(weights)
+    except UserError:
+        start = built(None)
+    if distill:
+        with suppress(UserError):
+            heads, teacher = distill["heads"], Detector.load(distill["teacher"])
+            take = HeadsConfig(**heads) if isinstance(heads, dict) else heads
+            apply_sharing(plan_sharing(start, teacher, take), start, teacher)
+    return start
 
 
 def _cells(network: Detector, images: Sequence[Tensor]) -> dict[str, Tensor]:

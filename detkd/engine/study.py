@@ -24,6 +24,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -221,21 +222,31 @@ def row_of(line: str) -> str:
 
 
 def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
-    """A shell script that hands the trainings to SLURM, those that wait for others after them."""
-    command = f"detkd study {study.path}"
+    """A shell script that hands the trainings to SLURM, those that wait for others after them.
+
+    Teachers come first, and nothing waits for what is nobody's teacher; the table is made when all
+    have ended, whatever has failed.
+    """
+    command = f"detkd study {shlex.quote(str(study.path))}"
     stages: dict[int, list[Task]] = {}
+    teachers = [task.after for task in tasks]
+    alone = [task for task in tasks if task.after is None and task not in teachers]
     for task in tasks:
-        stages.setdefault(_depth(task), []).append(task)
+        if task not in alone:
+            stages.setdefault(_depth(task), []).append(task)
     lines = [
         "#!/bin/bash",
         "# Options of your cluster (partition, time, gres) go into SBATCH_*.",
         "",
     ]
+    arrays = [("alone", "", alone)] if alone else []
     for depth, stage in sorted(stages.items()):
         after = f" --dependency=afterok:$stage{depth - 1}" if depth else ""
-        words = " ".join(f"{task.row}:{task.seed}" for task in stage)
+        arrays.append((f"stage{depth}", after, stage))
+    for name, after, stage in arrays:
+        words = " ".join(f"{shlex.quote(task.row)}:{task.seed}" for task in stage)
         lines += [
-            f"stage{depth}=$(sbatch --parsable{after} --array=0-{len(stage) - 1} <<'END'",
+            f"{name}=$(sbatch --parsable{after} --array=0-{len(stage) - 1} <<'END'",
             "#!/bin/bash",
             f"tasks=({words})",
             "task=${tasks[$SLURM_ARRAY_TASK_ID]}",
@@ -243,12 +254,10 @@ def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
             "END",
             ")",
         ]
-    last = max(stages)
-    rows, seeds = _words(task.row for task in tasks), _words(str(task.seed) for task in tasks)
-    lines += [
-        f"sbatch --dependency=afterok:$stage{last} --wrap "
-        f"'{command} --rows {rows} --seeds {seeds}'",
-    ]
+    rows = _words(shlex.quote(task.row) for task in tasks)
+    table = f"{command} --rows {rows} --seeds {_words(str(task.seed) for task in tasks)}"
+    ended = ":".join(f"${name}" for name, _, _ in arrays)
+    lines += [f"sbatch --dependency=afterany:{ended} --wrap {shlex.quote(table)}"]
     return "\n".join(lines) + "\n"
 
 

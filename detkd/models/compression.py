@@ -83,8 +83,8 @@ def _common(a: int, b: int, most: int) -> int:
 
 
 def _started(conv: nn.Conv2d) -> nn.Conv2d:
-    # By what a filter reads, which its shape says: of a depthwise one k² weights. By "fan_out" torch
-    # would count all channels as if each filter wrote into every one.
+    # By what a filter reads, of a depthwise one k² weights: "fan_out" would count all channels as
+    # if each filter wrote into every one.
     nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

@@ -36,6 +36,24 @@ def test_a_wrong_type_names_key_and_value(tiny, capsys):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"heads": "steal"},
+            "distill.heads: expected one of ['none', 'inherit', 'freeze', 'joint'",
+        ),
+        (
+            {"losses": [{"name": "pkd", "at": ["p3"], "weight": "much"}]},
+            "distill.losses.weight: expected float, got 'much'",
+        ),
+    ],
+)
+def test_what_fits_none_of_several_types_is_named(tiny, capsys, change, said):
+    config = tiny(distill={"teacher": "t.pt", **change})
+    assert said in refused(capsys, "train", "--config", config)
+
+
+@pytest.mark.parametrize(
     ("option", "said"),
     [
         ("--data.image_size=0", "data.image_size: 0 makes no sense; it is at least 32"),

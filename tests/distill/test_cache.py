@@ -137,6 +137,22 @@ def test_what_others_have_kept_takes_no_room_off(teacher, student, batch, tmp_pa
         cache.plan(2, 1, (96, 96))
 
 
+def test_other_maps_of_the_teacher_take_no_room_off(teacher, batch, tmp_path, monkeypatch):
+    for names, exact in ((["p4"], False), (["p3"], True)):
+        other = MapCache(tmp_path, teacher, names, exact=exact)
+        other.plan(2, 1, (96, 96))
+        for image in batch[0]:
+            maps = {name: torch.rand(16, 12, 12) for name in names}
+            other.write(other.path(image, (96, 96)), maps)
+    cache = MapCache(tmp_path, teacher, ["p3"])
+    free = type("Usage", (), {"free": cache.bytes_a_view((96, 96))})
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(ConfigError, match="name another folder"):
+        cache.plan(2, 1, (96, 96))
+    cache.write(cache.path(batch[0][0], (96, 96)), {"p3": torch.rand(16, 12, 12)})
+    cache.plan(2, 1, (96, 96))  # one of the two is there
+
+
 def test_what_is_kept_is_what_the_terms_need(teacher):
     def needed(*terms, frames=False):
         return sorted(maps_needed(terms, teacher, frames=frames))

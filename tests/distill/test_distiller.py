@@ -1,5 +1,6 @@
 import copy
 import gc
+import math
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from detkd.config import (
 from detkd.distill.distiller import Distiller, build_distiller
 from detkd.distill.losses import LOSSES
 from detkd.distill.schedule import factor
+from detkd.distill.taps import read
 from detkd.distill.teaching import of_task
 from detkd.engine.optimiser import build_optimizer
 from detkd.errors import ConfigError
@@ -216,9 +218,10 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
     [
         ({"classes": ("a", "c")}, "missing 'b'"),
         ({"classes": ("b", "a")}, "in another order"),
-        ({"neck_channels": 8}, "cannot share the RPN"),
-        ({"levels": ["p4", "p5"]}, "strides of 8, 16 px and 3 anchors, the student .*16, 32 px"),
-        ({"anchor_sizes": [[16.0], [40.0]]}, "anchors are"),
+        ({"neck_channels": 8}, "cannot share the neck and the RPN"),
+        ({"levels": ["p4", "p5"]}, "strides of 8, 16 px, the student .*16, 32 px"),
+        ({"anchor_sizes": [[16.0], [40.0]]}, r"anchors are \[16.0\], \[32.0\] px in ratios"),
+        ({"anchor_ratios": [1.0]}, r"ratios \[0.5, 1.0, 2.0\], the student's .* ratios \[1.0\]"),
         ({"head_width": 64}, "cannot share the roi_heads"),
         ({"neck": "cem"}, "cannot share the neck: the teacher's is light_fpn, the student's cem"),
         ({"neck": "bare_fpn"}, "the teacher's is light_fpn, the student's bare_fpn"),
@@ -230,6 +233,30 @@ def test_frozen_heads_do_not_move(student, teacher, batch):
 def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
     with pytest.raises(ConfigError, match=said):
         build_distiller(small(**changes), teacher, DistillConfig("t.pt", "inherit"))
+
+
+def test_parts_that_fit_are_shared_beside_parts_that_do_not(teacher):
+    """The neck has no anchors, and the RoI head no levels."""
+    other = small(anchor_sizes=[[16.0, 24.0], [32.0, 48.0]])
+    build_distiller(other, teacher, DistillConfig("t.pt", HeadsConfig("inherit", "none", "none")))
+    assert same(other.backbone.neck.smooth.state_dict(), teacher.backbone.neck.smooth.state_dict())
+    deeper = small(levels=["p3", "p4", "p5"], anchor_sizes=[[16.0], [32.0], [64.0]])
+    build_distiller(deeper, teacher, DistillConfig("t.pt", HeadsConfig("none", "none", "inherit")))
+    heads = (net.roi_heads.box_head.state_dict() for net in (deeper, teacher))
+    assert same(*heads)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task_from": 0.5, "losses": []}, "distill.task_from: .* and there are none"),
+        ({"ignore": 0.6, "pseudo": 0.3}, "distill.ignore: 0.6 is above distill.pseudo"),
+        ({"heads": "inherit", "freeze_until": 0.5}, "nothing is; set distill.heads: freeze"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(student, teacher, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        build_distiller(student, teacher, DistillConfig("t.pt", **changes))
 
 
 def test_heads_that_code_boxes_otherwise_are_not_shared(student, teacher):
@@ -301,6 +328,18 @@ def test_a_published_weight_is_converted_to_ours(student, teacher):
     assert weight("imitation", ["p3"], 0.01) == pytest.approx(0.01 * 512 / 2)
     assert weight("frs", ["p3", "p4"], 0.002) == pytest.approx(0.002 * 256 * 2)
     assert weight("fgd", ["p3"], 5e-5) == pytest.approx(5e-5 * 256 * 7.3)
+    # Sums over 256 channels and the mean cells of p2 to p5 at 800x1344 px.
+    assert weight("mgd", ["p3"], 5e-7) == pytest.approx(5e-7 * 256 * 22312)
+    assert weight("defeat", ["p3"], 3.0) == 1.5  # a half stands in front
+    assert weight("bounded", ["roi.boxes"], 0.5) == 2  # a sum over four coordinates
+    assert weight("nst", ["c3", "c4"], 50.0) == 100
+    assert weight("cwd", ["p3"], 10.0) == 10
+    assert weight("reviewkd", ["p3", "p4"], 1.0) == 2
+    assert weight("decoupled_kl", ["roi.logits"], 1.0) == 1
+    with pytest.raises(ConfigError, match="'fsp' has no published weight"):
+        weight("fsp", ["c3", "c4"], 7.0)
+    with pytest.raises(ConfigError, match="'cosine' has no published weight"):
+        weight("cosine", ["p3"], 7.0)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +397,90 @@ def test_cross_logits_teach_the_students_features_and_not_the_teachers_head(
     assert any(p.grad is not None and p.grad.any() for p in student.backbone.parameters())
     assert all(p.grad is None for p in student.roi_heads.parameters())
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_cross_logits_by_hand(student, teacher, batch):
+    """The teacher's head on the student's levels, against the same head on its own."""
+    distiller = Distiller(student, teacher, [TermConfig("kl", ["cross.logits"])]).train()
+    images, targets = batch
+    with read(student) as reading:
+        torch.manual_seed(3)
+        student.train()(images, targets)
+    with torch.no_grad():
+        said = teacher.transform(images, None)[0]
+        maps = teacher.maps_of(said)
+        heads, names = teacher.roi_heads, list(teacher.backbone.neck.features)
+        logits = [
+            heads.box_predictor(
+                heads.box_head(
+                    heads.box_roi_pool(
+                        {name: levels[name] for name in names},
+                        reading.proposals,
+                        reading.image_sizes,
+                    )
+                )
+            )[0].log_softmax(1)
+            for levels in (reading.features, maps)
+        ]
+    ours, theirs = logits
+    expected = (theirs.exp() * (theirs - ours)).sum(1).mean()
+    for norm in student.modules():  # the second pass is to see what the first one saw
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.momentum = 0.0
+    torch.manual_seed(3)
+    found = distiller(images, targets)["kl@cross.logits"]
+    assert float(found.detach()) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_terms_teach_no_teacher_that_learns_itself(batch):
+    """Its own weights have the gradients that the annotations give them, whatever terms say."""
+
+    def gradients(terms):
+        torch.manual_seed(0)
+        student, teacher = small(), small("resnet18@c4")
+        heads = HeadsConfig("joint", "none", "none")
+        distiller = build_distiller(student, teacher, DistillConfig("t.pt", heads, terms)).train()
+        torch.manual_seed(1)
+        losses = distiller(*batch)
+        pulling = [name for name in losses if name.startswith("loss_teacher")]
+        pulling += [name for name in losses if not of_task(name)]
+        sum(losses[name] for name in pulling).backward()
+        shared = {id(each) for each in student.parameters()}
+        return {
+            name: each.grad
+            for name, each in teacher.named_parameters()
+            if id(each) not in shared and each.requires_grad
+        }
+
+    alone, taught = gradients([]), gradients(ALL_TERMS)
+    assert any("roi_heads" in name for name in alone)
+    for name, gradient in alone.items():
+        assert torch.allclose(gradient, taught[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_a_term_is_measured_against_the_students_task_alone(student, teacher, batch):
+    config = DistillConfig("t.pt", "joint", [TermConfig("pkd", ["p3"])])
+    distiller = build_distiller(student, teacher, config).train()
+    losses = distiller(*batch)
+    task = sum(
+        float(loss.detach())
+        for name, loss in losses.items()
+        if name.startswith("loss_") and "teacher" not in name
+    )
+    size = distiller.report()["size/pkd@p3"]
+    assert size == pytest.approx(float(losses["pkd@p3"].detach()) / task, rel=1e-5)
+
+
+def test_a_step_may_be_of_several_batches(student, teacher, batch):
+    term = TermConfig("pkd", ["p3"], schedule=ScheduleConfig(warmup=2))
+    distiller = Distiller(student, teacher, [term], steps=4, batches_a_step=2).train()
+    weights, measured = [], []
+    for _ in range(6):
+        weights.append(distiller.at_step()[1][0])
+        distiller(*batch)
+        measured.append("pull/pkd" in distiller.report())
+    assert weights == [0, 0, 0.5, 0.5, 1, 1]
+    assert measured == [False, False, True, False, False, False]  # once a step, from its first on
 
 
 def test_sampled_anchors_lie_in_the_images_and_hold_what_the_teacher_believes_in(
@@ -460,6 +583,14 @@ def test_heads_rest_while_only_maps_are_compared(student, teacher, batch):
         (TermConfig("frs", ["c3"]), r"'frs' compares a level of the RPN \(p3, p4\), not 'c3'"),
         (TermConfig("fsp", ["c3"]), "'fsp' compares 2 features or more"),
         (TermConfig("pkd", []), "names no feature"),
+        (TermConfig("pkd", ["p3"], math.nan), "the weight of 'pkd' is nan"),
+        (TermConfig("pkd", ["p3"], -1.0), "the weight of 'pkd' is -1.0"),
+        (
+            TermConfig("kl", ["roi.logits"], options={"temperature": 0}),
+            "'kl': temperature is above 0, not 0",
+        ),
+        (TermConfig("cwd", ["p3"], options={"tau": "hot"}), "'cwd': tau is a number, not 'hot'"),
+        (TermConfig("reviewkd", ["p4", "p3"]), r"write at: \[p3, p4\]"),
         (
             TermConfig("pkd", ["p3"], schedule=ScheduleConfig(start=0.5, stop=0.4)),
             "the schedule of 'pkd'",

@@ -146,6 +146,16 @@ def test_pkd_leaves_constant_channels_out():
     assert float(loss(dead_s, dead_t, whole(s))) == pytest.approx(float(alone))
 
 
+@pytest.mark.parametrize("value", [150.7, 1e4, -3.3e5])
+def test_pkd_takes_rounding_for_no_pattern(value):
+    s, t = maps(dtype=torch.float32), maps(1, dtype=torch.float32)
+    s[:, 1] = value
+    s.requires_grad_()
+    build_loss("pkd", {})(s, t, whole(s)).backward()
+    assert not s.grad[:, 1].any()
+    assert s.grad[:, 0].any()
+
+
 def test_cwd_is_the_divergence_of_softmaxes_over_cells():
     s = torch.tensor([[[[0.0, 0.0]]]])
     t = torch.tensor([[[[0.0, math.log(3.0)]]]])  # (1/4, 3/4) against (1/2, 1/2)
@@ -426,6 +436,28 @@ def test_it_is_zero_when_the_student_equals_the_teacher(name):
     assert float(compare(name, x, x, view).detach()) == pytest.approx(0, abs=1e-9)
 
 
+def test_mgd_is_zero_where_its_generator_hands_the_teachers_map_on():
+    loss = build("mgd", mask=0.0)
+    for conv in (loss.enter, loss.leave):
+        torch.nn.init.dirac_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)
+    x = maps().abs()
+    assert float(compare("mgd", x, x, loss=loss).detach()) == 0
+
+
+def test_reviewkd_is_zero_where_its_fusions_hand_their_own_feature_on():
+    loss = build("reviewkd")
+    for fusion in loss.fuse:
+        for conv in (fusion.enter, fusion.leave):
+            torch.nn.init.dirac_(conv.weight)
+            torch.nn.init.zeros_(conv.bias)
+        if fusion.attend is not None:
+            torch.nn.init.zeros_(fusion.attend.weight)
+            fusion.attend.bias.data = torch.tensor([60.0, -60.0], dtype=torch.float64)
+    s = inputs("reviewkd")
+    assert float(compare("reviewkd", s, s, loss=loss).detach()) == pytest.approx(0, abs=1e-15)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_equal_finite_differences(name):
     s, t = inputs(name), inputs(name, 1)
@@ -479,12 +511,14 @@ def test_what_padding_holds_never_counts(name):
 
 @pytest.mark.parametrize("name", DENSE + JOINT)
 @pytest.mark.parametrize(
-    "kind", ["zeros", "constant", "constant teacher", "one image", "one cell", "huge"]
+    "kind",
+    ["zeros", "constant", "constant teacher", "constant odd", "one image", "one cell", "huge"],
 )
 def test_odd_features_give_finite_losses_and_gradients(name, kind):
     s, t = {
         "zeros": (torch.zeros(2, 3, 4, 5), torch.zeros(2, 3, 4, 5)),
         "constant": (torch.full((2, 3, 4, 5), 2.0), maps(1, dtype=torch.float32)),
+        "constant odd": (torch.full((2, 3, 4, 5), 150.7), maps(1, dtype=torch.float32)),
         "constant teacher": (maps(1, dtype=torch.float32), torch.full((2, 3, 4, 5), 2.0)),
         "one image": (maps(n=1, dtype=torch.float32), maps(1, n=1, dtype=torch.float32)),
         "one cell": (maps(h=1, w=1, dtype=torch.float32), maps(1, h=1, w=1, dtype=torch.float32)),
@@ -530,12 +564,6 @@ def test_half_precision_features_are_compared_in_float32(name):
     assert loss.dtype in (torch.float32, torch.float64)
     loss.backward()
     assert all(torch.isfinite(x.grad).all() and x.grad.any() for x in halves)
-
-
-def test_the_teacher_gets_no_gradient_through_its_own_map():
-    s, t = maps().requires_grad_(), maps(1)
-    build_loss("hint", {})(s, t, whole(s)).backward()
-    assert t.grad is None
 
 
 def test_an_unknown_loss_or_option_is_refused_with_what_there_is():

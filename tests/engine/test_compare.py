@@ -13,9 +13,10 @@ import yaml
 from detkd.cli.app import launch
 from detkd.data.dataset import CocoDataset
 from detkd.engine.compare import by_row, judge_run, paired_rows, rows, short_names, validation_of
-from detkd.engine.similarity import cka, similarity
+from detkd.engine.run import RunFolder
+from detkd.engine.similarity import cka, similarity, start_of
 from detkd.evaluation.coco_map import coco_map
-from detkd.models.detector import Detector
+from detkd.models.detector import Detector, build_detector
 
 
 def found_on(truth, seed, noise):
@@ -253,10 +254,33 @@ def test_cka_by_hand_and_blind_to_rotation_scale_and_shift():
 def test_similarity_of_a_network_with_itself_is_one(run, scenes):
     network = Detector.load(run / "best.pt")
     data = CocoDataset(scenes / "all.json", image_size=network.image_size)
-    found = similarity(network, Detector.load(run / "best.pt"), [data[0][0], data[1][0]])
+    images = [data[0][0], data[1][0]]
+    start = start_of(RunFolder(run), network)
+    found = similarity(start, network, Detector.load(run / "best.pt"), images)
     assert set(found) == {"c2", "c3", "c4", "c5", "p3", "p4"}
     assert all(each["after"] == pytest.approx(1) for each in found.values())
     assert all(0 <= each["before"] < 1 for each in found.values())
+
+
+def test_a_network_begins_with_its_seed_and_with_the_heads_that_it_inherits(run, tmp_path):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    network = Detector.load(run / "best.pt")
+    torch.manual_seed(config["train"]["seed"])
+    fresh = build_detector(network.config, network.classes, network.image_size).state_dict()
+    assert all(torch.equal(value, fresh[key]) for key, value in begun(run, network).items())
+    config["distill"] = {"teacher": str(run / "best.pt"), "heads": "inherit"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    theirs = network.state_dict()
+    for key, value in begun(tmp_path, network).items():
+        is_taken = key.startswith(("backbone.neck", "rpn", "roi_heads"))
+        assert torch.equal(value, (theirs if is_taken else fresh)[key]), key
+    config["distill"]["teacher"] = "gone.pt"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert all(torch.equal(value, fresh[key]) for key, value in begun(tmp_path, network).items())
+
+
+def begun(run, network):
+    return start_of(RunFolder(run), network).state_dict()
 
 
 def test_a_plain_run_that_is_not_compared_is_refused(run, scenes, capsys):

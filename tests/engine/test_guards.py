@@ -1,5 +1,6 @@
 """What keeps a distillation from going wrong unseen: preflight, watch, and suggested weights."""
 
+import json
 import math
 
 import pytest
@@ -121,6 +122,28 @@ def test_pulls_are_in_the_log(teacher, tiny, tmp_path):
     first = read_log(RunFolder(tmp_path / "s"))[0]
     assert math.isfinite(first["pull/hint"])
     assert first["pull/hint"] > 0
+
+
+def test_pulls_are_in_the_log_where_steps_are_of_several_batches(teacher, tiny, tmp_path):
+    distill = {"teacher": str(teacher), "losses": [{"name": "pkd", "at": ["p3"]}]}
+    config = tiny("student", distill=distill, train__epochs=1, train__accumulate=2)
+    assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 0
+    log = [line for line in read_log(RunFolder(tmp_path / "s")) if line["kind"] == "train"]
+    assert "pull/pkd" in log[0] and "size/pkd@p3" in log[0]
+
+
+def test_features_are_learned_from_images_without_a_box(teacher, tiny, scenes, tmp_path, capsys):
+    tree = json.loads((scenes / "all.json").read_text())
+    empty = scenes / "empty.json"
+    empty.write_text(json.dumps({**tree, "annotations": []}))
+    distill = {"teacher": str(teacher), "losses": [{"name": "hint", "at": ["p3"]}]}
+    config = tiny("student", distill=distill, train__epochs=1, data__train=str(empty))
+    run = ["--config", str(config), "--run", str(tmp_path / "s")]
+    assert launch("train", run) == 2
+    assert "holds no box to be learned from" in capsys.readouterr().err
+    assert launch("train", [*run, "--distill.task_from", "1.0"]) == 0
+    last = [line for line in read_log(RunFolder(tmp_path / "s")) if line["kind"] == "train"][-1]
+    assert last["loss_classifier"] == 0 < last["hint@p3"]
 
 
 def test_suggested_weights_give_half_of_the_tasks_pull(teacher, tiny, capsys):

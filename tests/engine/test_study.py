@@ -1,4 +1,5 @@
 import json
+import shlex
 import signal
 import statistics
 import subprocess
@@ -427,6 +428,24 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
     assert "failed: pupil, seed 0" in said
     assert "no_such" in (study / "runs/small/broken-0.log").read_text()
     assert list(results(study)) == ["plain"]
+
+
+def test_slurm_lets_what_fails_stop_its_own_students_alone(study, capsys):
+    spaced = study / "my study.yaml"
+    spaced.write_text((study / "study.yaml").read_text())
+    assert launch("study", [str(spaced), "--print-slurm"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for line in lines if "sbatch" in line]
+    assert heads[0].startswith("alone=$(sbatch --parsable --array=0-0")
+    assert heads[1].startswith("stage0=$(sbatch --parsable --array=0-0")
+    assert heads[2].startswith("stage1=$(sbatch --parsable --dependency=afterok:$stage0")
+    assert heads[3].startswith("sbatch --dependency=afterany:$alone:$stage0:$stage1 --wrap ")
+    assert [line for line in lines if line.startswith("tasks=")] == [
+        "tasks=(plain:0)", "tasks=(teacher:0)", "tasks=(pkd:0)",
+    ]  # fmt: skip
+    asked = [line for line in lines if line.startswith("srun ")]
+    assert all(shlex.split(line)[1:4] == ["detkd", "study", str(spaced)] for line in asked)
+    assert shlex.split(shlex.split(heads[3])[-1])[:3] == ["detkd", "study", str(spaced)]
 
 
 def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ LOSSES: dict[str, type[nn.Module]] = {
     "objectness": Objectness,
     "proposal_boxes": ProposalBoxes,
 }
+TEMPERATURES = ("temperature", "tau")
 GIVEN = ("channels", "student_channels", "teacher_channels")  # by the distiller, to who takes them
 
 
@@ -86,6 +88,7 @@ def build_loss(
     if unknown:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise ConfigError(f"distill.losses: '{name}' has no option '{unknown[0]}'; {takes}.")
+    _check_numbers(name, loss, options)
     given = {
         "channels": teacher_channels[0] if teacher_channels else 0,
         "student_channels": student_channels,
@@ -95,6 +98,20 @@ def build_loss(
         return loss(**options, **{key: given[key] for key in taken if key in GIVEN})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"distill.losses: '{name}': {error}.") from error
+
+
+def _check_numbers(name: str, loss: type[nn.Module], options: Mapping[str, Any]) -> None:
+    """Refuse what is no number where the loss has one by itself, and temperatures of 0."""
+    usual = inspect.signature(loss.__init__).parameters
+    for key, value in options.items():
+        default = usual[key].default
+        if isinstance(default, bool) or not isinstance(default, int | float):
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
+            raise ConfigError(f"distill.losses: '{name}': {key} is a number, not {value!r}.")
+        if key in TEMPERATURES and value <= 0:
+            raise ConfigError(f"distill.losses: '{name}': {key} is above 0, not {value}.")
 
 
 def find_loss(name: str) -> type[nn.Module]:

@@ -23,6 +23,7 @@ class CosineDistance(nn.Module):
     """
 
     needs_equal_width = True
+    published = None
 
     def forward(
         self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"], view: View

@@ -27,6 +27,8 @@ class SolutionFlow(nn.Module):
     needs_equal_width = True
     joint = True
     at_least = 2
+    fine_to_deep = True
+    published = None  # it is trained with alone there
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], view: View) -> Tensor:
         distances = [

@@ -28,16 +28,24 @@ class PearsonDistillation(nn.Module):
         self, student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"], view: View
     ) -> Float[Tensor, ""]:
         cells = view.valid(student) if view.is_padded else None
-        s, t = _centred(full(student), cells), _centred(full(teacher), cells)
+        s, t = full(student), full(teacher)
+        mean_s, mean_t = _mean(s, cells), _mean(t, cells)
+        s, t = s - mean_s, t - mean_t
         var_s, var_t, covariance = _mean(s * s, cells), _mean(t * t, cells), _mean(s * t, cells)
-        alive = (var_s > DEAD) & (var_t > DEAD)
+        alive = (var_s > _noise(mean_s)) & (var_t > _noise(mean_t))
         if not bool(alive.any()):
             return student.sum() * 0.0
         correlation = covariance[alive] / (var_s[alive] * var_t[alive]).sqrt()
         return 1 - correlation.mean()
 
 
-DEAD = 1e-10  # variance under which a channel is constant
+DEAD = 1e-10  # variance under which a channel is constant,
+ROUNDING = 1e-6  # as it is where it varies by less than this share of its mean
+
+
+def _noise(mean: Tensor) -> Tensor:
+    """The variance that rounding alone may make."""
+    return (ROUNDING * mean).square().clamp(min=DEAD)
 
 
 def _mean(features: Tensor, cells: Tensor | None) -> Tensor:
@@ -45,7 +53,3 @@ def _mean(features: Tensor, cells: Tensor | None) -> Tensor:
     if cells is None:
         return features.mean((0, 2, 3), keepdim=True)
     return (features * cells).sum((0, 2, 3), keepdim=True) / cells.sum()
-
-
-def _centred(features: Tensor, cells: Tensor | None) -> Tensor:
-    return features - _mean(features, cells)

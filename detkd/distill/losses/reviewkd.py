@@ -34,6 +34,7 @@ class KnowledgeReview(nn.Module):
 
     needs_equal_width = False
     joint = True
+    fine_to_deep = True
     sums_levels = True
 
     def __init__(

@@ -19,7 +19,9 @@ class Traits:
         needs_equal_width: the student's channels are adapted to the teacher's first.
         joint: it takes the lists of all features of its term at once, not one after the other.
         at_least: features that its term must name.
-        published: factor from the paper's weight to ours, at the paper's setting.
+        fine_to_deep: it takes them in the order of their strides alone.
+        published: factor from the paper's weight to ours, at the paper's setting; None where no
+            paper has a weight for it.
         sums_levels: the paper sums over features, where a term of ours is their mean.
     """
 
@@ -28,7 +30,8 @@ class Traits:
     needs_equal_width: bool = True
     joint: bool = False
     at_least: int = 1
-    published: float = 1.0
+    fine_to_deep: bool = False
+    published: float | None = 1.0
     sums_levels: bool = False
 
 
