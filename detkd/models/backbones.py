@@ -227,11 +227,25 @@ def published_network(name: str, weights: str | None, unused: tuple[str, ...]) -
     missing in it.
     """
     library_name = STAGES[name][0]
-    net = models.get_model(library_name)
+    without_head = library_name.startswith("vgg") and "classifier." in unused
+    net = _vgg_features(library_name) if without_head else models.get_model(library_name)
     if weights == "imagenet":
         weights = str(download(models.get_model_weights(library_name).DEFAULT.url))
     if weights:
         load_weights(net, weights, unused=unused)
+    return net
+
+
+def _vgg_features(library_name: str) -> nn.Module:
+    """torchvision's VGG without its head, whose 120 million weights take longest to be drawn."""
+    layers = models.vgg.cfgs[{"vgg11": "A", "vgg16": "D"}[library_name.removesuffix("_bn")]]
+    net, features = nn.Module(), models.vgg.make_layers(layers, library_name.endswith("_bn"))
+    net.features = features
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):  # as VGG itself begins
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return net
 
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
 from detkd.errors import CheckpointError, ConfigError
-from detkd.models.backbones import build_backbone
+from detkd.models.backbones import build_backbone, published_network
 
 NAMES = [
     "resnet18",
@@ -34,6 +35,22 @@ def test_features_are_what_the_backbone_says(name):
         size = (2, feature.channels, 64 // feature.stride, 96 // feature.stride)
         assert out[key].shape == size, key
         assert feature.stride == 2 ** int(key[1])
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg16_plain"])
+def test_a_vgg_without_its_head_is_torchvisions(name):
+    whole = models.get_model({"vgg11": "vgg11_bn", "vgg16_plain": "vgg16"}[name])
+    ours, theirs = published_network(name, None, ("classifier.",)), whole.features.state_dict()
+    assert [f"features.{key}" for key in theirs] == list(ours.state_dict())
+    ours.load_state_dict({f"features.{key}": value for key, value in theirs.items()})
+    started = published_network(name, None, ("classifier.",)).features
+    for key, value in theirs.items():
+        own = started.state_dict()[key]
+        assert own.shape == value.shape
+        if value.ndim == 4:  # drawn anew, by the same rule
+            assert float(own.std()) == pytest.approx(float(value.std()), rel=0.1)
+        else:
+            assert torch.equal(own, value)
 
 
 @pytest.mark.parametrize("name", ["shallow_x1", "shallow_x2", "shallow_x1_d3"])
