@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 import yaml
@@ -53,11 +54,14 @@ def start_of(run: RunFolder, student: Detector) -> Detector:
 
     What lies in files that are gone is left out.
     """
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    weights, distill = config["model"].get("weights"), config.get("distill")
+    tree: Any = {}
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        tree = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    config: dict[str, Any] = tree if isinstance(tree, dict) else {}
+    weights, distill = config.get("model", {}).get("weights"), config.get("distill")
 
     def built(weights: str | None) -> Detector:
-        torch.manual_seed(config["train"]["seed"])
+        torch.manual_seed(config.get("train", {}).get("seed", 0))
         model = replace(student.config, weights=weights)
         return build_detector(model, student.classes, student.image_size)
 

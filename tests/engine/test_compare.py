@@ -277,6 +277,8 @@ def test_a_network_begins_with_its_seed_and_with_the_heads_that_it_inherits(run,
     config["distill"]["teacher"] = "gone.pt"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert all(torch.equal(value, fresh[key]) for key, value in begun(tmp_path, network).items())
+    (tmp_path / "config.yaml").unlink()
+    assert begun(tmp_path, network).keys() == fresh.keys()
 
 
 def begun(run, network):
