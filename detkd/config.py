@@ -176,6 +176,17 @@ class HeadsConfig:
     roi_heads: Take = "inherit"
 
 
+def the_answers() -> list[TermConfig]:
+    """What the teacher's heads say of classes and boxes: the recipe of docs/choosing.md."""
+    said = {
+        "kl": "roi.logits",
+        "boxes": "roi.boxes",
+        "objectness": "rpn.logits",
+        "proposal_boxes": "rpn.boxes",
+    }
+    return [TermConfig(name, [feature], 4.0) for name, feature in said.items()]
+
+
 @dataclass
 class DistillConfig:
     """The teacher and what the student takes from it.
@@ -184,7 +195,8 @@ class DistillConfig:
         teacher: checkpoint of the teacher.
         heads: what of the teacher's neck, RPN and RoI head the student takes: none, inherit (and go
             on training), freeze (and keep), joint (one head that both train), or each apart.
-        losses: the distillation terms.
+        losses: the distillation terms; without them the four answers of the teacher's heads (kl,
+            boxes, objectness, proposal_boxes), weight 4 each; [] for none.
         freeze_until: share of the training after which frozen parts are trained on.
         thawed_lr: factor on the learning rate of parts that were frozen.
         task_from: share of the training before which the annotations do not count, and the
@@ -203,7 +215,7 @@ class DistillConfig:
 
     teacher: str
     heads: Take | HeadsConfig = "inherit"
-    losses: list[TermConfig] = field(default_factory=list)
+    losses: list[TermConfig] = field(default_factory=the_answers)
     freeze_until: float = 1.0
     thawed_lr: float = 0.1
     task_from: float = 0.0

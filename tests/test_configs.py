@@ -151,6 +151,20 @@ def test_a_list_of_losses_is_replaced_whole(tmp_path, how):
     assert distill.teacher == "t.pt"
 
 
+def test_a_teacher_alone_gives_its_answers(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("data: {train: a.json, val: b.json}\ndistill: {teacher: t.pt}\n")
+
+    def losses(*more):
+        argv = ["--config", str(config), *more]
+        return read_experiment("x", argv, description="", epilog="")[0].distill.losses
+
+    assert losses() == read("microalgae", "distill").distill.losses
+    assert losses("--distill.losses=[]") == []
+    added = losses('--distill.losses+={"name": "pkd", "at": ["p4"]}')
+    assert [term.name for term in added] == [*(term.name for term in losses()), "pkd"]
+
+
 def test_a_loss_can_be_added_to_a_list(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text(

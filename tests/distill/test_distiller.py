@@ -238,10 +238,14 @@ def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
 def test_parts_that_fit_are_shared_beside_parts_that_do_not(teacher):
     """The neck has no anchors, and the RoI head no levels."""
     other = small(anchor_sizes=[[16.0, 24.0], [32.0, 48.0]])
-    build_distiller(other, teacher, DistillConfig("t.pt", HeadsConfig("inherit", "none", "none")))
+    build_distiller(
+        other, teacher, DistillConfig("t.pt", HeadsConfig("inherit", "none", "none"), [])
+    )
     assert same(other.backbone.neck.smooth.state_dict(), teacher.backbone.neck.smooth.state_dict())
     deeper = small(levels=["p3", "p4", "p5"], anchor_sizes=[[16.0], [32.0], [64.0]])
-    build_distiller(deeper, teacher, DistillConfig("t.pt", HeadsConfig("none", "none", "inherit")))
+    build_distiller(
+        deeper, teacher, DistillConfig("t.pt", HeadsConfig("none", "none", "inherit"), [])
+    )
     heads = (net.roi_heads.box_head.state_dict() for net in (deeper, teacher))
     assert same(*heads)
 
