@@ -317,11 +317,13 @@ def _deepest(message: str) -> str | None:
     if value is None:
         return None
     named = [at for at, line in enumerate(lines[:value]) if line.startswith("Parser key ")]
+    if lines[value].partition(": ")[2].startswith(("Namespace(", "{", "[")):
+        return None
     key = ".".join(lines[at].split('"')[1] for at in named)
     wanted = [
         re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", line.removeprefix("Expected a "))
         for line in lines[named[-1] : value]
-        if line.startswith("Expected a ") and "import path" not in line
+        if line.startswith("Expected a ") and not set(line.split()) & {"import", "Got"}
     ]
     said = " or ".join(each.replace("typing.Literal", "one of ") for each in wanted)
     given = lines[value].partition(": ")[2]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from detkd.cli.arguments import PARTS
 from detkd.config import AnyExperiment, ClassifierExperiment, Experiment
 from detkd.files import write_atomic
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a default is made of keys of its own, which have their own table."""
+    first = value[0] if isinstance(value, list) and value else value
+    return is_dataclass(first)
 
 
 def page() -> str:
@@ -39,9 +46,7 @@ def _of_kind(kind: type[AnyExperiment], title: str) -> list[str]:
                 default = f"`{field.default}`"
             elif field.default_factory is not MISSING:
                 value = field.default_factory()
-                default = "`{}`".format(
-                    "see below" if hasattr(value, "__dataclass_fields__") else value
-                )
+                default = "`{}`".format("see below" if _is_part(value) else value)
             name = f"{prefix}.{field.name}" if prefix else field.name
             lines.append(f"| `{name}` | {default} | {meanings[field.name]} |")
         lines.append("")

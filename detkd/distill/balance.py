@@ -72,7 +72,7 @@ class Balance(nn.Module):
 
     def _due(self, at: int, step: int) -> bool:
         last = int(self.measured[at])
-        return self.kind == "surgery" or last == NEVER or step - last >= self.every
+        return self.kind == "surgery" or last == NEVER or not 0 <= step - last < self.every
 
     def _learn(self, at: int, step: int, wanted: Tensor, pull: Tensor) -> None:
         """Take a measurement into the running mean of a factor, the same in all processes.

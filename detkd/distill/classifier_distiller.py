@@ -54,11 +54,8 @@ class ClassifierDistiller(Teaching[Classifier]):
         steps: int = 1,
         balance: Kind = "fixed",
         cache: MapCache | None = None,
-        batches_a_step: int = 1,
     ) -> None:
-        super().__init__(
-            student, teacher, terms, steps=steps, balance=balance, batches_a_step=batches_a_step
-        )
+        super().__init__(student, teacher, terms, steps=steps, balance=balance)
         self.cache = cache
         # Whether both normalise images alike, so that one batch serves them.
         self.alike = torch.equal(student.mean, teacher.mean) and torch.equal(
@@ -133,7 +130,6 @@ def build_classifier_distiller(
     steps: int = 1,
     images: int = 1,
     views: int | None = None,
-    batches_a_step: int = 1,
 ) -> ClassifierDistiller:
     """A distiller after the config.
 
@@ -143,7 +139,6 @@ def build_classifier_distiller(
         steps: of the whole training.
         images: that are trained on, and
         views: how many views there are of each (None: ever new ones), for the cache.
-        batches_a_step: how many batches are seen before the weights change.
 
     Raises:
         ConfigError: classes, sizes or features of the two do not fit, or views that never come
@@ -176,7 +171,6 @@ def build_classifier_distiller(
         steps=steps,
         balance=distill.balance,
         cache=cache,
-        batches_a_step=batches_a_step,
     )
 
 

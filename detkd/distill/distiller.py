@@ -68,7 +68,6 @@ class Distiller(Teaching[Detector]):
         ignore: score from which up to `pseudo` a box makes no example of background either.
         precision: of the teacher's backbone and neck: same (as the student's), bf16 or fp16.
         cache: where the teacher's features are kept, with all that are needed.
-        batches_a_step: how many batches are seen before the weights change.
     """
 
     def __init__(
@@ -86,7 +85,6 @@ class Distiller(Teaching[Detector]):
         ignore: float = 0.2,
         precision: str = "same",
         cache: MapCache | None = None,
-        batches_a_step: int = 1,
     ) -> None:
         self.plan, self.task_from = plan or Plan(), task_from
         super().__init__(
@@ -96,7 +94,6 @@ class Distiller(Teaching[Detector]):
             steps=steps,
             balance=balance,
             trained=bool(self.plan.joint),
-            batches_a_step=batches_a_step,
         )
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -270,11 +267,10 @@ def build_distiller(
     *,
     steps: int = 1,
     cache: MapCache | None = None,
-    batches_a_step: int = 1,
 ) -> Distiller:
     """A distiller after the config; the student takes over what `distill.heads` says.
 
-    `steps` are those of the whole training, each of so many batches.
+    `steps` are those of the whole training.
 
     Raises:
         ConfigError: classes, features or heads of the two do not fit.
@@ -291,11 +287,6 @@ def build_distiller(
         raise ConfigError(
             "distill.task_from: until then the terms of distill.losses count alone, and there are "
             "none; name some, or leave task_from out."
-        )
-    if distill.pseudo is not None and distill.ignore > distill.pseudo:
-        raise ConfigError(
-            f"distill.ignore: {distill.ignore} is above distill.pseudo ({distill.pseudo}), from "
-            "which on boxes are labels; take a lower one."
         )
     plan = plan_sharing(student, teacher, distill.heads, distill.freeze_until)
     if plan.joint and (distill.pseudo is not None or cache):
@@ -318,5 +309,4 @@ def build_distiller(
         ignore=distill.ignore,
         precision=distill.precision,
         cache=cache,
-        batches_a_step=batches_a_step,
     )

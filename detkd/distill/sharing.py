@@ -66,14 +66,14 @@ def plan_sharing(
             )
     if not 0 < until <= 1:
         raise ConfigError(f"distill.freeze_until: {until} is no share above 0 and up to 1.")
-    shared = [part for part in PARTS if take[part] != "none"]
-    if not shared:
-        return Plan()
     if until < 1 and "freeze" not in take.values():
         raise ConfigError(
             f"distill.freeze_until: {until} says until when what is frozen stays so, and nothing "
             "is; set distill.heads: freeze, or leave it out."
         )
+    shared = [part for part in PARTS if take[part] != "none"]
+    if not shared:
+        return Plan()
     _check(student, teacher, shared)
     frozen, joint = (
         tuple(part for part in shared if take[part] == word) for word in ("freeze", "joint")

@@ -31,7 +31,6 @@ class Teaching(nn.Module, Generic[Net]):
         steps: of the whole training, by which schedules go.
         balance: what is done about terms that pull too hard, as `Balance` says.
         trained: the teacher learns, too.
-        batches_a_step: how many batches are seen before the weights change.
     """
 
     step: Tensor  # batches that were seen
@@ -45,13 +44,12 @@ class Teaching(nn.Module, Generic[Net]):
         steps: int = 1,
         balance: Kind = "fixed",
         trained: bool = False,
-        batches_a_step: int = 1,
     ) -> None:
         super().__init__()
-        self.batches_a_step = batches_a_step
         self.student: Net = student
         self.teacher: Net = teacher
         self.steps, self.trained = steps, trained
+        self.at: int | None = None  # told by who trains, where a step is of several batches
         if not trained:
             teacher.eval().requires_grad_(False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -102,8 +100,8 @@ class Teaching(nn.Module, Generic[Net]):
 
     @property
     def now(self) -> int:
-        """The step of the training, counted from 0."""
-        return int(self.step) // self.batches_a_step
+        """The step of the training, counted from 0: as it was told, or else the batches seen."""
+        return int(self.step) if self.at is None else self.at
 
     def at_step(self) -> tuple[list[Term], list[float]]:
         """The terms, and the weight of each at this step: 0 where it is off."""

@@ -168,6 +168,13 @@ def _check_heads(config: TermConfig, traits: Traits, student: Detector, teacher:
             f"RoI head, and they have {student.backbone.out_channels} channels, not "
             f"{teacher.backbone.out_channels}; give both the same model.neck_channels."
         )
+    ours, theirs = (list(net.backbone.neck.features) for net in (student, teacher))
+    if "cross" in heads and not set(theirs) <= set(ours):
+        raise ConfigError(
+            f"distill.losses: '{config.at[0]}' puts the student's levels ({', '.join(ours)}) "
+            f"through the teacher's RoI head, which reads {', '.join(theirs)}; give both the same "
+            "model.levels."
+        )
     if logits := [name for name in config.at if name in ("roi.logits", "cross.logits")]:
         _check_classifiers(config.name, logits, traits, student, teacher)
     anchors = [
@@ -177,7 +184,8 @@ def _check_heads(config: TermConfig, traits: Traits, student: Detector, teacher:
     if ("rpn" in heads or "level" in traits.reads) and anchors[0] != anchors[1]:
         raise ConfigError(
             f"distill.losses: '{config.name}' compares anchors, and the two have others; give "
-            "both the same levels, model.anchor_sizes and model.anchor_ratios."
+            "both the same levels, model.anchor_sizes and model.anchor_ratios, or name other terms "
+            "in distill.losses."
         )
 
 

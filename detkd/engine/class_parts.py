@@ -191,8 +191,7 @@ def build_class_trainable(
         network,
         Classifier.load(distill.teacher),
         distill,
-        steps=experiment.train.epochs * len(loader) // experiment.train.accumulate or 1,
-        batches_a_step=experiment.train.accumulate,
+        steps=experiment.train.epochs * (len(loader) // experiment.train.accumulate or 1),
         images=len(dataset),
         views=_views(experiment.data),
     )

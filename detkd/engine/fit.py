@@ -24,7 +24,7 @@ from detkd.distill.classifier_distiller import ClassifierDistiller
 from detkd.distill.detector_exits import DetectorSelfDistiller
 from detkd.distill.distiller import Distiller
 from detkd.distill.self_distiller import SelfDistiller
-from detkd.distill.teaching import of_task
+from detkd.distill.teaching import Teaching, of_task
 from detkd.engine.average import Average
 from detkd.engine.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from detkd.engine.devices import peak_memory, seed_step
@@ -104,6 +104,8 @@ def fit(
                 )
                 images = [image.to(fabric.device, non_blocking=True) for image in images]
                 targets = [_to(target, fabric.device) for target in targets]
+                if isinstance(trainable, Teaching):
+                    trainable.at = progress.step
                 with fabric.no_backward_sync(model, enabled=not is_step):
                     losses = model(images, targets)
                     total = sum(losses.values())

@@ -172,15 +172,8 @@ def build_trainable(
         return student
     teacher = Detector.load(experiment.distill.teacher)
     cache = _build_cache(experiment, experiment.distill, teacher, loader)
-    batches = experiment.train.accumulate
-    return build_distiller(
-        student,
-        teacher,
-        experiment.distill,
-        steps=experiment.train.epochs * len(loader) // batches or 1,
-        cache=cache,
-        batches_a_step=batches,
-    )
+    steps = experiment.train.epochs * (len(loader) // experiment.train.accumulate or 1)
+    return build_distiller(student, teacher, experiment.distill, steps=steps, cache=cache)
 
 
 def check_one_teacher(experiment: AnyExperiment) -> None:

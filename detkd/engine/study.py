@@ -61,7 +61,7 @@ class Row:
     @property
     def compared(self) -> list[str]:
         """The lines that this row is compared with."""
-        return [*self.gap[:1], *self.against]
+        return list(dict.fromkeys([*self.gap[:1], *self.against]))
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,10 @@ def read_study(path: Path) -> Study:
             raise ConfigError(f"{path}: rows.{name}: names no 'config' of the study's folder.")
         _check_keys(row, [key.name for key in fields(Row)], path, f"rows.{name}.")
         changes = {**shared, **_changes(row, path, f"rows.{name}.")}
+        if AT in str(name):
+            raise ConfigError(
+                f"{path}: rows.{name}: '{AT}' stands before an exit; name it otherwise."
+            )
         rows[str(name)] = Row(**{"gap": tree.get("gap", GAP), **row, "set": changes})
     for name, each in rows.items():
         _check_gap(each, rows, f"{path}: rows.{name}.gap")
@@ -224,50 +228,48 @@ def row_of(line: str) -> str:
 def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
     """A shell script that hands the trainings to SLURM, those that wait for others after them.
 
-    Teachers come first, and nothing waits for what is nobody's teacher; the table is made when all
-    have ended, whatever has failed.
+    A student waits for its own teacher alone, and is given up where that one fails; the table is
+    made when all have ended.
     """
     command = f"detkd study {shlex.quote(str(study.path))}"
-    stages: dict[int, list[Task]] = {}
-    teachers = [task.after for task in tasks]
-    alone = [task for task in tasks if task.after is None and task not in teachers]
+    arrays: dict[tuple[str, int] | None, list[Task]] = {}  # by the task that they wait for
     for task in tasks:
-        if task not in alone:
-            stages.setdefault(_depth(task), []).append(task)
+        arrays.setdefault(_key(task.after), []).append(task)
     lines = [
         "#!/bin/bash",
         "# Options of your cluster (partition, time, gres) go into SBATCH_*.",
         "",
     ]
-    arrays = [("alone", "", alone)] if alone else []
-    for depth, stage in sorted(stages.items()):
-        after = f" --dependency=afterok:$stage{depth - 1}" if depth else ""
-        arrays.append((f"stage{depth}", after, stage))
-    for name, after, stage in arrays:
-        words = " ".join(f"{shlex.quote(task.row)}:{task.seed}" for task in stage)
+    place: dict[tuple[str, int] | None, str] = {}
+    for at, (teacher, array) in enumerate(arrays.items()):
+        waits = (
+            f" --dependency=afterok:{place[teacher]} --kill-on-invalid-dep=yes" if teacher else ""
+        )
+        place |= {_key(task): f"${{job{at}}}_{number}" for number, task in enumerate(array)}
+        words = " ".join(f"{shlex.quote(task.row)}:{task.seed}" for task in array)
         lines += [
-            f"{name}=$(sbatch --parsable{after} --array=0-{len(stage) - 1} <<'END'",
+            f"job{at}=$(sbatch --parsable{waits} --array=0-{len(array) - 1} <<'END'",
             "#!/bin/bash",
             f"tasks=({words})",
             "task=${tasks[$SLURM_ARRAY_TASK_ID]}",
-            f'srun {command} --rows "${{task%%:*}}" --seeds "${{task##*:}}" --no-table',
+            f'srun {command} --rows "${{task%:*}}" --seeds "${{task##*:}}" --no-table',
             "END",
             ")",
         ]
     rows = _words(shlex.quote(task.row) for task in tasks)
     table = f"{command} --rows {rows} --seeds {_words(str(task.seed) for task in tasks)}"
-    ended = ":".join(f"${name}" for name, _, _ in arrays)
+    ended = ":".join(f"$job{at}" for at in range(len(arrays)))
     lines += [f"sbatch --dependency=afterany:{ended} --wrap {shlex.quote(table)}"]
     return "\n".join(lines) + "\n"
+
+
+def _key(task: Task | None) -> tuple[str, int] | None:
+    return (task.row, task.seed) if task else None
 
 
 def _word(value: Any) -> str:
     """A value as the command line takes it: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _depth(task: Task) -> int:
-    return 0 if task.after is None else 1 + _depth(task.after)
 
 
 def _words(names: Iterable[str]) -> str:
@@ -305,10 +307,11 @@ def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:
 
 
 def _check_against(row: Row, rows: dict[str, Row], where: str) -> None:
-    if not isinstance(row.against, list | tuple):
-        raise ConfigError(f"{where}: {row.against!r} is no list; name lines of the table: [...].")
-    for line in row.against:
-        if (name := row_of(str(line))) not in rows:
+    against = row.against
+    if not isinstance(against, list | tuple) or not all(isinstance(each, str) for each in against):
+        raise ConfigError(f"{where}: {against!r} is no list of names; name lines of the table.")
+    for line in against:
+        if (name := row_of(line)) not in rows:
             raise ConfigError(f"{where}: there is no row '{name}'; there are {', '.join(rows)}.")
 
 

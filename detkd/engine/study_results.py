@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -46,7 +47,7 @@ class Results:
                 for key in self.a_seed:  # scores that were not told when the row was run
                     row.setdefault(key, [None] * len(row["seeds"]))
                 if isinstance(row.get("paired"), dict):  # before there could be several
-                    del row["paired"]
+                    row["paired"] = [row["paired"]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path}: holds no results of a study ({error}); move it away."
@@ -147,7 +148,11 @@ class Results:
         if not exit_:
             return Line(runs)
         exits = next((list(each) for each in row.get("exits", []) if each), [])
-        return Line(runs, exits.index(exit_)) if exit_ in exits else None
+        if exit_ in exits:
+            return Line(runs, exits.index(exit_))
+        there = ", ".join(exits) or "none"
+        print(f"{self.study.path}: against '{name}': '{of}' has no such exit; there are {there}.")
+        return None
 
     def table(self) -> list[dict[str, str]]:
         """The rows as text: mean and sample standard deviation over seeds, share of the gap.
@@ -177,7 +182,7 @@ class Results:
     def differences(self) -> list[dict[str, str]]:
         """The paired tests that are asked for by `against`, as text; empty where there are none.
 
-        `p of all` is Holm's for their number.
+        `p of all` is Holm's for the number that is asked for.
         """
         title, key = self.study.kind.tested
         told = [
@@ -185,8 +190,11 @@ class Results:
             for name, row in self.rows.items()
             for each in row.get("paired", [])
             if name in self.study.rows and each["against"] in self.study.rows[name].against
+            if each[key]["p"] is not None
         ]
-        chances = holm([line["p"] for _, _, line in told])
+        # Those that have not been run yet are among the tests, too.
+        asked = sum(len(row.against) for row in self.study.rows.values())
+        chances = holm([line["p"] for _, _, line in told] + [1.0] * (asked - len(told)))
         return [
             {
                 "row": name,
@@ -195,7 +203,7 @@ class Results:
                 "p": f"{line['p']:.3f}",
                 "p of all": f"{of_all:.3f}",
             }
-            for (name, other, line), of_all in zip(told, chances, strict=True)
+            for (name, other, line), of_all in zip(told, chances, strict=False)
         ]
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -233,7 +241,8 @@ class Results:
     def _command(self, rows: Sequence[str], seeds: str) -> str:
         path = self.study.path
         where = path.parent if path.name == "study.yaml" else path
-        return f"detkd study {where} --rows {' '.join(rows)} --seeds {seeds}"
+        names = " ".join(map(shlex.quote, rows))
+        return f"detkd study {shlex.quote(str(where))} --rows {names} --seeds {seeds}"
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -281,7 +290,8 @@ def _tested(
     if any("paired" in each for each in rows.values()):
         plain = study.rows[name].gap[:1] if name in study.rows else ()
         lines = [each[key] for each in row.get("paired", []) if each["against"] in plain]
-        columns["less plain, 95 %"] = _difference(lines[0]) if lines else "-"
+        known = [line for line in lines if line["p"] is not None]
+        columns["less plain, 95 %"] = _difference(known[0]) if known else "-"
     return columns
 
 

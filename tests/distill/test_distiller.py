@@ -254,8 +254,8 @@ def test_parts_that_fit_are_shared_beside_parts_that_do_not(teacher):
     ("changes", "said"),
     [
         ({"task_from": 0.5, "losses": []}, "distill.task_from: .* and there are none"),
-        ({"ignore": 0.6, "pseudo": 0.3}, "distill.ignore: 0.6 is above distill.pseudo"),
         ({"heads": "inherit", "freeze_until": 0.5}, "nothing is; set distill.heads: freeze"),
+        ({"heads": "none", "freeze_until": 0.5}, "nothing is; set distill.heads: freeze"),
     ],
 )
 def test_settings_that_would_do_nothing_are_refused(student, teacher, changes, said):
@@ -477,9 +477,10 @@ def test_a_term_is_measured_against_the_students_task_alone(student, teacher, ba
 
 def test_a_step_may_be_of_several_batches(student, teacher, batch):
     term = TermConfig("pkd", ["p3"], schedule=ScheduleConfig(warmup=2))
-    distiller = Distiller(student, teacher, [term], steps=4, batches_a_step=2).train()
+    distiller = Distiller(student, teacher, [term], steps=4).train()
     weights, measured = [], []
-    for _ in range(6):
+    for batches in range(6):
+        distiller.at = batches // 2
         weights.append(distiller.at_step()[1][0])
         distiller(*batch)
         measured.append("pull/pkd" in distiller.report())
@@ -594,6 +595,10 @@ def test_heads_rest_while_only_maps_are_compared(student, teacher, batch):
             "'kl': temperature is above 0, not 0",
         ),
         (TermConfig("cwd", ["p3"], options={"tau": "hot"}), "'cwd': tau is a number, not 'hot'"),
+        (
+            TermConfig("reviewkd", ["p3", "p4"], options={"width": 0}),
+            "'reviewkd': width is a whole number from 1 on",
+        ),
         (TermConfig("reviewkd", ["p4", "p3"]), r"write at: \[p3, p4\]"),
         (
             TermConfig("pkd", ["p3"], schedule=ScheduleConfig(start=0.5, stop=0.4)),
@@ -610,6 +615,9 @@ def test_heads_that_cannot_be_crossed_or_compared_are_refused(student):
     wide = small(neck_channels=8)
     with pytest.raises(ConfigError, match=r"give both the same model\.neck_channels"):
         Distiller(student, wide, [TermConfig("kl", ["cross.logits"])])
+    deeper = small(levels=["p3", "p4", "p5"], anchor_sizes=[[16.0], [32.0], [64.0]])
+    with pytest.raises(ConfigError, match="RoI head, which reads p3, p4, p5"):
+        Distiller(student, deeper, [TermConfig("kl", ["cross.logits"])])
     other = small(anchor_sizes=[[16.0], [40.0]])
     with pytest.raises(ConfigError, match="compares anchors, and the two have others"):
         Distiller(student, other, [TermConfig("objectness", ["rpn.logits"])])

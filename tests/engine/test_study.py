@@ -321,7 +321,11 @@ def test_differences_that_are_asked_for_by_hand(study):
     def line(difference, limits, p):
         return {"difference": difference, "interval": limits, "p": p}
 
-    rows = {"plain": Row("x"), "best": Row("x", against=["teacher"]), "teacher": Row("x")}
+    rows = {
+        "plain": Row("x"),
+        "best": Row("x", against=["teacher", "plain @ c2"]),
+        "teacher": Row("x"),
+    }
     of = Study(study / "study.yaml", "small", rows)
     tests = [
         {"against": "plain", "AP": line(0.1, [0.05, 0.15], 0.001)},
@@ -340,9 +344,11 @@ def test_differences_that_are_asked_for_by_hand(study):
         "less": "teacher",
         "difference of test mAP, 95 %": "-0.200",
         "p": "0.020",
-        "p of all": "0.020",
+        "p of all": "0.040",  # two are asked for, and one has been run
     }
     assert results.differences() == [asked]
+    tests[1]["AP"]["p"] = None  # a test without boxes
+    assert results.differences() == []
 
 
 def test_a_row_with_exits_has_a_line_for_each_by_hand(study):
@@ -433,15 +439,16 @@ def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
 def test_slurm_lets_what_fails_stop_its_own_students_alone(study, capsys):
     spaced = study / "my study.yaml"
     spaced.write_text((study / "study.yaml").read_text())
-    assert launch("study", [str(spaced), "--print-slurm"]) == 0
+    assert launch("study", [str(spaced), "--seeds", "0", "1", "--print-slurm"]) == 0
     lines = capsys.readouterr().out.splitlines()
     heads = [line for line in lines if "sbatch" in line]
-    assert heads[0].startswith("alone=$(sbatch --parsable --array=0-0")
-    assert heads[1].startswith("stage0=$(sbatch --parsable --array=0-0")
-    assert heads[2].startswith("stage1=$(sbatch --parsable --dependency=afterok:$stage0")
-    assert heads[3].startswith("sbatch --dependency=afterany:$alone:$stage0:$stage1 --wrap ")
+    assert heads[0].startswith("job0=$(sbatch --parsable --array=0-3")
+    for at, index in ((1, 0), (2, 2)):  # each student after its own teacher alone
+        waits = f"--dependency=afterok:${{job0}}_{index} --kill-on-invalid-dep=yes --array=0-0"
+        assert heads[at].startswith(f"job{at}=$(sbatch --parsable {waits}")
+    assert heads[3].startswith("sbatch --dependency=afterany:$job0:$job1:$job2 --wrap ")
     assert [line for line in lines if line.startswith("tasks=")] == [
-        "tasks=(plain:0)", "tasks=(teacher:0)", "tasks=(pkd:0)",
+        "tasks=(teacher:0 plain:0 teacher:1 plain:1)", "tasks=(pkd:0)", "tasks=(pkd:1)",
     ]  # fmt: skip
     asked = [line for line in lines if line.startswith("srun ")]
     assert all(shlex.split(line)[1:4] == ["detkd", "study", str(spaced)] for line in asked)
@@ -483,8 +490,13 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
         ({"gap": 3}, "rows.teacher.gap: 3 are not two rows"),
         (
             {"rows": {"a": {"config": "student.yaml", "against": "a"}}},
-            "rows.a.against: 'a' is no list; name lines of the table",
+            "rows.a.against: 'a' is no list of names; name lines of the table",
         ),
+        (
+            {"rows": {"a": {"config": "student.yaml", "against": [1]}}},
+            "rows.a.against: [1] is no list of names",
+        ),
+        ({"rows": {"a @ b": {"config": "student.yaml"}}}, "' @ ' stands before an exit"),
         (
             {"rows": {"a": {"config": "student.yaml", "against": ["b @ c2"]}}},
             "rows.a.against: there is no row 'b'; there are a.",

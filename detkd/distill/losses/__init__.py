@@ -110,6 +110,8 @@ def _check_numbers(name: str, loss: type[nn.Module], options: Mapping[str, Any])
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value):
             raise ConfigError(f"distill.losses: '{name}': {key} is a number, not {value!r}.")
+        if isinstance(default, int) and (value != int(value) or value < 1):
+            raise ConfigError(f"distill.losses: '{name}': {key} is a whole number from 1 on.")
         if key in TEMPERATURES and value <= 0:
             raise ConfigError(f"distill.losses: '{name}': {key} is above 0, not {value}.")
 
