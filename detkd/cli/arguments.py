@@ -312,22 +312,28 @@ def _deepest(message: str) -> str | None:
     """Of a value that fits none of several types: its key, what would fit, and the value."""
     if "Union subtypes" not in message:
         return None
-    lines = [line.strip(" -") for line in message.splitlines()]
-    value = next((at for at, line in enumerate(lines) if line.startswith("Given value:")), None)
-    if value is None:
-        return None
-    named = [at for at, line in enumerate(lines[:value]) if line.startswith("Parser key ")]
-    if lines[value].partition(": ")[2].startswith(("Namespace(", "{", "[")):
-        return None
-    key = ".".join(lines[at].split('"')[1] for at in named)
-    wanted = [
-        re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", line.removeprefix("Expected a "))
-        for line in lines[named[-1] : value]
-        if line.startswith("Expected a ") and not set(line.split()) & {"import", "Got"}
-    ]
-    said = " or ".join(each.replace("typing.Literal", "one of ") for each in wanted)
-    given = lines[value].partition(": ")[2]
-    return f"{key}: expected {said or 'another value'}, got '{given}'."
+    keys: list[str] = []
+    wanted: list[str] = []
+    for line in (line.strip(" -") for line in message.splitlines()):
+        expected, _, value = line.removeprefix("Expected a ").partition(". Got value: ")
+        if line.startswith("Parser key "):
+            keys, wanted = [*keys, line.split('"')[1]], []
+        elif "arguments are required: " in line:
+            return f"{'.'.join(keys)}: names no '{line.partition(': ')[2]}', which it needs."
+        elif line.startswith("Expected a ") and value:
+            return f"{'.'.join(keys)}: expected {_type(expected)}, got '{value}'."
+        elif line.startswith("Expected a ") and "import path" not in line:
+            wanted.append(_type(expected))
+        elif line.startswith("Given value: "):
+            given = line.partition(": ")[2]
+            return f"{'.'.join(keys)}: expected {' or '.join(wanted) or 'another'}, got '{given}'."
+    return None
+
+
+def _type(name: str) -> str:
+    """A type as jsonargparse prints it, in a word."""
+    word = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", name)
+    return word.replace("typing.Literal", "one of ")
 
 
 def _formatter() -> type:

@@ -46,6 +46,13 @@ def test_a_wrong_type_names_key_and_value(tiny, capsys):
             {"losses": [{"name": "pkd", "at": ["p3"], "weight": "much"}]},
             "distill.losses.weight: expected float, got 'much'",
         ),
+        ({"losses": [{"name": "pkd"}]}, "distill.losses: names no 'at', which it needs"),
+        (
+            {"losses": [{"name": "pkd", "at": "p3"}]},
+            "distill.losses.at: expected list, got 'p3'",
+        ),
+        ({"heads": {"neck": "steal"}}, "distill.heads.neck: expected one of ['none', 'inherit', "),
+        ({"freeze_until": "x"}, "distill.freeze_until: expected float, got 'x'"),
     ],
 )
 def test_what_fits_none_of_several_types_is_named(tiny, capsys, change, said):
