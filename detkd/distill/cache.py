@@ -93,17 +93,19 @@ class MapCache:
             )
         size = images * views * self.bytes_a_view(padded_size)
         self.folder.mkdir(parents=True, exist_ok=True)
-        there = sum(
-            path.stat().st_size for path in self.folder.glob("*.maps") if self._is_ours(path)
-        )
         free = shutil.disk_usage(self.folder).free
-        if size - there > free:
+        if size > free and size - self._there() > free:
             raise ConfigError(
                 f"distill.cache: {images} images in {views} views take {size / 2**30:.1f} GiB, and "
                 f"{self.folder} has {free / 2**30:.1f} GiB left; name another folder, or leave the "
                 "cache out."
             )
         return size
+
+    def _there(self) -> int:
+        """Bytes of what is kept already; each file has to be opened for it."""
+        ours = (path for path in self.folder.glob("*.maps") if self._is_ours(path))
+        return sum(path.stat().st_size for path in ours)
 
     def _is_ours(self, path: Path) -> bool:
         """Whether a file holds these maps in this precision, of whatever view."""

@@ -165,12 +165,7 @@ def build_classifier_distiller(
         cache = MapCache(folder, teacher, names, exact=True, hold=held)
         cache.plan(images, views, (student.image_size, student.image_size))
     return ClassifierDistiller(
-        student,
-        teacher,
-        distill.losses,
-        steps=steps,
-        balance=distill.balance,
-        cache=cache,
+        student, teacher, distill.losses, steps=steps, balance=distill.balance, cache=cache
     )
 
 

@@ -111,7 +111,7 @@ class Distiller(Teaching[Detector]):
 
     def _freeze(self) -> None:
         """Keep the planned parts as they are, until they are to be trained on."""
-        thawed = self.now >= self.plan.until * self.steps
+        thawed = int(self.step) >= self.plan.until * self.steps
         for norm in frozen_norms(self.plan, self.student):
             norm.train(self.training and thawed)
         for parameter in self._to_thaw.values():
@@ -124,7 +124,7 @@ class Distiller(Teaching[Detector]):
         if self._to_thaw:
             self._freeze()
         terms, weights = self.at_step()
-        alone = self.now < self.task_from * self.steps
+        alone = int(self.step) < self.task_from * self.steps
         asked = any(term.reads_heads for term, weight in zip(terms, weights, strict=True) if weight)
         heads = not alone or asked or bool(self.plan.joint)
         labelled, frames = split_batch(images, targets)

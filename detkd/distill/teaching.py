@@ -33,7 +33,7 @@ class Teaching(nn.Module, Generic[Net]):
         trained: the teacher learns, too.
     """
 
-    step: Tensor  # batches that were seen
+    step: Tensor  # counts batches; who trains sets it, where a step is of several
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class Teaching(nn.Module, Generic[Net]):
         self.student: Net = student
         self.teacher: Net = teacher
         self.steps, self.trained = steps, trained
-        self.at: int | None = None  # told by who trains, where a step is of several batches
         if not trained:
             teacher.eval().requires_grad_(False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -98,15 +97,10 @@ class Teaching(nn.Module, Generic[Net]):
             if isinstance(adapter, Adapter) and isinstance(adapter.project, nn.Conv2d)
         ]
 
-    @property
-    def now(self) -> int:
-        """The step of the training, counted from 0: as it was told, or else the batches seen."""
-        return int(self.step) if self.at is None else self.at
-
     def at_step(self) -> tuple[list[Term], list[float]]:
         """The terms, and the weight of each at this step: 0 where it is off."""
         terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
-        return terms, [term.at_step(self.now, self.steps) for term in terms]
+        return terms, [term.at_step(int(self.step), self.steps) for term in terms]
 
     def balanced(
         self,
@@ -123,10 +117,10 @@ class Teaching(nn.Module, Generic[Net]):
             weights: of the terms.
             taps: outputs of the student's backbone, at which pulls are measured.
         """
-        own = [loss for name, loss in task.items() if not name.startswith(OF_TEACHER)]
+        own = [loss for name, loss in task.items() if of_student(name)]
         total = sum(own, start=taps[0].new_zeros(()))
         totals = [sum(each.values(), start=total.new_zeros(())) if each else None for each in found]
-        factors = self.balance(self.now, total, totals, weights, taps)
+        factors = self.balance(int(self.step), total, totals, weights, taps)
         losses: dict[str, Tensor] = {}
         self.sizes = {}
         for at, (factor, each) in enumerate(zip(factors, found, strict=True)):
@@ -160,6 +154,11 @@ OF_TEACHER = "loss_teacher_"  # what a teacher that is trained, too, has of the 
 def of_task(name: str) -> bool:
     """Whether a loss of this name is the task's: terms are called `hint@p3` or `module:Loss@p3`."""
     return name.startswith("loss_") and not {"@", ":"} & set(name)
+
+
+def of_student(name: str) -> bool:
+    """Whether it is the student's own of the task: terms are measured against these."""
+    return of_task(name) and not name.startswith(OF_TEACHER)
 
 
 def idle(module: nn.Module, like: Tensor) -> Tensor:

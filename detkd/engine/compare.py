@@ -19,7 +19,7 @@ from detkd.engine.predict import open_for_judging, predict
 from detkd.engine.profile import Cost, measure_cost
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import CheckpointError, DataError
-from detkd.evaluation.case import build_case
+from detkd.evaluation.case import Case, build_case
 from detkd.evaluation.coco_map import coco_map
 from detkd.evaluation.paired import enough_draws, holm, paired_means
 from detkd.evaluation.results import check_truth
@@ -91,6 +91,16 @@ def judge_run(run: Path, truth: Path) -> JudgedRun:
     )
 
 
+def cases_of(judged: Sequence[JudgedRun], truth: Path) -> list[Case]:
+    """What each run has found on `truth`, ready to be tested.
+
+    Raises:
+        DataError: the truth or the detections kept of a run cannot be used.
+    """
+    document = check_truth(read_json(truth, "name a COCO ground truth"), truth)
+    return [build_case(document, run.found, _kept(run.run, truth)) for run in judged]
+
+
 Rows = dict[str, list[JudgedRun]]  # the runs of each row of the table, by the row's name
 
 
@@ -116,11 +126,7 @@ def paired_rows(
     Raises:
         DataError: the truth or the detections kept of a run cannot be used.
     """
-    document = check_truth(read_json(truth, "name a COCO ground truth"), truth)
-    cases = {
-        name: [build_case(document, run.found, _kept(run.run, truth)) for run in group]
-        for name, group in groups.items()
-    }
+    cases = {name: cases_of(group, truth) for name, group in groups.items()}
     against = _row_of(plain, groups) or next(iter(groups))
     draws = draws or enough_draws(cases[against][0])
     tests = {

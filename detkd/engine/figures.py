@@ -12,20 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from detkd.coco_json import read_json
 from detkd.config import AnyExperiment, ClassDataConfig, ClassifierExperiment, Experiment
 from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes, sides_of
-from detkd.engine.compare import judge_run
+from detkd.engine.compare import cases_of, judge_run
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import DataError, UserError
 from detkd.evaluation.bootstrap import bootstrap_means as map_means
-from detkd.evaluation.case import Case, build_case
+from detkd.evaluation.case import Case
 from detkd.evaluation.class_intervals import bootstrap_means, compare_means
 from detkd.evaluation.class_judge import ClassPredictions, aligned, read_predictions
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.evaluation.paired import enough_draws, paired_means
-from detkd.evaluation.results import check_truth
 from detkd.files import digest_of, write_json
 from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, classifier_from, cut_at
@@ -110,8 +108,7 @@ def _cases(runs: Sequence[Path], test: Path | None) -> list[Case]:
     if test is None:
         return []
     try:
-        truth = check_truth(read_json(test, "name a COCO ground truth"), test)
-        return [build_case(truth, judge_run(run, test).found, run) for run in runs]
+        return cases_of([judge_run(run, test) for run in runs], test)
     except (OSError, UserError):
         return []
 

@@ -105,7 +105,7 @@ def fit(
                 images = [image.to(fabric.device, non_blocking=True) for image in images]
                 targets = [_to(target, fabric.device) for target in targets]
                 if isinstance(trainable, Teaching):
-                    trainable.at = progress.step
+                    trainable.step.fill_(progress.step)
                 with fabric.no_backward_sync(model, enabled=not is_step):
                     losses = model(images, targets)
                     total = sum(losses.values())
@@ -207,7 +207,7 @@ def _to(target: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
 
 def _report(trainable: Trainable) -> dict[str, float]:
     """What a distiller measured at this step."""
-    return trainable.report() if isinstance(trainable, Distiller | ClassifierDistiller) else {}
+    return trainable.report() if isinstance(trainable, Teaching) else {}
 
 
 def _finite(losses: dict[str, Tensor], step: int, run: RunFolder) -> dict[str, float]:

@@ -64,22 +64,22 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             f"{data.val}: its classes are not those of {data.train} ({what}); "
             "convert both with the same --classes."
         )
+    boxes = train_set.box_sizes()
     # Features alone can be learned from images without any box.
     alone = bool(experiment.distill and experiment.distill.task_from >= 1)
-    for each, what in ((train_set, "be learned from"), (val_set, "be judged on")):
-        if not len(each.box_sizes()) and not (alone and each is train_set):
-            raise DataError(f"{each.path}: holds no box to {what}; name another file.")
+    if not len(boxes) and not alone:
+        raise DataError(f"{train_set.path}: holds no box to be learned from; name another file.")
+    if not len(val_set.box_sizes()):
+        raise DataError(f"{val_set.path}: holds no box to be judged on; name another file.")
     if model.anchor_sizes == "fit" and experiment.distill:
         model.anchor_sizes = _anchors_of_teacher(experiment.distill.teacher, model)
-    if model.anchor_sizes == "fit" and not len(train_set.box_sizes()):
-        raise ConfigError(
-            f"model.anchor_sizes: {train_set.path} has no boxes that they could fit; name them, or "
-            "give the student the levels of its teacher."
-        )
     if model.anchor_sizes == "fit":
-        model.anchor_sizes, _ = fit_anchors(
-            train_set.box_sizes(), len(model.levels), model.anchor_ratios
-        )
+        if not len(boxes):
+            raise ConfigError(
+                f"model.anchor_sizes: {train_set.path} has no boxes that they could fit; name "
+                "them, or give the student the levels of its teacher."
+            )
+        model.anchor_sizes, _ = fit_anchors(boxes, len(model.levels), model.anchor_ratios)
     return train_set, val_set
 
 

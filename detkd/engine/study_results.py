@@ -113,7 +113,7 @@ class Results:
             self.rows = self._read()
             for name, row in self.rows.items():
                 line = self._line(name)
-                interval = partial(kind.interval, line, test) if line else _nothing
+                interval = partial(kind.interval, line, test) if line else None
                 _put(row, "interval", _renewed(row.get("interval"), of, interval))
                 known = {each["against"]: each for each in row.get("paired", [])}
                 tests = (
@@ -126,8 +126,7 @@ class Results:
         self, line: Line | None, other: str, known: dict[str, Any] | None, of: dict[str, Any]
     ) -> dict[str, Any] | None:
         """The paired test of a line against another one."""
-        theirs = self._line(other)
-        make: Callable[[], dict[str, Any] | None] = _nothing
+        theirs, make = self._line(other), None
         if line and theirs:
             make = partial(self.study.kind.paired, line, theirs, self.study.test)
         return _renewed(known, {"against": other, **of}, make)
@@ -173,11 +172,25 @@ class Results:
                 "seeds": str(len(row["seeds"])),
                 **{title: _spread(row[key]) for title, key in kind.scores.items()},
                 "gap closed": self._closed(name, means),
-                **_tested(name, row, self.rows, self.study, *kind.tested),
+                **self._tested(name, row),
                 **{title: text(row) for title, text in kind.costs.items()},
             }
             for name, row in self._lines()
         ]
+
+    def _tested(self, name: str, row: dict[str, Any]) -> dict[str, str]:
+        """A line's columns of intervals by sample, where any row has them."""
+        title, key = self.study.kind.tested
+        columns = {}
+        if any("interval" in each for each in self.rows.values()):
+            limits = row.get("interval", {}).get(key)
+            columns[f"{title}, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
+        if any("paired" in each for each in self.rows.values()):
+            plain = self.study.rows[name].gap[:1] if name in self.study.rows else ()
+            lines = [each[key] for each in row.get("paired", []) if each["against"] in plain]
+            known = [line for line in lines if line["p"] is not None]
+            columns["less plain, 95 %"] = _difference(known[0]) if known else "-"
+        return columns
 
     def differences(self) -> list[dict[str, str]]:
         """The paired tests that are asked for by `against`, as text; empty where there are none.
@@ -253,15 +266,16 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
 
 
-def _nothing() -> None:
-    """Of runs that are gone."""
-
-
 def _renewed(
-    known: dict[str, Any] | None, of: dict[str, Any], make: Callable[[], dict[str, Any] | None]
+    known: dict[str, Any] | None,
+    of: dict[str, Any],
+    make: Callable[[], dict[str, Any] | None] | None,
 ) -> dict[str, Any] | None:
-    """What `make` says, where what is known is of something else than `of`; else what is known."""
-    if known is not None and of.items() <= known.items():
+    """What `make` says, where what is known is of something else than `of`; else what is known.
+
+    Of runs that are gone there is no `make`.
+    """
+    if make is None or (known is not None and of.items() <= known.items()):
         return known
     made = make()
     return {**of, **made} if made else known
@@ -272,27 +286,6 @@ def _put(row: dict[str, Any], key: str, value: Any) -> None:
     row.pop(key, None)
     if value:
         row[key] = value
-
-
-def _tested(
-    name: str,
-    row: dict[str, Any],
-    rows: dict[str, dict[str, Any]],
-    study: Study,
-    title: str,
-    key: str,
-) -> dict[str, str]:
-    """The columns of intervals by sample of the score `key`, where any row has them."""
-    columns = {}
-    if any("interval" in each for each in rows.values()):
-        limits = row.get("interval", {}).get(key)
-        columns[f"{title}, 95 %"] = "{:.3f} to {:.3f}".format(*limits) if limits else "-"
-    if any("paired" in each for each in rows.values()):
-        plain = study.rows[name].gap[:1] if name in study.rows else ()
-        lines = [each[key] for each in row.get("paired", []) if each["against"] in plain]
-        known = [line for line in lines if line["p"] is not None]
-        columns["less plain, 95 %"] = _difference(known[0]) if known else "-"
-    return columns
 
 
 def _difference(line: dict[str, Any]) -> str:

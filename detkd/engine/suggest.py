@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from detkd.config import AnyExperiment
 from detkd.data.sampler import EpochBatches
 from detkd.distill.distiller import Distiller
-from detkd.distill.teaching import OF_TEACHER, Teaching, of_task
+from detkd.distill.teaching import Teaching, of_student
 from detkd.distill.terms import Term
 from detkd.engine.devices import seed_step
 from detkd.engine.optimiser import build_optimizer
@@ -54,8 +54,7 @@ def suggest_weights(
             [{key: value.to(fabric.device) for key, value in target.items()} for target in targets],
         )
         if measuring:
-            own = (k for k in losses if of_task(k) and not k.startswith(OF_TEACHER))
-            task = sum(float(losses[name].detach()) for name in own)
+            task = sum(float(v.detach()) for k, v in losses.items() if of_student(k))
             for at, term in enumerate(terms):
                 size = sum(float(losses[name].detach()) for name in term.names())
                 sizes[at].append(size / task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
-from detkd.distill.teaching import OF_TEACHER, of_task
+from detkd.distill.teaching import of_student, of_task
 from detkd.errors import UserError
 
 WINDOW = 50  # steps whose mean is looked at
@@ -42,7 +42,7 @@ class Watch:
         sums: defaultdict[str, float] = defaultdict(float)
         for each in self.seen:
             for name, value in each.items():
-                if not name.startswith(OF_TEACHER):
+                if of_student(name) or not of_task(name):
                     sums["task" if of_task(name) else name.partition("@")[0]] += value
         task = sums.pop("task")
         for name, total in sums.items():

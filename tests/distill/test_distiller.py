@@ -480,7 +480,7 @@ def test_a_step_may_be_of_several_batches(student, teacher, batch):
     distiller = Distiller(student, teacher, [term], steps=4).train()
     weights, measured = [], []
     for batches in range(6):
-        distiller.at = batches // 2
+        distiller.step.fill_(batches // 2)
         weights.append(distiller.at_step()[1][0])
         distiller(*batch)
         measured.append("pull/pkd" in distiller.report())

@@ -82,13 +82,14 @@ def build_loss(
         ConfigError: no such loss, or an option that it does not take.
     """
     loss = find_loss(name)
-    taken = [key for key in inspect.signature(loss.__init__).parameters if key != "self"]
+    parameters = inspect.signature(loss.__init__).parameters
+    taken = [key for key in parameters if key != "self"]
     known = [key for key in taken if key not in GIVEN]
     unknown = [key for key in options if key not in known]
     if unknown:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise ConfigError(f"distill.losses: '{name}' has no option '{unknown[0]}'; {takes}.")
-    _check_numbers(name, loss, options)
+    _check_numbers(name, options, {key: parameters[key].default for key in options})
     given = {
         "channels": teacher_channels[0] if teacher_channels else 0,
         "student_channels": student_channels,
@@ -100,11 +101,10 @@ def build_loss(
         raise ConfigError(f"distill.losses: '{name}': {error}.") from error
 
 
-def _check_numbers(name: str, loss: type[nn.Module], options: Mapping[str, Any]) -> None:
+def _check_numbers(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
     """Refuse what is no number where the loss has one by itself, and temperatures of 0."""
-    usual = inspect.signature(loss.__init__).parameters
     for key, value in options.items():
-        default = usual[key].default
+        default = usual[key]
         if isinstance(default, bool) or not isinstance(default, int | float):
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
