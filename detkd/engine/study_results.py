@@ -84,8 +84,8 @@ class Results:
                 row[key][at] = value
             else:
                 row[key] = value
-        row.pop("interval", None)  # of the runs before, as are paired tests of them
-        row.pop("paired", None)
+        for key in ("interval", "exit_intervals", "paired"):  # of the runs before
+            row.pop(key, None)
         for each in self.rows.values():
             known = each.get("paired", [])
             _put(each, "paired", [one for one in known if row_of(one["against"]) != task.row])
@@ -103,7 +103,7 @@ class Results:
         write_json(self.study.results, tree)
 
     def compare(self) -> None:
-        """Add the interval of each row's test score, and its paired tests (see `Row.compared`).
+        """Add the interval of each line's test score, and rows' paired tests (see `Row.compared`).
 
         What is known of runs that are gone stays; nothing is worked out twice on the same truth.
         """
@@ -115,12 +115,24 @@ class Results:
                 line = self._line(name)
                 interval = partial(kind.interval, line, test) if line else None
                 _put(row, "interval", _renewed(row.get("interval"), of, interval))
+                _put(row, "exit_intervals", self._exit_intervals(name, of))
                 known = {each["against"]: each for each in row.get("paired", [])}
                 tests = (
                     self._paired(line, other, known.get(other), of) for other in self._others(name)
                 )
                 _put(row, "paired", [each for each in tests if each])
             self._write()
+
+    def _exit_intervals(self, name: str, of: dict[str, Any]) -> dict[str, Any]:
+        """The interval of each exit's line, by the exit's name."""
+        row = self.rows[name]
+        known = row.get("exit_intervals", {})
+        found = {}
+        for stage in _exits(row):
+            line = self._line(line_of(name, stage))
+            interval = partial(self.study.kind.interval, line, self.study.test) if line else None
+            found[stage] = _renewed(known.get(stage), of, interval)
+        return {stage: interval for stage, interval in found.items() if interval}
 
     def _paired(
         self, line: Line | None, other: str, known: dict[str, Any] | None, of: dict[str, Any]
@@ -146,7 +158,7 @@ class Results:
             return None
         if not exit_:
             return Line(runs)
-        exits = next((list(each) for each in row.get("exits", []) if each), [])
+        exits = _exits(row)
         if exit_ in exits:
             return Line(runs, exits.index(exit_))
         there = ", ".join(exits) or "none"
@@ -224,8 +236,9 @@ class Results:
         for name, row in self.rows.items():
             yield name, row
             found = [exits or {} for exits in row.get("exits", [])]
-            for stage in dict.fromkeys(stage for exits in found for stage in exits):
+            for stage in _exits(row):
                 own = [exits.get(stage, {}) for exits in found]
+                interval = row.get("exit_intervals", {}).get(stage)
                 scores = self.study.kind.scores.values()
                 yield (
                     line_of(name, stage),
@@ -233,6 +246,7 @@ class Results:
                         **next(exit_ for exit_ in own if exit_),  # its cost, alike for all seeds
                         **{key: [exit_.get(key) for exit_ in own] for key in scores},
                         **{key: row[key] for key in ("seeds", "seconds")},
+                        **({"interval": interval} if interval else {}),
                     },
                 )
 
@@ -256,6 +270,11 @@ class Results:
         where = path.parent if path.name == "study.yaml" else path
         names = " ".join(map(shlex.quote, rows))
         return f"detkd study {shlex.quote(str(where))} --rows {names} --seeds {seeds}"
+
+
+def _exits(row: dict[str, Any]) -> list[str]:
+    """The names of a row's exits, shallow ones first."""
+    return list(dict.fromkeys(stage for exits in row.get("exits", []) for stage in exits or {}))
 
 
 def _spread(values: Sequence[float | None]) -> str:

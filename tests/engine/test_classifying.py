@@ -571,8 +571,9 @@ def test_real_crops_can_be_learned(real_data, tmp_path):
 def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = {"backbone": "shallow_x0.5_d1"}
-    tiny("student", train__epochs=1, model=model)
-    tiny("distill", train__epochs=1, model=EXITS, self_distill={})
+    sides = {"data__ratios": [0.4, 0.2, 0.4]}
+    tiny("student", train__epochs=1, model=model, **sides)
+    tiny("distill", train__epochs=1, model=EXITS, self_distill={}, **sides)
     rows = {
         "own": {"config": "distill.yaml", "gap": []},
         "alone_c2": {
@@ -594,8 +595,12 @@ def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp
         assert said["val_balanced"] == early[name]["balanced_accuracy"]
     out = ["--cut", "c2", "--side", "test", "--out", tmp_path / "judged"]
     assert judge("--checkpoint", tmp_path / "runs/small/own-0/best.pt", *out) == 0
-    judged = json.loads((tmp_path / "judged/metrics.json").read_text())["classes"]
-    assert exits["c2"]["test_macro_f1"] == pytest.approx(judged["macro_f1"])
+    judged = json.loads((tmp_path / "judged/metrics.json").read_text())
+    assert exits["c2"]["test_macro_f1"] == pytest.approx(judged["classes"]["macro_f1"])
+    intervals = found["own"]["exit_intervals"]
+    assert list(intervals) == ["c2", "c3"]
+    for name in ("top1", "balanced_accuracy", "macro_f1"):
+        assert intervals["c2"][name] == pytest.approx(judged["intervals"][name])
     alone = found["alone_c2"]
     assert alone["exits"] == [{}]
     # The same network, of the same cost.
@@ -605,6 +610,9 @@ def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp
     assert [line.split(" | ")[0] for line in table[2:6]] == [
         "| own", "| own @ c2", "| own @ c3", "| alone_c2",
     ]  # fmt: skip
+    titles = table[0].split(" | ")
+    shown = table[3].split(" | ")[titles.index("test balanced, 95 %")]
+    assert shown == "{:.3f} to {:.3f}".format(*intervals["c2"]["balanced_accuracy"])
     assert [test["against"] for test in alone["paired"]] == ["own @ c2", "own"]
     others = (exits["c2"]["test_balanced"], found["own"]["test_balanced"][0])
     for test, other in zip(alone["paired"], others, strict=True):
