@@ -120,7 +120,7 @@ class MapCache:
     def maps(
         self,
         images: Sequence[Tensor],
-        batch: Tensor,
+        padded_size: tuple[int, int],
         compute: Callable[[list[int]], dict[str, Tensor]],
         marks: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -128,13 +128,14 @@ class MapCache:
 
         Args:
             images: the views [3, h, w] as the data set gives them.
-            batch: the same as the teacher sees them [N, 3, H, W], normalised and padded.
+            padded_size: of the batch (height, width), as the teacher would see it.
             compute: gives the teacher's maps of the views at these places in the batch.
             marks: digests [N, M] of the views' pixels, where they are known.
         """
-        size = (int(batch.shape[-2]), int(batch.shape[-1]))
-        known_by = images if marks is None else marks.cpu()
-        paths = [self.path(image, size, each) for image, each in zip(images, known_by, strict=True)]
+        marked = [None] * len(images) if marks is None else list(marks.cpu())
+        paths = [
+            self.path(image, padded_size, mark) for image, mark in zip(images, marked, strict=True)
+        ]
         kept = [self.read(path) for path in paths]
         known = [at for at, each in enumerate(kept) if each]
         wanted = sorted({*range(len(images))} - {*known} | {*known[: self.unchecked]})
@@ -148,7 +149,7 @@ class MapCache:
                 self.check(before, maps)
             rows[at] = {name: value.float().cpu() for name, value in maps.items()}
         return {
-            name: torch.stack([each[name] for each in rows.values() if each]).to(batch.device)
+            name: torch.stack([each[name] for each in rows.values() if each]).to(images[0].device)
             for name in self.names
         }
 
@@ -158,7 +159,7 @@ class MapCache:
         digest = hashlib.sha256(self.teacher)  # which processors help with
         kind = (self.names, "exact") if self.exact else self.names
         digest.update(repr((tuple(image.shape), padded_size, kind)).encode())
-        digest.update(pixels.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(pixels.detach().cpu().contiguous().numpy().data)
         return self.folder / f"{digest.hexdigest()[:32]}.maps"
 
     def read(self, path: Path) -> dict[str, Tensor] | None:

@@ -89,14 +89,18 @@ class ClassifierDistiller(Teaching[Classifier]):
         self, images: list[Tensor], targets: list[dict[str, Tensor]], batch: Tensor | None
     ) -> dict[str, Tensor]:
         """What the teacher says of these images; where it is cached, what is kept of it."""
-        batch = self.teacher.batch(images) if batch is None else batch
+
+        def read(places: list[int]) -> dict[str, Tensor]:
+            if batch is not None:
+                return self.teacher.read(batch[places])
+            return self.teacher.read(self.teacher.batch([images[at] for at in places]))
+
         if not self.cache:
-            return self.teacher.read(batch)
+            return read(list(range(len(images))))
+        height, width = (int(side) for side in images[0].shape[-2:])
         marked = all("view" in target for target in targets)
         marks = torch.stack([target["view"] for target in targets]) if marked else None
-        return self.cache.maps(
-            images, batch, lambda places: self.teacher.read(batch[places]), marks
-        )
+        return self.cache.maps(images, (height, width), read, marks)
 
 
 def view_of(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -190,7 +191,8 @@ class Distiller(Teaching[Detector]):
     def _see_frames(self, images: list[Tensor], heads: bool) -> Seen:
         """Frames without annotations through both, the teacher first: its boxes stand in."""
         self.teacher.eval()
-        batch, maps = self._ask(images)
+        batch, _ = self.teacher.transform(images, None)
+        maps = self._ask(images, _size(batch), lambda: batch)
         sure = SEEN if self.pseudo is None else self.pseudo
         targets, uncertain = boxes_of_teacher(
             self.teacher, images, batch, maps, sure, min(self.ignore, sure)
@@ -208,8 +210,11 @@ class Distiller(Teaching[Detector]):
         images = sum(len(each.images) for each in seen)
         for each in seen:
             if not each.maps:
-                batch, each.maps = self._ask(each.images)
-                assert tuple(batch.tensors.shape[-2:]) == each.reading.padded_size, "other views"
+                each.maps = self._ask(
+                    each.images,
+                    each.reading.padded_size,
+                    partial(self._batch, each.images, each.reading.padded_size),
+                )
             outputs = Outputs(
                 self.student, each.reading, self.teacher, each.maps, labelled=each.labelled
             )
@@ -222,15 +227,22 @@ class Distiller(Teaching[Detector]):
                         sums[name] = sums.get(name, 0.0) + share * weight / len(losses) * loss
         return found
 
-    @torch.no_grad()
-    def _ask(self, images: list[Tensor]) -> tuple[ImageList, dict[str, Tensor]]:
-        """The teacher's features of these images."""
+    def _batch(self, images: list[Tensor], padded_size: tuple[int, int]) -> ImageList:
+        """The images as the teacher sees them; the student has seen them padded to this size."""
         batch, _ = self.teacher.transform(images, None)
-        if self.cache:
-            return batch, self.cache.maps(
-                images, batch.tensors, lambda places: self._maps_to_keep(batch, places)
-            )
-        return batch, self._maps(batch)
+        assert _size(batch) == padded_size, "other views"
+        return batch
+
+    @torch.no_grad()
+    def _ask(
+        self, images: list[Tensor], padded_size: tuple[int, int], batch: Callable[[], ImageList]
+    ) -> dict[str, Tensor]:
+        """The teacher's features of these images; `batch` is made where they are not kept."""
+        if not self.cache:
+            return self._maps(batch())
+        return self.cache.maps(
+            images, padded_size, lambda places: self._maps_to_keep(batch(), places)
+        )
 
     def _maps_to_keep(self, batch: ImageList, places: list[int]) -> dict[str, Tensor]:
         assert self.cache
@@ -247,6 +259,12 @@ class Distiller(Teaching[Detector]):
             maps = self.teacher.maps_of(batch)
         # The teacher's heads run as the student's do, and need their inputs in that precision.
         return {name: value if before else value.float() for name, value in maps.items()}
+
+
+def _size(batch: ImageList) -> tuple[int, int]:
+    """Height and width of a batch, padding counted."""
+    height, width = batch.tensors.shape[-2:]
+    return int(height), int(width)
 
 
 def _task(seen: Sequence[Seen]) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ class Outputs:
         if head == "rpn":
             if level := part.partition("@")[2]:
                 return self._reading.objectness[level]
-            return self._student_anchors[part == "boxes"][self._sampled]
+            return self._student_anchors[part == "boxes"].index_select(0, self._sampled)
         if head == "cross":
             return self._crossed[part == "boxes"]
         return self._reading.features[name]
@@ -97,7 +97,7 @@ class Outputs:
         if head == "rpn":
             if level := part.partition("@")[2]:
                 return self._teacher_rpn[0][level]
-            return self._teacher_anchors[part == "boxes"][self._sampled]
+            return self._teacher_anchors[part == "boxes"].index_select(0, self._sampled)
         if head in ("roi", "cross"):
             return self._teacher_roi[part == "boxes"]
         return self._maps[name]
@@ -157,17 +157,19 @@ class Outputs:
         """Rows of the anchors that are compared, of those of all images [N·M]."""
         logits, _ = self._teacher_anchors
         anchors, sizes = self._reading.anchors, self._reading.image_sizes
-        x, y = (anchors[:, :2] + anchors[:, 2:]).T / 2
+        x, y = (anchors[:, :2] + anchors[:, 2:]).T.contiguous() / 2
+        inside_of = {
+            (height, width): torch.where((x >= 0) & (x < width) & (y >= 0) & (y < height))[0]
+            for height, width in set(sizes)
+        }
         wanted = self._student.rpn.fg_bg_sampler.batch_size_per_image
         rows = []
-        for at, (scores, (height, width)) in enumerate(
-            zip(logits.view(len(sizes), -1), sizes, strict=True)
-        ):
-            inside = torch.where((x >= 0) & (x < width) & (y >= 0) & (y < height))[0]
-            best = scores[inside].topk(min(wanted // 2, len(inside))).indices
+        for at, (scores, size) in enumerate(zip(logits.view(len(sizes), -1), sizes, strict=True)):
+            inside = inside_of[size]
+            best = scores.index_select(0, inside).topk(min(wanted // 2, len(inside))).indices
             rest = torch.ones(len(inside), dtype=torch.bool, device=inside.device)
             rest[best] = False
-            likely, others = inside[best], inside[rest]
+            likely, others = inside[best], inside.masked_select(rest)
             drawn = torch.randperm(len(others), device=others.device)[: wanted - len(likely)]
             rows.append(torch.cat([likely, others[drawn]]) + at * len(anchors))
         return torch.cat(rows)

@@ -84,7 +84,8 @@ def test_two_processes_draw_what_one_with_twice_the_batch_draws():
 
 def test_the_teachers_confident_boxes_stand_in(teacher, batch):
     teacher.roi_heads.score_thresh = 0.0
-    images, maps = Distiller(copy.deepcopy(teacher), teacher, [])._ask(batch[0])
+    images, _ = teacher.transform(batch[0])
+    maps = teacher.maps_of(images)
     found = teacher(batch[0])
     scores = torch.cat([each["scores"] for each in found])
     sure, unsure = float(scores.quantile(0.9)), float(scores.quantile(0.5))
@@ -103,7 +104,8 @@ def test_one_object_gets_one_label_where_classes_are_judged_alone(batch):
         teacher.roi_heads.box_predictor.cls_score.bias.copy_(torch.tensor([1.0, 2.0]))
         teacher.roi_heads.box_predictor.bbox_pred.weight.zero_()
         teacher.roi_heads.box_predictor.bbox_pred.bias.zero_()
-    images, maps = Distiller(copy.deepcopy(teacher), teacher, [])._ask(batch[0])
+    images, _ = teacher.transform(batch[0])
+    maps = teacher.maps_of(images)
     found = teacher(batch[0])
     targets, _ = boxes_of_teacher(teacher, batch[0], images, maps, 0.5, 0.2)
     for each, target in zip(found, targets, strict=True):
