@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detkd.data.augment import Augment
-from detkd.data.dataset import Target, load_image
+from detkd.data.dataset import Target, load_image, mark_of
 from detkd.data.labelled_images import LabelledSet, groups_of
 from detkd.errors import DataError
 from detkd.pixels import Levels
@@ -40,7 +39,7 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
     A key `(index, draw)` gives the image augmented by the seed `draw`, and the target says that
     `draw`; an `index` alone gives the image as it is. The aspect ratio is kept: a crop stands on
     a square of the colour of its border. Where views are marked, `view` [2] is a digest of the
-    pixels.
+    pixels (see `mark_of`).
 
     Args:
         data: the labelled images.
@@ -113,9 +112,7 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         if draw is not None and self.randaugment:
             pixels = _randaugment(pixels, self.randaugment, draw)
         if draw is not None and self.mark_views:
-            # Of the bytes, before they become floats: a quarter of the work.
-            digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
-            target["view"] = torch.from_numpy(np.frombuffer(digest, np.int64).copy())
+            target["view"] = mark_of(pixels)
         return pixels.float().div_(255), target
 
     def _load(self, index: int) -> np.ndarray:

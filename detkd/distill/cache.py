@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -195,6 +195,13 @@ class MapCache:
                     f"{self.folder}: the kept '{name}' of the teacher is not what it says now; "
                     "remove the folder, and begin again."
                 )
+
+
+def marks_of(targets: Sequence[Mapping[str, Tensor]]) -> Tensor | None:
+    """The marks [N, M] of a batch's views; None where not all have one."""
+    if not all("view" in target for target in targets):
+        return None
+    return torch.stack([target["view"] for target in targets])
 
 
 def _bytes_of(maps: dict[str, Tensor]) -> bytes:

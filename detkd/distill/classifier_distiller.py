@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detkd.config import TeachConfig, TermConfig
 from detkd.distill.balance import Kind
-from detkd.distill.cache import MapCache
+from detkd.distill.cache import MapCache, marks_of
 from detkd.distill.teaching import Teaching
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -98,9 +98,7 @@ class ClassifierDistiller(Teaching[Classifier]):
         if not self.cache:
             return read(list(range(len(images))))
         height, width = (int(side) for side in images[0].shape[-2:])
-        marked = all("view" in target for target in targets)
-        marks = torch.stack([target["view"] for target in targets]) if marked else None
-        return self.cache.maps(images, (height, width), read, marks)
+        return self.cache.maps(images, (height, width), read, marks_of(targets))
 
 
 def view_of(

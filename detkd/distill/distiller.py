@@ -13,7 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from detkd.config import DistillConfig, TermConfig
 from detkd.distill.balance import Kind
-from detkd.distill.cache import MapCache
+from detkd.distill.cache import MapCache, marks_of
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.head_maps import head_maps
 from detkd.distill.outputs import Outputs
@@ -135,7 +135,11 @@ class Distiller(Teaching[Detector]):
                 self._see([images[at] for at in labelled], [targets[at] for at in labelled], heads)
             )
         if frames and (any(weights) or (self.pseudo is not None and not alone) or not labelled):
-            seen.append(self._see_frames([images[at] for at in frames], heads))
+            seen.append(
+                self._see_frames(
+                    [images[at] for at in frames], [targets[at] for at in frames], heads
+                )
+            )
         losses = _task(seen)
         if alone:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
@@ -188,18 +192,20 @@ class Distiller(Teaching[Detector]):
         maps = {name: value.detach() for name, value in theirs.features.items()}
         return Seen(images, reading, task, maps)
 
-    def _see_frames(self, images: list[Tensor], heads: bool) -> Seen:
+    def _see_frames(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]], heads: bool
+    ) -> Seen:
         """Frames without annotations through both, the teacher first: its boxes stand in."""
         self.teacher.eval()
         batch, _ = self.teacher.transform(images, None)
-        maps = self._ask(images, _size(batch), lambda: batch)
+        maps = self._ask(images, targets, _size(batch), lambda: batch)
         sure = SEEN if self.pseudo is None else self.pseudo
-        targets, uncertain = boxes_of_teacher(
+        found, uncertain = boxes_of_teacher(
             self.teacher, images, batch, maps, sure, min(self.ignore, sure)
         )
         self.teacher.train(bool(self.plan.joint))
         with ignoring(self.student, uncertain):
-            reading, task = self._read(images, targets, heads)
+            reading, task = self._read(images, found, heads)
         return Seen(images, reading, task if self.pseudo is not None else {}, maps, labelled=False)
 
     def _compare(
@@ -212,6 +218,7 @@ class Distiller(Teaching[Detector]):
             if not each.maps:
                 each.maps = self._ask(
                     each.images,
+                    each.reading.targets,
                     each.reading.padded_size,
                     partial(self._batch, each.images, each.reading.padded_size),
                 )
@@ -235,13 +242,20 @@ class Distiller(Teaching[Detector]):
 
     @torch.no_grad()
     def _ask(
-        self, images: list[Tensor], padded_size: tuple[int, int], batch: Callable[[], ImageList]
+        self,
+        images: list[Tensor],
+        targets: list[dict[str, Tensor]],
+        padded_size: tuple[int, int],
+        batch: Callable[[], ImageList],
     ) -> dict[str, Tensor]:
         """The teacher's features of these images; `batch` is made where they are not kept."""
         if not self.cache:
             return self._maps(batch())
         return self.cache.maps(
-            images, padded_size, lambda places: self._maps_to_keep(batch(), places)
+            images,
+            padded_size,
+            lambda places: self._maps_to_keep(batch(), places),
+            marks_of(targets),
         )
 
     def _maps_to_keep(self, batch: ImageList, places: list[int]) -> dict[str, Tensor]:

@@ -80,6 +80,7 @@ def bench_distill(
         )
         for module in (plain, distiller, cached):
             module.to(memory_format=torch.channels_last)  # as in `fit`
+        data.mark_views = True  # as where a cache is used
         batch = _to(_batch(data, batch_size), teacher)
 
         @torch.no_grad()
@@ -204,7 +205,7 @@ def _built(model: ModelConfig, experiment: Experiment, classes: tuple[str, ...])
 
 
 def _batch(data: Any, size: int) -> Batch:
-    return collate([data[at] for at in range(size)])
+    return collate([data[at, at] for at in range(size)])
 
 
 def _to(batch: Batch, model: nn.Module) -> Batch:

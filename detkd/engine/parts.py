@@ -55,7 +55,7 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             "data.unlabelled_share: 0 shows none of the frames of data.unlabelled; give it a "
             "share, or leave the frames out."
         )
-    train_set = _dataset(data, data.train, data.augment)
+    train_set = _dataset(data, data.train, data.augment, mark_views=_keeps(experiment))
     val_set = _dataset(data, data.val, "none")
     if train_set.classes != val_set.classes:
         differing = sorted(set(train_set.classes) ^ set(val_set.classes))
@@ -90,7 +90,14 @@ def _anchors_of_teacher(path: str, model: ModelConfig) -> Literal["fit"] | list[
     return teacher.anchor_sizes if same else "fit"
 
 
-def _dataset(data: DataConfig, annotations: str, augment: str) -> CocoDataset:
+def _keeps(experiment: Experiment) -> bool:
+    """Whether what a teacher says of each view is kept."""
+    return bool(experiment.distill and experiment.distill.cache)
+
+
+def _dataset(
+    data: DataConfig, annotations: str, augment: str, *, mark_views: bool = False
+) -> CocoDataset:
     return CocoDataset(
         annotations,
         images=data.images,
@@ -100,6 +107,7 @@ def _dataset(data: DataConfig, annotations: str, augment: str) -> CocoDataset:
         skip_missing=data.skip_missing,
         copy_paste=data.copy_paste,
         overlay=data.overlay,
+        mark_views=mark_views,
     )
 
 
@@ -113,7 +121,7 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
     images: CocoDataset | WithFrames = dataset
     frames = 0
     if data.unlabelled:
-        images = _with_frames(dataset, data)
+        images = _with_frames(dataset, experiment)
         frames = len(images.frames)
     batches = EpochBatches(
         len(dataset),
@@ -138,7 +146,8 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
     )
 
 
-def _with_frames(dataset: CocoDataset, data: DataConfig) -> WithFrames:
+def _with_frames(dataset: CocoDataset, experiment: Experiment) -> WithFrames:
+    data = experiment.data
     source = Path(str(data.unlabelled))
     document, root = frames_of(source, [dataset, _dataset(data, data.val, "none")])
     frames = CocoDataset(
@@ -148,6 +157,7 @@ def _with_frames(dataset: CocoDataset, data: DataConfig) -> WithFrames:
         augment=data.augment,
         cache=data.cache,
         document=document,
+        mark_views=_keeps(experiment),
     )
     print(f"{len(frames)} frames without annotations of {source}")
     return WithFrames(dataset, frames)

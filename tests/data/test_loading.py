@@ -235,6 +235,21 @@ def test_fixed_views_come_again_whatever_the_seed():
         assert all(first[at] == later[at] for at in common)
 
 
+def test_a_marked_view_is_known_when_it_comes_again(scenes):
+    plain, marked = (
+        CocoDataset(scenes / "all.json", image_size=64, augment="zoom", mark_views=marks)
+        for marks in (False, True)
+    )
+    assert "view" not in plain[0, 3][1]
+    assert "view" not in marked[0][1]  # as it is, it is no view
+    keys = ((0, 3), (0, 4), (1, 3))
+    views = {key: tuple(marked[key][1]["view"].tolist()) for key in keys}
+    assert len(set(views.values())) == 3
+    image, target = marked[0, 3]
+    assert tuple(target["view"].tolist()) == views[0, 3]
+    assert torch.equal(image, plain[0, 3][0])
+
+
 def test_workers_change_nothing(scenes):
     def images(workers):
         data = CocoDataset(scenes / "all.json", image_size=64, augment="strong")

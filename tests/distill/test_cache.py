@@ -78,6 +78,22 @@ def test_a_view_is_known_by_pixels_padding_and_teacher(batch, cache, tmp_path):
     assert path != other.path(image, (96, 96))
 
 
+@pytest.mark.parametrize("frames", [False, True])
+def test_a_marked_view_is_kept_by_its_mark(frames, student, teacher, batch, cache):
+    images, targets = batch
+    targets = [{**t, "unlabelled": torch.tensor(True)} if frames else t for t in targets]
+    marked = [{**t, "view": torch.tensor([at, 7])} for at, t in enumerate(targets)]
+    live = losses(student, teacher, (images, marked), cache)
+    cache.unchecked = 0
+    ran = []
+    teacher.backbone.body.register_forward_hook(lambda *_: ran.append(1))
+    assert losses(student, teacher, (images, marked), cache) == pytest.approx(live, rel=5e-3)
+    assert not ran
+    losses(student, teacher, (images, targets), cache)  # pixels that nobody marked are looked at
+    assert ran
+    assert len(list(cache.folder.glob("*.maps"))) == 4
+
+
 def test_what_was_kept_is_checked_live_when_it_is_first_read(student, teacher, batch, cache):
     losses(student, teacher, batch, cache)
     for path in cache.folder.glob("*.maps"):

@@ -1,6 +1,5 @@
 """Frames without annotations: which are taken, how they are drawn, and what is learned there."""
 
-import copy
 import json
 
 import pytest
