@@ -292,7 +292,7 @@ def mark_of(pixels: Tensor) -> Tensor:
     Of bytes, before they become floats, it is a quarter of the work, and done where images are
     loaded.
     """
-    digest = hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
+    digest = hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).digest()
     return torch.from_numpy(np.frombuffer(digest, np.int64).copy())
 
 

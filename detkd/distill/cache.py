@@ -29,7 +29,7 @@ from detkd.models.backbones import Feature
 from detkd.models.detector import Detector
 from detkd.models.network import Network
 
-FORM = b"2"  # counts up when the maps of the same weights are others than before
+FORM = b"3"  # counts up when the maps of the same weights, or what views are known by, change
 CHECKED = 4  # views that are computed once more when they are first read
 TYPES = {"float16": torch.float16, "float32": torch.float32}
 TOLERANCE = 0.02  # relative distance that half precision and other batches may make

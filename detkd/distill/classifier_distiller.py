@@ -89,14 +89,14 @@ class ClassifierDistiller(Teaching[Classifier]):
         self, images: list[Tensor], targets: list[dict[str, Tensor]], batch: Tensor | None
     ) -> dict[str, Tensor]:
         """What the teacher says of these images; where it is cached, what is kept of it."""
+        if not self.cache:
+            return self.teacher.read(self.teacher.batch(images) if batch is None else batch)
 
         def read(places: list[int]) -> dict[str, Tensor]:
             if batch is not None:
                 return self.teacher.read(batch[places])
             return self.teacher.read(self.teacher.batch([images[at] for at in places]))
 
-        if not self.cache:
-            return read(list(range(len(images))))
         height, width = (int(side) for side in images[0].shape[-2:])
         return self.cache.maps(images, (height, width), read, marks_of(targets))
 

@@ -187,7 +187,7 @@ def _experiment(folder: Path, backbone: str, image_size: int, batch_size: int) -
         write_dataset(examine(folder / "scenes"), folder / "all.json", "coco")
     file = str(folder / "all.json")
     return Experiment(
-        DataConfig(file, file, image_size=image_size),
+        DataConfig(file, file, image_size=image_size, augment="none"),
         ModelConfig(backbone=backbone),
         TrainConfig(batch_size=batch_size, ema=0.0),
     )

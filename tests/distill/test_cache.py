@@ -1,16 +1,26 @@
 """The teacher's features on disk: read for a view that is the same, and for no other."""
 
 import copy
+import json
 
 import pytest
 import torch
 from networks import small
 
 from detkd.cli.app import launch
-from detkd.config import TermConfig
+from detkd.config import (
+    DataConfig,
+    DistillConfig,
+    Experiment,
+    ModelConfig,
+    TermConfig,
+    TrainConfig,
+)
 from detkd.distill import cache as caching
 from detkd.distill.cache import MapCache, maps_needed
 from detkd.distill.distiller import Distiller
+from detkd.engine.devices import build_fabric
+from detkd.engine.parts import build_loader, open_data
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import ConfigError, UserError
 
@@ -86,7 +96,9 @@ def test_a_marked_view_is_kept_by_its_mark(frames, student, teacher, batch, cach
     live = losses(student, teacher, (images, marked), cache)
     cache.unchecked = 0
     ran = []
-    teacher.backbone.body.register_forward_hook(lambda *_: ran.append(1))
+    # On frames the teacher's heads look for boxes, in a batch of its own.
+    for part in (teacher.backbone.body, *([] if frames else [teacher.transform])):
+        part.register_forward_hook(lambda *_: ran.append(1))
     assert losses(student, teacher, (images, marked), cache) == pytest.approx(live, rel=5e-3)
     assert not ran
     losses(student, teacher, (images, targets), cache)  # pixels that nobody marked are looked at
@@ -217,6 +229,26 @@ def test_of_a_thin_head_what_it_cuts_rois_out_of_is_kept(kind, batch, tmp_path):
         part.register_forward_hook(lambda *_: ran.append(1))
     assert losses(student, teacher, batch, cache, terms=answers) == pytest.approx(live, rel=5e-3)
     assert not ran
+
+
+@pytest.mark.parametrize("folder", [None, "cache"])
+def test_views_are_marked_where_they_are_kept(folder, scenes):
+    document = json.loads((scenes / "all.json").read_text())
+    half = {image["id"] for image in document["images"][:6]}
+    for name, key in (("images", "id"), ("annotations", "image_id")):
+        document[name] = [each for each in document[name] if each[key] in half]
+    (scenes / "six.json").write_text(json.dumps(document))
+    file = str(scenes / "six.json")
+    experiment = Experiment(
+        DataConfig(file, file, image_size=96, views=8, unlabelled=str(scenes / "scenes")),
+        ModelConfig("shallow_x0.5_d1", levels=["p3"], anchor_sizes=[[16.0]]),
+        TrainConfig(batch_size=4),
+        distill=DistillConfig("t.pt", losses=TERMS, cache=folder),
+    )
+    data, _ = open_data(experiment)
+    targets = next(iter(build_loader(data, experiment, build_fabric(experiment.train))))[1]
+    assert ["unlabelled" in target for target in targets] == [False] * 4 + [True] * 4
+    assert ["view" in target for target in targets] == [folder is not None] * 8
 
 
 def test_a_training_reads_its_cache(tiny, tmp_path, capsys):
