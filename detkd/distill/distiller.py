@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from detkd.distill.sharing import (
     frozen_parameters,
     plan_sharing,
 )
-from detkd.distill.taps import Reading, read
+from detkd.distill.taps import Reading, padded_size, read
 from detkd.distill.teaching import OF_TEACHER, Teaching, idle
 from detkd.distill.terms import Term
 from detkd.distill.view import View
@@ -198,7 +197,7 @@ class Distiller(Teaching[Detector]):
         """Frames without annotations through both, the teacher first: its boxes stand in."""
         self.teacher.eval()
         batch, _ = self.teacher.transform(images, None)
-        maps = self._ask(images, targets, _size(batch), lambda: batch)
+        maps = self._ask(images, targets, padded_size(batch), batch)
         sure = SEEN if self.pseudo is None else self.pseudo
         found, uncertain = boxes_of_teacher(
             self.teacher, images, batch, maps, sure, min(self.ignore, sure)
@@ -216,12 +215,7 @@ class Distiller(Teaching[Detector]):
         images = sum(len(each.images) for each in seen)
         for each in seen:
             if not each.maps:
-                each.maps = self._ask(
-                    each.images,
-                    each.reading.targets,
-                    each.reading.padded_size,
-                    partial(self._batch, each.images, each.reading.padded_size),
-                )
+                each.maps = self._ask(each.images, each.reading.targets, each.reading.padded_size)
             outputs = Outputs(
                 self.student, each.reading, self.teacher, each.maps, labelled=each.labelled
             )
@@ -234,28 +228,28 @@ class Distiller(Teaching[Detector]):
                         sums[name] = sums.get(name, 0.0) + share * weight / len(losses) * loss
         return found
 
-    def _batch(self, images: list[Tensor], padded_size: tuple[int, int]) -> ImageList:
-        """The images as the teacher sees them; the student has seen them padded to this size."""
-        batch, _ = self.teacher.transform(images, None)
-        assert _size(batch) == padded_size, "other views"
-        return batch
-
     @torch.no_grad()
     def _ask(
         self,
         images: list[Tensor],
         targets: list[dict[str, Tensor]],
-        padded_size: tuple[int, int],
-        batch: Callable[[], ImageList],
+        size: tuple[int, int],
+        batch: ImageList | None = None,
     ) -> dict[str, Tensor]:
-        """The teacher's features of these images; `batch` is made where they are not kept."""
+        """The teacher's features of these images, which are padded to `size`.
+
+        `batch` is what the teacher sees of them; without it, it is made where they are not kept.
+        """
+
+        def seen() -> ImageList:
+            made = batch or self.teacher.transform(images, None)[0]
+            assert padded_size(made) == size, "other views"
+            return made
+
         if not self.cache:
-            return self._maps(batch())
+            return self._maps(seen())
         return self.cache.maps(
-            images,
-            padded_size,
-            lambda places: self._maps_to_keep(batch(), places),
-            marks_of(targets),
+            images, size, lambda places: self._maps_to_keep(seen(), places), marks_of(targets)
         )
 
     def _maps_to_keep(self, batch: ImageList, places: list[int]) -> dict[str, Tensor]:
@@ -273,12 +267,6 @@ class Distiller(Teaching[Detector]):
             maps = self.teacher.maps_of(batch)
         # The teacher's heads run as the student's do, and need their inputs in that precision.
         return {name: value if before else value.float() for name, value in maps.items()}
-
-
-def _size(batch: ImageList) -> tuple[int, int]:
-    """Height and width of a batch, padding counted."""
-    height, width = batch.tensors.shape[-2:]
-    return int(height), int(width)
 
 
 def _task(seen: Sequence[Seen]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
@@ -54,8 +55,7 @@ def read(detector: Detector) -> Iterator[Reading]:
     def transform(module: Any, inputs: Any, output: Any) -> None:
         images, targets = output
         reading.image_sizes = [(int(h), int(w)) for h, w in images.image_sizes]
-        height, width = images.tensors.shape[-2:]
-        reading.padded_size = (int(height), int(width))
+        reading.padded_size = padded_size(images)
         reading.targets = list(targets or [])
 
     def maps(module: Any, inputs: Any, output: dict[str, Tensor]) -> None:
@@ -89,6 +89,12 @@ def read(detector: Detector) -> Iterator[Reading]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def padded_size(batch: ImageList) -> tuple[int, int]:
+    """Height and width of a batch, padding counted."""
+    height, width = batch.tensors.shape[-2:]
+    return int(height), int(width)
 
 
 def check_feature(name: str, network: Network, whose: str) -> None:

@@ -22,8 +22,8 @@ from detkd.data.labelled_images import (
 from detkd.data.sampler import EpochBatches
 from detkd.distill.classifier_distiller import ClassifierDistiller, build_classifier_distiller
 from detkd.distill.self_distiller import SelfDistiller
-from detkd.engine.fit import Judge
-from detkd.engine.parts import check_one_teacher, leave_interrupts
+from detkd.engine.fit import Judge, all_steps
+from detkd.engine.parts import check_one_teacher, keeps_views, leave_interrupts
 from detkd.errors import ConfigError, DataError, UserError
 from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
@@ -111,7 +111,7 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
         augment=data.augment,
         randaugment=data.randaugment,
         cache=data.cache,
-        mark_views=bool(experiment.distill and experiment.distill.cache),
+        mark_views=keeps_views(experiment),
         levels=levels,
     )
     val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache, levels=levels)
@@ -191,7 +191,7 @@ def build_class_trainable(
         network,
         Classifier.load(distill.teacher),
         distill,
-        steps=experiment.train.epochs * (len(loader) // experiment.train.accumulate or 1),
+        steps=all_steps(experiment.train, len(loader)),
         images=len(dataset),
         views=_views(experiment.data),
     )

@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detkd.config import AnyExperiment
+from detkd.config import AnyExperiment, TrainConfig
 from detkd.data.sampler import EpochBatches
 from detkd.distill.classifier_distiller import ClassifierDistiller
 from detkd.distill.detector_exits import DetectorSelfDistiller
@@ -38,6 +38,11 @@ from detkd.models.network import Network
 
 Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller | DetectorSelfDistiller
 Judge = Callable[[Network], dict[str, Any]]
+
+
+def all_steps(train: TrainConfig, batches: int) -> int:
+    """The steps of a whole training whose epochs have so many batches."""
+    return train.epochs * (batches // train.accumulate or 1)
 
 
 def fit(
@@ -73,8 +78,7 @@ def fit(
     if resume and run.last.is_file():
         load_checkpoint(run.last, state)
     progress = state.progress
-    steps_an_epoch = len(sampler) // train.accumulate or 1
-    steps = train.epochs * steps_an_epoch
+    steps = all_steps(train, len(sampler))
 
     distill = experiment.distill
     watch = Watch(train.warmup) if distill and distill.balance != "auto" else None

@@ -22,7 +22,7 @@ from detkd.distill.cache import MapCache, maps_needed
 from detkd.distill.detector_exits import DetectorSelfDistiller
 from detkd.distill.distiller import Distiller, build_distiller
 from detkd.engine.curves import plot_curves
-from detkd.engine.fit import Judge
+from detkd.engine.fit import Judge, all_steps
 from detkd.engine.predict import predict
 from detkd.engine.run import RunFolder
 from detkd.errors import ConfigError, DataError
@@ -55,7 +55,7 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             "data.unlabelled_share: 0 shows none of the frames of data.unlabelled; give it a "
             "share, or leave the frames out."
         )
-    train_set = _dataset(data, data.train, data.augment, mark_views=_keeps(experiment))
+    train_set = _dataset(data, data.train, data.augment, mark_views=keeps_views(experiment))
     val_set = _dataset(data, data.val, "none")
     if train_set.classes != val_set.classes:
         differing = sorted(set(train_set.classes) ^ set(val_set.classes))
@@ -90,7 +90,7 @@ def _anchors_of_teacher(path: str, model: ModelConfig) -> Literal["fit"] | list[
     return teacher.anchor_sizes if same else "fit"
 
 
-def _keeps(experiment: Experiment) -> bool:
+def keeps_views(experiment: AnyExperiment) -> bool:
     """Whether what a teacher says of each view is kept."""
     return bool(experiment.distill and experiment.distill.cache)
 
@@ -157,7 +157,7 @@ def _with_frames(dataset: CocoDataset, experiment: Experiment) -> WithFrames:
         augment=data.augment,
         cache=data.cache,
         document=document,
-        mark_views=_keeps(experiment),
+        mark_views=keeps_views(experiment),
     )
     print(f"{len(frames)} frames without annotations of {source}")
     return WithFrames(dataset, frames)
@@ -182,7 +182,7 @@ def build_trainable(
         return student
     teacher = Detector.load(experiment.distill.teacher)
     cache = _build_cache(experiment, experiment.distill, teacher, loader)
-    steps = experiment.train.epochs * (len(loader) // experiment.train.accumulate or 1)
+    steps = all_steps(experiment.train, len(loader))
     return build_distiller(student, teacher, experiment.distill, steps=steps, cache=cache)
 
 

@@ -107,14 +107,13 @@ class Results:
 
         What is known of runs that are gone stays; nothing is worked out twice on the same truth.
         """
-        kind, test = self.study.kind, self.study.test
+        test = self.study.test
         of = {"truth": digest_of(test)[:16]} if test and test.is_file() else {}
         with locked(self.study.runs / ".results.lock", wait=True):
             self.rows = self._read()
             for name, row in self.rows.items():
                 line = self._line(name)
-                interval = partial(kind.interval, line, test) if line else None
-                _put(row, "interval", _renewed(row.get("interval"), of, interval))
+                _put(row, "interval", self._interval(line, row.get("interval"), of))
                 _put(row, "exit_intervals", self._exit_intervals(name, of))
                 known = {each["against"]: each for each in row.get("paired", [])}
                 tests = (
@@ -123,15 +122,21 @@ class Results:
                 _put(row, "paired", [each for each in tests if each])
             self._write()
 
+    def _interval(
+        self, line: Line | None, known: dict[str, Any] | None, of: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The interval of a line's test score."""
+        make = partial(self.study.kind.interval, line, self.study.test) if line else None
+        return _renewed(known, of, make)
+
     def _exit_intervals(self, name: str, of: dict[str, Any]) -> dict[str, Any]:
         """The interval of each exit's line, by the exit's name."""
         row = self.rows[name]
         known = row.get("exit_intervals", {})
-        found = {}
-        for stage in _exits(row):
-            line = self._line(line_of(name, stage))
-            interval = partial(self.study.kind.interval, line, self.study.test) if line else None
-            found[stage] = _renewed(known.get(stage), of, interval)
+        found = {
+            stage: self._interval(self._line(line_of(name, stage)), known.get(stage), of)
+            for stage in _exits(row)
+        }
         return {stage: interval for stage, interval in found.items() if interval}
 
     def _paired(
