@@ -19,7 +19,7 @@ demo: $(VENV)/.ready ## the whole line on rendered scenes: data, teacher, studen
 	$(BIN)/detkd demo
 
 test: $(VENV)/.ready ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 $(VENV)/.dev: $(VENV)/.ready
 	$(BIN)/python -m pip install $(PIP_FLAGS) --disable-pip-version-check -c .ci/constraints.txt -e ".[test,dev]"

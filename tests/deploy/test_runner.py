@@ -617,7 +617,7 @@ def test_a_run_that_is_killed_ends_like_an_unbroken_one(model_folder, tmp_path):
     exported, _ = model_folder
     frames = tmp_path / "frames"
     frames.mkdir()
-    for at in range(24):
+    for at in range(12):
         cv2.imwrite(str(frames / f"{at:03}.png"), scene(at, 96))
     tiles = ("--tile", "24")  # so that a frame takes a while
     subprocess.run(command(exported, frames, tmp_path / "whole", *tiles), check=True)
