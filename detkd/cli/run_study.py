@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
     tasks = plan(study, options.seeds, resolve, options.rows)
     if options.print_slurm:
-        print(slurm_script(study, tasks), end="")
+        print(slurm_script(study, tasks, options.seeds, options.rows), end="")
         return 0
     results = Results(study)
     waiting = [task for task in tasks if not results.holds(task)]

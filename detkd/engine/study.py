@@ -10,8 +10,8 @@ A study file names configs of its folder and what each row changes in them:
       pkd: {config: distill.yaml, set: {distill.losses: [{name: pkd, at: [p3]}]}}
 
 A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
-its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, and
-with `teacher: FILE` from that checkpoint, which another study has made. `gap: [plain, teacher]`,
+its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, the
+only one that is trained where no rows are named, and with `teacher: FILE` from that checkpoint, which another study has made. `gap: [plain, teacher]`,
 beside `name` or in a row, names the rows between which it is told how much of the gap a row closes;
 `[]` tells nothing. On the test images a row is compared with the first of the two, and with the
 lines of the table that it names as `against`. `set` beside `name` changes the configs of all rows,
@@ -176,7 +176,8 @@ def plan(
 ) -> list[Task]:
     """The trainings of these rows (all, if none is named) and seeds, teachers first.
 
-    `resolve` gives the experiment of the arguments of a training.
+    `resolve` gives the experiment of the arguments of a training. Teachers of one seed for all
+    students are trained with others only where they are named.
 
     Raises:
         ConfigError: a row that does not exist, or teachers that wait for each other.
@@ -212,7 +213,13 @@ def plan(
     for seed in seeds:
         for name in rows or study.rows:
             add(name, seed, ())
-    return list(tasks.values())
+    taught_by = {task.after.row for task in tasks.values() if task.after}
+    once = set() if rows or study.teacher_seed is None else taught_by
+    return [
+        task
+        for task in tasks.values()
+        if task.row not in once or task.seed == study.teacher_seed
+    ]
 
 
 def line_of(row: str, exit_: str) -> str:
@@ -225,11 +232,13 @@ def row_of(line: str) -> str:
     return line.partition(AT)[0]
 
 
-def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
+def slurm_script(
+    study: Study, tasks: Sequence[Task], seeds: Iterable[int], rows: Sequence[str] = ()
+) -> str:
     """A shell script that hands the trainings to SLURM, those that wait for others after them.
 
     A student waits for its own teacher alone, and is given up where that one fails; the table is
-    made when all have ended.
+    made when all have ended, of the rows and seeds from which the tasks were planned.
     """
     command = f"detkd study {shlex.quote(str(study.path))}"
     arrays: dict[tuple[str, int] | None, list[Task]] = {}  # by the task that they wait for
@@ -256,8 +265,9 @@ def slurm_script(study: Study, tasks: Sequence[Task]) -> str:
             "END",
             ")",
         ]
-    rows = _words(shlex.quote(task.row) for task in tasks)
-    table = f"{command} --rows {rows} --seeds {_words(str(task.seed) for task in tasks)}"
+    table = f"{command} --seeds {_words(map(str, seeds))}"
+    if rows:
+        table += f" --rows {_words(map(shlex.quote, rows))}"
     ended = ":".join(f"$job{at}" for at in range(len(arrays)))
     lines += [f"sbatch --dependency=afterany:{ended} --wrap {shlex.quote(table)}"]
     return "\n".join(lines) + "\n"

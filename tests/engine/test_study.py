@@ -181,6 +181,19 @@ def test_whom_a_student_learns_from(study, changes, teachers):
         ]
 
 
+@pytest.mark.parametrize(
+    ("seed", "rows", "teachers"),
+    [(4, [], [4]), (4, ["teacher", "pkd"], [0, 1, 4]), (None, [], [0, 1])],
+)
+def test_a_teacher_of_all_seeds_is_trained_once_unless_it_is_named(study, seed, rows, teachers):
+    if seed is not None:
+        alter(study, teacher_seed=seed)
+    tasks = plan(read_study(study / "study.yaml"), [0, 1], resolve, rows)
+    assert sorted(task.seed for task in tasks if task.row == "teacher") == teachers
+    assert sorted(task.seed for task in tasks if task.row == "pkd") == [0, 1]
+    assert [task.row for task in tasks].count("plain") == (0 if rows else 2)
+
+
 def test_what_a_study_sets_holds_for_all_rows_that_do_not_set_it_themselves(study):
     tree = yaml.safe_load((study / "study.yaml").read_text())
     plain = {"config": "student.yaml", "set": {"train.lr": 0.004}}
@@ -473,7 +486,18 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
         f"--rows {row} --seeds {seed} --no-table" for row in ("plain", "teacher") for seed in (0, 1)
     ]
     assert asked[4:6] == [f"--rows pkd --seeds {seed} --no-table" for seed in (0, 1)]
-    assert asked[6].startswith("--rows teacher plain pkd --seeds 0 1")
+    assert asked[6] == "--seeds 0 1"
+
+
+@pytest.mark.parametrize("rows", [[], ["pkd"]])
+def test_the_table_s_job_asks_for_no_training_that_the_others_have_not(study, rows, capsys):
+    alter(study, teacher_seed=0)
+    named = ["--rows", *rows] if rows else []
+    assert launch("study", [".", "--seeds", "1", "2", *named, "--print-slurm"]) == 0
+    words = shlex.split(shlex.split(capsys.readouterr().out.splitlines()[-1])[-1])
+    assert words[3:] == ["--seeds", "1", "2", *named]
+    tasks = plan(read_study(study / "study.yaml"), [1, 2], resolve, rows)
+    assert sorted({task.seed for task in tasks if task.row == "teacher"}) == [0]
 
 
 @pytest.mark.parametrize(
