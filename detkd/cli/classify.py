@@ -4,9 +4,10 @@
     detkd classify frames/ --boxes found/results.csv --model exported --out second.csv
     detkd classify frames/ --boxes predictions.json --gt test.json --checkpoint best.pt --out x.csv
 
-writes a row an image or box: all columns of the boxes' table, then label ('unknown' below the
+writes a row an image or box: the other columns of the boxes' table, then label ('unknown' below the
 threshold), probability, most_likely and, of what could not be looked at, why (note). Temperature
-and threshold are those that were chosen on validation images. Ends 1 if anything was passed over.
+and threshold are those that were chosen on validation images. With --early each image stops at the
+first exit that is sure of it, and the column `exit` says where. Ends 1 if anything was passed over.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +39,7 @@ def main(argv: list[str]) -> int:
     from detkd.engine.classify import classify
 
     asked = _asked(options)
-    model = _model(options)
+    model = _with_levels(_model(options), options.gt)
     temperature, threshold = _chosen(options, model)
     answers = list(
         classify(
@@ -48,9 +51,11 @@ def main(argv: list[str]) -> int:
             margin=options.margin,
         )
     )
-    _write(options.out, asked, answers)
+    _write(options.out, asked, answers, (*ADDED, *(["exit"] if options.early else [])))
     for label, count in sorted(Counter(each.label for each in answers if each.label).items()):
         print(f"{plain(label)}: {count}")
+    if stopped := Counter(each.exit for each in answers if each.exit):
+        print(f"stopped at {', '.join(f'{name}: {n}' for name, n in sorted(stopped.items()))}")
     passed = [
         f"{next(iter(each.row.values()), each.file)} {answer.problem}"
         for each, answer in zip(asked, answers, strict=True)
@@ -72,12 +77,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--boxes", type=Path, help="boxes on the frames: results.csv, or COCO results with --gt"
     )
-    parser.add_argument("--gt", type=Path, help="COCO file that says the images of COCO results")
+    parser.add_argument(
+        "--gt",
+        type=Path,
+        help="COCO file that says the images of COCO results, and what 16-bit frames are shown as",
+    )
     parser.add_argument(
         "--margin", type=float, default=0.1, help="added a side of a box, as for 'detkd crop' (0.1)"
     )
     parser.add_argument(
         "--threshold", type=float, metavar="P", help="'unknown' below P, in place of the chosen one"
+    )
+    parser.add_argument(
+        "--early", action="store_true", help="stop each image at the first exit that is sure of it"
     )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     options = parser.parse_args(argv)
@@ -85,8 +97,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise DataError(f"--margin: {options.margin} is not from 0 to 4.")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise DataError(f"--threshold: {options.threshold} is no probability; give 0 to 1.")
-    if options.gt and not options.boxes:
-        raise DataError("--gt: says the images of --boxes; name those, or leave it out.")
+    if options.early and options.model:
+        raise DataError("--early: an export has no exits; name the --checkpoint, or leave it out.")
     return options
 
 
@@ -109,7 +121,7 @@ def _asked(options: argparse.Namespace) -> list[Asked]:
 
 
 def _model(options: argparse.Namespace) -> Answering:
-    from detkd.engine.classify import Answering, answering
+    from detkd.engine.classify import Answering, answering, answering_early
     from detkd.engine.devices import choose_device
     from detkd.evaluation.decisions import decisions_in
     from detkd.models.classifier import classifier_from
@@ -123,7 +135,21 @@ def _model(options: argparse.Namespace) -> Answering:
     checkpoint = read_checkpoint(options.checkpoint)
     network = classifier_from(checkpoint, options.checkpoint)
     decisions = decisions_in(checkpoint, options.checkpoint)
-    return answering(network, decisions, choose_device(options.device))
+    at_work = answering_early if options.early else answering
+    return at_work(network, decisions, choose_device(options.device))
+
+
+def _with_levels(model: Answering, gt: Path | None) -> Answering:
+    """The model; if it was trained on images of 8 bits, with the levels that `gt` knows.
+
+    `detkd crop` makes crops of 8 bits by these, so that frames of 16 have to go the same way.
+    """
+    from detkd.data.dataset import read_coco
+    from detkd.pixels import levels_of
+
+    if model.levels or not gt:
+        return model
+    return replace(model, levels=levels_of(read_coco(gt).get("info")))
 
 
 def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float]:
@@ -146,16 +172,18 @@ def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float
     return temperature, decisions.unknown
 
 
-def _write(path: Path, asked: list[Asked], answers: list[Answer]) -> None:
+def _write(path: Path, asked: list[Asked], answers: list[Answer], added: Sequence[str]) -> None:
+    """The table: all columns that were there, and those that are `added`."""
     from detkd.files import write_atomic
 
     known_of_any = dict.fromkeys(name for each in asked for name in each.row)
-    columns = [name for name in known_of_any if name not in ADDED]
+    columns = [name for name in known_of_any if name not in added]
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow([*columns, *ADDED])
+    writer.writerow([*columns, *added])
     for each, said in zip(asked, answers, strict=True):
         sure = "" if said.probability is None else f"{said.probability:.4f}"
         known = [each.row.get(name, "") for name in columns]
-        writer.writerow([*known, said.label, sure, said.most_likely, said.problem])
+        new = [said.label, sure, said.most_likely, said.problem, said.exit][: len(added)]
+        writer.writerow([*known, *new])
     write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))

@@ -127,6 +127,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.bootstrap < 0:
         raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
+    if options.folds and options.side == "test":
+        raise ConfigError("--side: folds are judged by what each said of its validation images.")
     of_checkpoint = ("data", "train_data", "cut", "cut_out")
     if options.folds and (given := [name for name in of_checkpoint if getattr(options, name)]):
         flag = given[0].replace("_", "-")
@@ -192,7 +194,7 @@ def _write_cut(
 def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
     """The images that it was trained and is judged on."""
     from detkd.config import ClassDataConfig
-    from detkd.engine.class_parts import sides_of
+    from detkd.engine.class_parts import check_division, sides_of
 
     config = ClassDataConfig(**checkpoint["config"]["data"])
     if options.train_data:
@@ -202,7 +204,9 @@ def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
             f"{config.train}: is gone, and {options.checkpoint} is to be judged, or its thresholds "
             "chosen, on its images; --train-data names where they lie now."
         )
-    return sides_of(config)
+    sides = sides_of(config)
+    check_division(sides.digest, sides.train.source, checkpoint, options.checkpoint)
+    return sides
 
 
 def _dataset(data: LabelledSet, network: Classifier) -> ClassDataset:

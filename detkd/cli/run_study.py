@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from detkd.cli.parser import build_parser
+from detkd.errors import ConfigError
 
 
 def main(argv: list[str]) -> int:
@@ -24,13 +25,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="these rows alone")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once on a device")
     parser.add_argument("--print-slurm", action="store_true", help="print a script and run nothing")
-    parser.add_argument("--no-table", action="store_true", help="do not write the table")
+    table = parser.add_mutually_exclusive_group()
+    table.add_argument("--no-table", action="store_true", help="do not write the table")
+    table.add_argument("--table-only", action="store_true", help="write it, and train nothing")
     options = parser.parse_args(argv)
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs: {options.jobs} trainings never end; give 1 or more.")
 
     from detkd.cli.arguments import read_kind
     from detkd.config import AnyExperiment
     from detkd.data.frames import refuse_tested
-    from detkd.engine.study import plan, read_study, slurm_script
+    from detkd.engine.study import Task, plan, read_study, slurm_script
     from detkd.engine.study_results import Results
     from detkd.engine.trainings import run_all
 
@@ -51,15 +56,25 @@ def main(argv: list[str]) -> int:
         if task.frames and study.test:
             refuse_tested(Path(task.frames), study.test)
     figures = study.kind.figures
-    failed = run_all(
-        waiting, lambda task: results.add(task, figures(task.run, study.test)), options.jobs
-    )
+
+    def add(task: Task) -> None:
+        results.add(task, figures(task.run, study.test))
+
+    if options.table_only:
+        failed = [task for task in waiting if not task.done]
+        for task in waiting:
+            if task.done:
+                task.claim()
+                add(task)
+    else:
+        failed = run_all(waiting, add, options.jobs)
     if not options.no_table:
         results.compare()
         tables = [table for table in (results.table(), results.differences()) if table]
         _write_tables(tables, results.commands(), study.results.with_suffix(".md"))
     for task in failed:
-        print(f"failed: {task.row}, seed {task.seed}; see {task.run}.log")
+        said = "not there" if options.table_only else "failed"
+        print(f"{said}: {task.row}, seed {task.seed}; see {task.run}.log")
     return 1 if failed else 0
 
 

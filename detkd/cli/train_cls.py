@@ -48,11 +48,13 @@ def run_classifier(
         build_class_loader,
         build_class_trainable,
         check_class_teacher,
+        check_division,
         open_class_data,
     )
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
     from detkd.engine.run import RunFolder
+    from detkd.models.weights import read_checkpoint
 
     fabric = build_fabric(experiment.train)
     train_set, val_set = open_class_data(experiment)
@@ -63,6 +65,9 @@ def run_classifier(
     with run.alone() if first else nullcontext():
         if first:
             run.open(experiment, resume=resume)
+            if run.last.is_file():
+                before = read_checkpoint(run.last)
+                check_division(train_set.division, train_set.data.source, before, run.last)
         if distill := experiment.distill:
             check_class_teacher(distill.teacher, val_set, distill.preflight)
         judge = build_class_judge(val_set, experiment)

@@ -49,6 +49,7 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         cache: keep decoded images in memory, or not (none).
         mark_views: add the digest of the pixels, by which a view is known when it comes again.
         levels: what becomes 0 and 255 in 16-bit images; without them, 16 bits are divided by 256.
+        division: digest of the sides of which this is one.
 
     Raises:
         DataError: there are no images, or some cannot be read.
@@ -64,12 +65,13 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         cache: str = "memory",
         mark_views: bool = False,
         levels: Levels | None = None,
+        division: str | None = None,
     ) -> None:
         if not data.images:
             raise DataError(f"{data.source}: no image is left of it; give other ratios.")
         self.data, self.classes, self.image_size = data, data.classes, image_size
         self.augment, self.randaugment, self.cache = Augment(augment), randaugment, cache
-        self.mark_views, self.levels = mark_views, levels
+        self.mark_views, self.levels, self.division = mark_views, levels, division
         number = {name: at for at, name in enumerate(data.classes)}
         self.labels = np.array([number[image.label] for image in data.images], dtype=np.int64)
         self._kept: dict[int, np.ndarray] = {}

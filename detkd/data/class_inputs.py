@@ -120,7 +120,7 @@ def pixels_of(
     """Of each, the image [3, S, S] float32 in 0..1 as a classifier was trained on it, or a problem.
 
     A box is cut out with its margin as `detkd crop` cuts it. An image is decoded once for the boxes
-    of it that follow each other.
+    of it that follow each other. Without `levels`, those of 16 bits are a problem.
     """
     name, pixels = "", None
     for each in asked:
@@ -131,6 +131,9 @@ def pixels_of(
             name, pixels = each.file, read_pixels(root / each.file)
         if pixels is None:
             yield f"cannot be read as an image in {root}"
+            continue
+        if levels is None and pixels.dtype != np.uint8:
+            yield "is of 16 bits, and what becomes 0 and 255 of them is not known (--gt)"
             continue
         image = eight_bit(pixels, levels)
         if each.box is not None:

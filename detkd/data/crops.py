@@ -98,7 +98,8 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
                 told.unreadable.append(str(image["file_name"]))
                 continue
             pixels = cv2.cvtColor(eight_bit(pixels, levels), cv2.COLOR_RGB2BGR)
-            group = image.get("sample") or image["file_name"]
+            sample = image.get("sample")
+            group = image["file_name"] if sample in (None, "") else sample
             stem = _stem(image["file_name"])
             while stem in stems:  # of a/b.png and a_b.png
                 stem += "_"

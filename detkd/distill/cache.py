@@ -143,11 +143,10 @@ class MapCache:
         live = compute(wanted) if wanted else {}
         for row, at in enumerate(wanted):
             maps = {name: live[name][row] for name in self.names}
-            if (before := kept[at]) is None:
-                self.write(paths[at], maps)
-            else:
+            if before := kept[at]:
                 self.check(before, maps)
-            rows[at] = {name: value.float().cpu() for name, value in maps.items()}
+            else:  # as it will be read, so that a training is the same with any part of them kept
+                rows[at] = self.write(paths[at], maps)
         return {
             name: torch.stack([each[name] for each in rows.values() if each]).to(images[0].device)
             for name in self.names
@@ -174,12 +173,15 @@ class MapCache:
             self.held[path] = maps
         return maps
 
-    def write(self, path: Path, maps: dict[str, Tensor]) -> None:
-        """Keep the maps [C, h, w] of a view."""
+    def write(self, path: Path, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the maps [C, h, w] of a view; what will be read of them."""
         kept = {name: maps[name].detach().float().cpu() for name in self.names}
-        said = _bytes_of({name: m if self.exact else m.half() for name, m in kept.items()})
+        if not self.exact:
+            kept = {name: each.half() for name, each in kept.items()}
+        said = _bytes_of(kept)
         # A file that a power failure broke is noticed when it is read, and made again.
         write_with(path, lambda stream: stream.write(said), sync=False)
+        return {name: each.float() for name, each in kept.items()}
 
     def check(self, kept: dict[str, Tensor], live: dict[str, Tensor]) -> None:
         """Compare maps that were read with those computed now, of the same view.

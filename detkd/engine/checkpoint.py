@@ -3,8 +3,9 @@
 Every checkpoint has `version`, `network` (detector or classifier), `config`, `classes`, `weights`
 (of the network to use: averaged where averaging is on, without teacher and adapters), `score`
 (best.pt: on the validation data, mAP or balanced accuracy) and `sixteen_bit` (the levels of 16-bit
-images that were learned from, or None); last.pt has `training`, too. A classifier's best.pt has
-`decisions`: the temperature and the thresholds that were chosen on its validation images.
+images that were learned from, or None); last.pt has `training`, too. A classifier's checkpoints
+have `division`, the digest of its sides; its best.pt has `decisions`: the temperature and the
+thresholds that were chosen on its validation images.
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def save_checkpoint(
         "score": None if resumable else state.progress.best,
         "sixteen_bit": getattr(kept, "levels", None),
     }
+    if division := getattr(kept, "division", None):
+        checkpoint["division"] = division
     if resumable:
         checkpoint["training"] = {
             "trainable": state.trainable.state_dict(),

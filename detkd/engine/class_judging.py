@@ -84,11 +84,11 @@ def write_class_judgement(
 
     Images lie below `root`; without it the mistakes are not shown.
     """
-    write_json(folder / "metrics.json", metrics)
     write_json(folder / "predictions.json", said.as_dict())
     files = None if root is None else [root / file for file in said.files]
     mended = scaled(said.logits, metrics["calibration"]["temperature"])
     plot_classes(said.probabilities, said.labels, said.classes, files, folder / "plots", mended)
+    write_json(folder / "metrics.json", metrics)  # last: where it is, all is there
 
 
 def final_class_judgement(

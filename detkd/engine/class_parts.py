@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +57,43 @@ class Sides:
         if chosen is None:
             raise DataError(f"{self.train.source}: has no side '{name}'; give data.ratios a share.")
         return chosen
+
+    @property
+    def digest(self) -> str | None:
+        """Digest of which images, with their labels and groups, are on which side.
+
+        None where nothing was divided, for the validation images are a source of their own.
+        """
+        if self.val.source != self.train.source:
+            return None
+        sides = {"train": self.train, "val": self.val, "test": self.test}
+        told = {
+            side: sorted([image.file, image.label, image.group or ""] for image in part.images)
+            for side, part in sides.items()
+            if part
+        }
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def check_division(
+    division: str | None, source: object, checkpoint: Mapping[str, Any], path: object
+) -> None:
+    """Compare a source's division with that of a checkpoint's training, where both are known.
+
+    One image more or less divides all others anew, and what was learned from could be on the test
+    side.
+
+    Raises:
+        DataError: it is another one.
+    """
+    before = checkpoint.get("division")
+    if before and division and before != division:
+        raise DataError(
+            f"{source}: its images are divided otherwise than when {path} was trained, for some "
+            "have come, gone, or changed their label or group, so that it has learned from images "
+            "that are kept back now. Put them as they were, or train anew; 'detkd eval-cls --data' "
+            "judges images that it has never seen."
+        )
 
 
 def sides_of(data: ClassDataConfig) -> Sides:
@@ -113,6 +153,7 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
         cache=data.cache,
         mark_views=keeps_views(experiment),
         levels=levels,
+        division=sides.digest,
     )
     val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache, levels=levels)
     for each in (train_set, val_set):
@@ -173,7 +214,7 @@ def build_class_trainable(
         loss=experiment.loss,
         counts=drawn_counts(list(dataset.data.counts.values()), experiment.data.balance),
     )
-    network.levels = dataset.levels
+    network.levels, network.division = dataset.levels, dataset.division
     stride, side = network.backbone.features[network.deepest].stride, experiment.data.image_size
     if isinstance(network.head, Exit):
         stride = network.head.stride

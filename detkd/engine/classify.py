@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import torch
 
 from detkd.data.class_inputs import Asked, pixels_of
 from detkd.data.crops import UNKNOWN
+from detkd.errors import ConfigError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.decisions import Decisions
 from detkd.models.classifier import Classifier
+from detkd.models.early_exit import classify_early
 from detkd.pixels import Levels
 
 
@@ -28,6 +30,8 @@ class Answering:
         image_size: S in px.
         levels: what becomes 0 and 255 in 16-bit images.
         decisions: its temperature and thresholds, if it knows them.
+        early: of images [N, 3, S, S], the exits where they stopped, and their logits there [N, K];
+            None where all go through the whole network.
     """
 
     logits: Callable[[np.ndarray], np.ndarray]
@@ -35,17 +39,19 @@ class Answering:
     image_size: int
     levels: Levels | None
     decisions: Decisions | None
+    early: Callable[[np.ndarray], tuple[list[str], np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
     """The most likely class and its probability; `label` is that class, or 'unknown' below the
-    threshold. Of what could not be looked at, only the `problem`."""
+    threshold; `exit` is where it stopped early. Of what could not be looked at, only `problem`."""
 
     label: str = ""
     probability: float | None = None
     most_likely: str = ""
     problem: str = ""
+    exit: str = ""
 
 
 def answering(network: Classifier, decisions: Decisions | None, device: str) -> Answering:
@@ -58,6 +64,28 @@ def answering(network: Classifier, decisions: Decisions | None, device: str) -> 
         return torch.stack([each["logits"] for each in found]).cpu().numpy()
 
     return Answering(logits, network.classes, network.image_size, network.levels, decisions)
+
+
+def answering_early(network: Classifier, decisions: Decisions | None, device: str) -> Answering:
+    """A network at work that stops each image at the first exit that is sure of it.
+
+    Raises:
+        ConfigError: it has no exits, or no threshold from which on one is sure.
+    """
+    sure = decisions.early if decisions else None
+    if not network.exits or sure is None:
+        raise ConfigError(
+            "the classifier has no exits; train one with model.exits, or leave --early out."
+            if not network.exits
+            else "no exit was sure enough on the validation images; leave --early out."
+        )
+    whole = answering(network, decisions, device)
+
+    def early(images: np.ndarray) -> tuple[list[str], np.ndarray]:
+        stopped = [classify_early(network, torch.from_numpy(x).to(device), sure) for x in images]
+        return [name for name, _ in stopped], torch.stack([x for _, x in stopped]).cpu().numpy()
+
+    return replace(whole, early=early)
 
 
 def classify(
@@ -80,12 +108,23 @@ def classify(
     looked = pixels_of(asked, root, image_size=model.image_size, levels=model.levels, margin=margin)
     while batch := list(islice(looked, batch_size)):
         images = [each for each in batch if not isinstance(each, str)]
-        found = iter(scaled(model.logits(np.stack(images)), temperature) if images else ())
+        said = iter(_said(model, np.stack(images), temperature) if images else ())
         for each in batch:
             if isinstance(each, str):
                 yield Answer(problem=each)
                 continue
-            probabilities = next(found)
+            stopped, probabilities = next(said)
             best = int(probabilities.argmax())
             sure, name = float(probabilities[best]), model.classes[best]
-            yield Answer(name if sure >= threshold else UNKNOWN, sure, name)
+            yield Answer(name if sure >= threshold else UNKNOWN, sure, name, exit=stopped)
+
+
+def _said(
+    model: Answering, images: np.ndarray, temperature: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Of each image the exit where it stopped, if it could, and the probabilities [K]."""
+    if model.early:
+        stopped, logits = model.early(images)
+    else:
+        stopped, logits = [""] * len(images), model.logits(images)
+    return zip(stopped, scaled(logits, temperature), strict=True)

@@ -106,11 +106,14 @@ Rows = dict[str, list[JudgedRun]]  # the runs of each row of the table, by the r
 
 def by_row(judged: Sequence[JudgedRun], *, by_seed: bool = False) -> Rows:
     """A row a run; with `by_seed`, runs whose names differ in a number at their end are one."""
-    names = short_names([run.run for run in judged])
-    groups: Rows = {}
-    for name, run in zip(names, judged, strict=True):
-        groups.setdefault(re.sub(r"-\d+$", "", name) if by_seed else name, []).append(run)
-    return groups
+    if not by_seed:
+        names = short_names([run.run for run in judged])
+        return {name: [run] for name, run in zip(names, judged, strict=True)}
+    seeds: dict[Path, list[JudgedRun]] = {}
+    for run in judged:
+        row = run.run.with_name(re.sub(r"-\d+$", "", run.run.name))
+        seeds.setdefault(row, []).append(run)
+    return dict(zip(short_names(list(seeds)), seeds.values(), strict=True))
 
 
 def paired_rows(

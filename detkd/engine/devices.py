@@ -69,19 +69,37 @@ def build_fabric(train: TrainConfig, *, thaws: bool = False) -> Fabric:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # torchvision's RoIAlign has no deterministic CUDA form; the warning would come every step.
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or 1)
-    world = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or local)
-    fabric = Fabric(
-        accelerator=device,
-        devices=local,
-        num_nodes=max(1, world // local),
-        strategy=DDPStrategy(find_unused_parameters=thaws) if world > 1 else "auto",
-        plugins=None
-        if train.precision == "32"
-        else MixedInside(PRECISIONS[train.precision], device),
-    )
+    local, world = processes_begun()
+    try:
+        fabric = Fabric(
+            accelerator=device,
+            devices=local,
+            num_nodes=max(1, world // local),
+            strategy=DDPStrategy(find_unused_parameters=thaws) if world > 1 else "auto",
+            plugins=None
+            if train.precision == "32"
+            else MixedInside(PRECISIONS[train.precision], device),
+        )
+    except (RuntimeError, ValueError) as error:
+        if "SLURM_NTASKS" not in os.environ:
+            raise
+        raise ConfigError(
+            f"SLURM's allocation does not fit this training ({error}); begin it by `srun`, and "
+            "give sbatch --ntasks-per-node, or one task."
+        ) from error
     fabric.launch()
     return fabric
+
+
+def processes_begun() -> tuple[int, int]:
+    """How many processes of this training are on this machine, and in all.
+
+    In a SLURM allocation of several tasks there is one until `srun` begins them.
+    """
+    env, names = os.environ, ("SLURM_NTASKS_PER_NODE", "SLURM_STEP_NUM_TASKS")
+    of_node, of_step = (int(env.get(name) or 1) for name in names)
+    local = int(env.get("LOCAL_WORLD_SIZE") or (of_node if of_step > 1 else 1))
+    return local, int(env.get("WORLD_SIZE") or (of_step if of_step > 1 else local))
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

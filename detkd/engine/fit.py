@@ -33,7 +33,7 @@ from detkd.engine.progress import Display
 from detkd.engine.run import Log, RunFolder
 from detkd.engine.stops import STOPS, on_signals
 from detkd.engine.watch import Watch
-from detkd.errors import UserError
+from detkd.errors import ConfigError, UserError
 from detkd.models.network import Network
 
 Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller | DetectorSelfDistiller
@@ -41,8 +41,17 @@ Judge = Callable[[Network], dict[str, Any]]
 
 
 def all_steps(train: TrainConfig, batches: int) -> int:
-    """The steps of a whole training whose epochs have so many batches."""
-    return train.epochs * (batches // train.accumulate or 1)
+    """The steps of a whole training whose epochs have so many batches.
+
+    Raises:
+        ConfigError: an epoch has too few for one step.
+    """
+    if batches < train.accumulate:
+        raise ConfigError(
+            f"train.accumulate: {train.accumulate} batches make a step, and an epoch has "
+            f"{batches}; lower it, or train.batch_size."
+        )
+    return train.epochs * (batches // train.accumulate)
 
 
 def fit(

@@ -10,13 +10,13 @@ A study file names configs of its folder and what each row changes in them:
       pkd: {config: distill.yaml, set: {distill.losses: [{name: pkd, at: [p3]}]}}
 
 A row that distils learns from the row `teacher` of the same seed, or from the one that it names as
-its `teacher`; with `teacher_seed: 0` beside `name`, students of all seeds learn from that one, the
-only one that is trained where no rows are named, and with `teacher: FILE` from that checkpoint, which another study has made. `gap: [plain, teacher]`,
-beside `name` or in a row, names the rows between which it is told how much of the gap a row closes;
-`[]` tells nothing. On the test images a row is compared with the first of the two, and with the
-lines of the table that it names as `against`. `set` beside `name` changes the configs of all rows,
-before each row's own. With `command: train-cls` the rows are classifiers, judged on the test side
-of their own data.
+its `teacher`. With `teacher_seed: 0` beside `name`, students of all seeds learn from that one, the
+only one that is trained where no rows are named; with `teacher: FILE` from that checkpoint, which
+another study has made. `gap: [plain, teacher]`, beside `name` or in a row, names the rows between
+which it is told how much of the gap a row closes; `[]` tells nothing. On the test images a row is
+compared with the first of the two, and with the lines of the table that it names as `against`.
+`set` beside `name` changes the configs of all rows, before each row's own. With `command:
+train-cls` the rows are classifiers, judged on the test side of their own data.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def read_study(path: Path) -> Study:
         _check_gap(each, rows, f"{path}: rows.{name}.gap")
         _check_against(each, rows, f"{path}: rows.{name}.against")
     test = tree.get("test")
-    name = str(tree.get("name", path.parent.name))
+    name = str(tree.get("name") or path.resolve().parent.name)
     teacher = str(tree["teacher"]) if tree.get("teacher") else None
     return Study(path, name, rows, Path(test) if test else None, teacher_seed, teacher, command)
 
@@ -205,7 +205,7 @@ def plan(
             its_seed = seed if study.teacher_seed is None else study.teacher_seed
             after = add(row.teacher, its_seed, (*waiting, name))
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
-        settings = _settings(experiment, after.settings if after else study.teacher or "")
+        settings = _settings(experiment, _taught_by(study, after))
         frames = getattr(experiment.data, "unlabelled", None)  # of detectors
         tasks[name, seed] = Task(name, seed, run, arguments, settings, after, study.command, frames)
         return tasks[name, seed]
@@ -216,9 +216,7 @@ def plan(
     taught_by = {task.after.row for task in tasks.values() if task.after}
     once = set() if rows or study.teacher_seed is None else taught_by
     return [
-        task
-        for task in tasks.values()
-        if task.row not in once or task.seed == study.teacher_seed
+        task for task in tasks.values() if task.row not in once or task.seed == study.teacher_seed
     ]
 
 
@@ -265,7 +263,7 @@ def slurm_script(
             "END",
             ")",
         ]
-    table = f"{command} --seeds {_words(map(str, seeds))}"
+    table = f"{command} --table-only --seeds {_words(map(str, seeds))}"
     if rows:
         table += f" --rows {_words(map(shlex.quote, rows))}"
     ended = ":".join(f"$job{at}" for at in range(len(arrays)))
@@ -284,6 +282,19 @@ def _word(value: Any) -> str:
 
 def _words(names: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(names))
+
+
+def _taught_by(study: Study, teacher: Task | None) -> str:
+    """What stands for the teacher in a digest: its settings, and of which seed it is."""
+    if teacher is None:
+        return study.teacher or ""
+    if study.teacher_seed is None:
+        return f"{teacher.settings} of each seed"
+    return (
+        f"{teacher.settings} of seed {study.teacher_seed}"
+        if study.teacher_seed
+        else teacher.settings
+    )
 
 
 def _settings(experiment: AnyExperiment, teacher: str) -> str:

@@ -33,6 +33,7 @@ class Results:
         # What each seed has; the rest is the same for all of them.
         self.a_seed = (*study.kind.scores.values(), *study.kind.besides)
         self.test = _digest_of(study.test)
+        self.known_test: str | None = None  # that the figures are of, where the test is not there
         self.rows = self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
@@ -42,7 +43,7 @@ class Results:
         try:
             tree = json.loads(path.read_text())
             rows: dict[str, dict[str, Any]] = tree["rows"]
-            before = tree.get("test", self.test)
+            self.known_test = before = tree.get("test", self.test)
             for row in rows.values():
                 for key in self.a_seed:  # scores that were not told when the row was run
                     row.setdefault(key, [None] * len(row["seeds"]))
@@ -60,9 +61,14 @@ class Results:
         return rows
 
     def holds(self, task: Task) -> bool:
-        """Whether this training's figures are there."""
+        """Whether this training's figures are there, those of the test among them."""
         row = self.rows.get(task.row, {})
-        return row.get("settings") == task.settings and task.seed in row["seeds"]
+        if row.get("settings") != task.settings or task.seed not in row["seeds"]:
+            return False
+        return (
+            self.test is None
+            or row[self.study.kind.test][row["seeds"].index(task.seed)] is not None
+        )
 
     def add(self, task: Task, found: dict[str, Any]) -> None:
         """Keep a run's figures, in the order of the seeds, beside what others have added."""
@@ -98,8 +104,8 @@ class Results:
 
     def _write(self) -> None:
         tree: dict[str, Any] = {"study": self.study.name, "rows": self.rows}
-        if self.test:
-            tree["test"] = self.test
+        if test := self.test or self.known_test:
+            tree["test"] = test
         write_json(self.study.results, tree)
 
     def compare(self) -> None:

@@ -35,7 +35,7 @@ def run_all(tasks: Sequence[Task], ended: Callable[[Task], None], jobs: int = 1)
     for task in wanted:
         task.claim()
     slots: queue.Queue[str | None] = queue.Queue()
-    devices: list[str | None] = [str(at) for at in range(torch.cuda.device_count())]
+    devices: list[str | None] = [*devices_given()]
     for device in devices or [None]:
         for _ in range(jobs):
             slots.put(device)
@@ -115,6 +115,13 @@ def _with_teachers(tasks: Sequence[Task]) -> list[Task]:
     for task in tasks:
         add(task)
     return list(ordered.values())
+
+
+def devices_given() -> list[str]:
+    """The GPUs that we may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    count = torch.cuda.device_count()
+    return given[:count] if given[0] else [str(at) for at in range(count)]
 
 
 def _train(task: Task, device: str | None, jobs: int) -> subprocess.Popen[bytes]:

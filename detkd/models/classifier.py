@@ -44,7 +44,8 @@ class Classifier(nn.Module):
         config: what it was built from.
         loss: what a wrong label costs, in training.
 
-    `levels` are what becomes 0 and 255 in 16-bit images, as in its training.
+    `levels` are what becomes 0 and 255 in 16-bit images, as in its training; `division` is the
+    digest of the sides into which its images were divided there.
     """
 
     kind: ClassVar[str] = "classifier"
@@ -66,6 +67,7 @@ class Classifier(nn.Module):
         self.classes, self.image_size, self.config = tuple(classes), image_size, config
         self.loss = loss
         self.levels: Levels | None = None
+        self.division: str | None = None
         for name in ("mean", "std"):
             values = torch.tensor(getattr(backbone, name))[:, None, None]
             self.register_buffer(name, values, persistent=False)

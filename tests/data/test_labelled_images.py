@@ -337,6 +337,17 @@ def rows(folder):
     return list(csv.DictReader((folder / "crops.csv").open()))
 
 
+def test_a_sample_of_number_nought_is_a_sample(scenes, tmp_path):
+    document = json.loads((scenes / "all.json").read_text())
+    for at, image in enumerate(document["images"]):
+        image["sample"] = at % 2
+    path = scenes / "halves.json"
+    path.write_text(json.dumps(document))
+    assert launch("crop", [str(path), str(tmp_path / "crops")]) == 0
+    path.unlink()
+    assert {row["group"] for row in rows(tmp_path / "crops")} == {"0", "1"}
+
+
 def test_crops_keep_samples_and_are_read_as_labelled_images(scenes, tmp_path):
     document = json.loads((scenes / "all.json").read_text())
     out = tmp_path / "crops"

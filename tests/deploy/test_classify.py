@@ -11,8 +11,10 @@ from PIL import Image
 from detkd.cli.app import launch
 from detkd.config import ClassDataConfig, ClassifierConfig, ClassifierExperiment
 from detkd.data.class_dataset import ClassDataset
+from detkd.data.class_inputs import images_of, pixels_of
 from detkd.data.labelled_images import read_labelled
 from detkd.evaluation.decisions import Decisions
+from detkd.evaluation.early import stops
 from detkd.models.classifier import Classifier, build_classifier, cut_at
 
 CLASSES = ("ant", "bee", "cat")
@@ -153,6 +155,33 @@ def test_boxes_of_a_table_are_cut_as_crops_are(frames, tmp_path):
     assert [row["frame"] for row in rows[3:]] == ["results[3]", "results[4]"]
 
 
+def test_frames_of_sixteen_bits_are_shown_as_their_crops_were(tmp_path):
+    levels = {"low": 0.0, "high": 1200.0}
+    frame = np.full((60, 80), 100, dtype=np.uint16)
+    frame[20:40, 30:60] = np.random.default_rng(0).integers(300, 1200, (20, 30))
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    document = {
+        "info": {"detkd": {"sixteen_bit": levels}},
+        "images": [{"id": 0, "file_name": "a.png", "width": 80, "height": 60}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 1, "bbox": [30, 20, 30, 20]}],
+        "categories": [{"id": 1, "name": "it"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(document))
+    assert launch("crop", [str(tmp_path / "all.json"), str(tmp_path / "crops")]) == 0
+    best, out = checkpoint_of(tmp_path / "best.pt"), tmp_path / "x.csv"
+    (tmp_path / "found.csv").write_text("frame,class,score,x1,y1,x2,y2\na.png,it,1,30,20,60,40\n")
+    argv = ["--checkpoint", best, "--out", out, "--threshold", "0"]
+    assert classify(tmp_path / "crops", *argv) == 0
+    [crop] = table(out)
+    argv = [tmp_path, *argv, "--boxes", tmp_path / "found.csv"]
+    assert classify(*argv, "--gt", tmp_path / "all.json") == 0
+    [box] = table(out)
+    assert box["probability"] == crop["probability"]
+    assert classify(*argv) == 1
+    [box] = table(out)
+    assert "is of 16 bits" in box["note"] and not box["label"]
+
+
 def test_what_cannot_be_classified_with_is_refused_in_a_sentence(frames, tmp_path, capsys):
     out = tmp_path / "x.csv"
     best = checkpoint_of(tmp_path / "best.pt")
@@ -222,3 +251,35 @@ def test_a_network_that_was_cut_is_exported_with_nothing_of_the_rest(tmp_path):
     np.testing.assert_allclose(
         read_exported(tmp_path / "e").network(image.numpy())[0], ours, atol=1e-4
     )
+
+
+def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys):
+    chosen = vars(Decisions(2.0, 0.95, 0.0, None, {"side": "val"}))
+    best = checkpoint_of(tmp_path / "best.pt", exits=["c2", "c3"])
+    checkpoint = torch.load(best, weights_only=True)
+    network, out = Classifier.load(best), tmp_path / "x.csv"
+    looked = pixels_of(images_of(frames), frames, image_size=32, levels=None, margin=0.1)
+    seen = torch.from_numpy(np.stack([each for each in looked if not isinstance(each, str)]))
+    with torch.no_grad():
+        exits = torch.stack([each["exits"] for each in network(seen)])  # [N, E, K]
+    sure = sorted(exits[:, 0].softmax(1).amax(1).tolist())
+    for early, places in ((sure[1], None), (0.0, [0, 0]), (1.0, [2, 2])):
+        torch.save({**checkpoint, "decisions": {**chosen, "early": early}}, best)
+        assert classify(frames, "--checkpoint", best, "--out", out, "--early") == 1
+        at = stops(exits.numpy(), early)
+        assert places is None or at.tolist() == places
+        said = capsys.readouterr().out
+        for row, place, logits in zip(table(out), at, exits, strict=False):
+            assert row["exit"] == ("c2", "c3", "last")[place]
+            assert f"{row['exit']}: {(at == place).sum()}" in said
+            found = (logits[place] / 2).softmax(0)
+            assert row["most_likely"] == CLASSES[int(found.argmax())]
+            assert float(row["probability"]) == pytest.approx(float(found.max()), abs=1e-4)
+        assert table(out)[2]["exit"] == ""  # could not be looked at
+    for model, said in (
+        (["--checkpoint", checkpoint_of(tmp_path / "none.pt")], "has no exits"),
+        (["--checkpoint", checkpoint_of(tmp_path / "y.pt", exits=["c2"])], "no exit was sure"),
+        (["--model", tmp_path], "an export has no exits"),
+    ):
+        assert classify(frames, *model, "--out", out, "--early") == 2
+        assert said in capsys.readouterr().err

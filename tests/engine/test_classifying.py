@@ -238,6 +238,31 @@ def test_a_teacher_that_is_far_from_what_it_was_is_not_believed(tiny, tmp_path, 
     assert "reached a balanced accuracy of 0.900" in capsys.readouterr().err
 
 
+def test_images_that_came_later_do_not_turn_what_was_learned_from_into_a_test(
+    tiny, tmp_path, crops, capsys
+):
+    table = crops.with_name("more.csv")
+    rows = crops.read_text().splitlines()
+    table.write_text("\n".join(rows[:-1]) + "\n")
+    config, run = tiny(data__train=str(table)), tmp_path / "run"
+    assert train(config, run) == 0
+    best = ["--checkpoint", str(run / "best.pt"), "--side", "test"]
+    assert judge(*best) == 0
+    table.write_text("\n".join(rows) + "\n")
+    capsys.readouterr()
+    for argv in (["eval-cls", best], ["train-cls", ["--config", str(config), "--resume"]]):
+        if argv[0] == "train-cls":
+            argv[1] += ["--run", str(run)]
+        assert launch(*argv) == 2
+        said = capsys.readouterr().err
+        assert "its images are divided otherwise than when" in said
+        assert len(said.splitlines()) == 1
+    assert judge("--checkpoint", str(run / "best.pt"), "--data", str(table)) == 0
+    table.write_text("\n".join(rows[:1] + rows[-2:0:-1]) + "\n")  # in another order
+    assert judge(*best) == 0
+    table.unlink()
+
+
 def test_early_stopping_and_folds(tiny, tmp_path):
     config = tiny(data__folds=3, data__fold=2, train__early_stop=1, train__epochs=30)
     assert train(config, tmp_path / "a", "--train.lr", "0") == 0

@@ -13,7 +13,15 @@ import yaml
 from detkd.cli.app import launch
 from detkd.cli.arguments import read_experiment
 from detkd.data.dataset import CocoDataset
-from detkd.engine.compare import by_row, judge_run, paired_rows, rows, short_names, validation_of
+from detkd.engine.compare import (
+    JudgedRun,
+    by_row,
+    judge_run,
+    paired_rows,
+    rows,
+    short_names,
+    validation_of,
+)
 from detkd.engine.devices import build_fabric
 from detkd.engine.parts import build_loader, build_trainable, open_data
 from detkd.engine.run import RunFolder
@@ -154,6 +162,19 @@ def test_seeds_are_one_row_and_a_plain_student_measures_the_gap(run, scenes):
     assert table[0]["spread"] == pytest.approx(0.02**0.5)
     assert table[1]["spread"] is None
     assert [row["closed"] for row in table] == pytest.approx([1, 0, 0.625])
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["plain-0", "plain-1", "plain-2"], {"plain": 3}),
+        (["kd-0", "kd-1", "kd-mgd-0", "kd-mgd-1"], {"kd": 2, "kd-mgd": 2}),
+        (["s-a-0", "s-a-1", "s-b-0"], {"a": 2, "b": 1}),
+    ],
+)
+def test_a_row_of_seeds_has_the_name_that_is_left_without_them(names, groups):
+    runs = [JudgedRun(Path("runs") / name, "x", None, {}, []) for name in names]
+    assert {name: len(group) for name, group in by_row(runs, by_seed=True).items()} == groups
 
 
 def test_the_table_fits_a_terminal_with_seeds_and_gap(run, scenes, tmp_path, capsys):

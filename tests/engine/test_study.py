@@ -18,7 +18,7 @@ from detkd.engine.figures import KINDS
 from detkd.engine.run import NEW_KEYS, RunFolder
 from detkd.engine.study import Row, Study, Task, _settings, plan, read_study
 from detkd.engine.study_results import Results
-from detkd.engine.trainings import killing_is_ctrl_c, run_all
+from detkd.engine.trainings import devices_given, killing_is_ctrl_c, run_all
 from detkd.errors import ConfigError, DataError
 
 NO_HELP = {"description": "", "epilog": ""}
@@ -218,6 +218,80 @@ def test_a_row_whose_settings_change_begins_anew(study):
     assert not results.holds(Task("a", 2, study, [], "new"))
     results.add(Task("a", 2, study, [], "new"), figures)
     assert results.rows["a"]["seeds"] == [2]
+
+
+def test_a_row_that_was_run_before_there_was_a_test_is_judged_on_it(study, scenes):
+    path = study / "study.yaml"
+    figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}
+    task = Task("a", 0, study, [], "s")
+    Results(Study(path, "small", {"a": Row("x")})).add(task, figures)
+    of = Study(path, "small", {"a": Row("x")}, scenes / "all.json")
+    assert not Results(of).holds(task)
+    Results(of).add(task, {"test_map": 0.25})
+    assert Results(of).holds(task)
+    assert results(study)["a"]["val_map"] == [0.5]
+    # What they are of is not forgotten where the test is not there.
+    said = json.loads((study / "docs/results/small.json").read_text())["test"]
+    away = Study(path, "small", {"a": Row("x")}, study / "away.json")
+    Results(away).add(Task("a", 1, study, [], "s"), {"test_map": 0.5})
+    assert json.loads((study / "docs/results/small.json").read_text())["test"] == said
+
+
+def test_a_student_of_another_teachers_seed_is_another_row(study):
+    def settings(**changes):
+        alter(study, **changes)
+        tasks = plan(read_study(study / "study.yaml"), [1], resolve)
+        return {task.row: task.settings for task in tasks}
+
+    own, first = settings(), settings(teacher_seed=0)
+    fifth, file = settings(teacher_seed=4), settings(teacher="runs/other/best.pt")
+    assert len({each["pkd"] for each in (own, first, fifth, file)}) == 4
+    assert len({each["plain"] for each in (own, first, fifth, file)}) == 1
+    assert own["teacher"] == first["teacher"] == fifth["teacher"]
+
+
+def test_a_study_has_the_name_of_the_folder_that_it_lies_in(study, monkeypatch):
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    del tree["name"]
+    (study / "study.yaml").write_text(yaml.safe_dump(tree))
+    monkeypatch.chdir(study)
+    assert read_study(Path("study.yaml")).name == read_study(Path()).name == study.name
+
+
+def test_no_job_at_a_time_is_refused(study, capsys):
+    assert launch("study", [".", "--jobs", "0"]) == 2
+    assert "--jobs: 0 trainings never end" in capsys.readouterr().err
+
+
+def test_the_table_alone_is_made_of_what_is_there(study, capsys):
+    run = study / "runs/small/plain-0"
+    assert launch("study", [".", "--rows", "plain"]) == 0
+    (study / "docs/results/small.json").unlink()
+    capsys.readouterr()
+    assert launch("study", [".", "--table-only"]) == 1
+    said = capsys.readouterr().out
+    assert "begun" not in said
+    assert said.count("not there: ") == 2
+    assert results(study)["plain"]["seeds"] == [0]
+    assert run.is_dir() and not run.with_name("teacher-0").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "ours"),
+    [
+        (None, 2, ["0", "1"]),
+        ("3", 1, ["3"]),
+        ("GPU-5a, GPU-77", 2, ["GPU-5a", "GPU-77"]),
+        ("", 0, []),
+    ],
+)
+def test_trainings_keep_to_the_gpus_that_were_given(monkeypatch, given, count, ours):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert devices_given() == ours
 
 
 def test_two_runners_of_a_study_keep_each_others_figures(study):
@@ -486,7 +560,7 @@ def test_the_slurm_script_is_bash_and_keeps_the_order(study, capsys):
         f"--rows {row} --seeds {seed} --no-table" for row in ("plain", "teacher") for seed in (0, 1)
     ]
     assert asked[4:6] == [f"--rows pkd --seeds {seed} --no-table" for seed in (0, 1)]
-    assert asked[6] == "--seeds 0 1"
+    assert asked[6] == "--table-only --seeds 0 1"
 
 
 @pytest.mark.parametrize("rows", [[], ["pkd"]])
@@ -495,7 +569,7 @@ def test_the_table_s_job_asks_for_no_training_that_the_others_have_not(study, ro
     named = ["--rows", *rows] if rows else []
     assert launch("study", [".", "--seeds", "1", "2", *named, "--print-slurm"]) == 0
     words = shlex.split(shlex.split(capsys.readouterr().out.splitlines()[-1])[-1])
-    assert words[3:] == ["--seeds", "1", "2", *named]
+    assert words[3:] == ["--table-only", "--seeds", "1", "2", *named]
     tasks = plan(read_study(study / "study.yaml"), [1, 2], resolve, rows)
     assert sorted({task.seed for task in tasks if task.row == "teacher"}) == [0]
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from detkd.cli.app import launch
+from detkd.engine.devices import processes_begun
 from detkd.engine.predict import open_for_judging
 from detkd.engine.run import RunFolder, read_log
 from detkd.models.detector import Detector
@@ -273,6 +274,45 @@ def test_accumulated_batches_count_as_one_step(tiny, tmp_path):
         line["step"] for line in read_log(RunFolder(tmp_path / "run")) if line["kind"] == "train"
     ]
     assert steps == [0, 1]
+
+
+def test_an_epoch_of_less_than_a_step_is_refused(tiny, tmp_path, capsys):
+    assert train(tiny(), tmp_path / "run", "--train.accumulate", "40") == 2
+    said = capsys.readouterr().err
+    assert "train.accumulate: 40 batches make a step, and an epoch has" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "run/best.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes"),
+    [
+        ({}, (1, 1)),
+        ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, (2, 4)),
+        ({"SLURM_NTASKS": "8", "SLURM_JOB_NAME": "interactive"}, (1, 1)),
+        ({"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}, (1, 1)),  # without srun
+        (
+            {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_STEP_NUM_TASKS": "8"},
+            (4, 8),
+        ),
+    ],
+)
+def test_a_training_is_as_many_processes_as_were_begun(monkeypatch, environment, processes):
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name.endswith("WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes_begun() == processes
+
+
+def test_an_allocation_that_does_not_fit_ends_in_a_sentence(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_NAME", "batch")
+    assert train(tiny(), tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "SLURM's allocation does not fit this training" in said
+    assert len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize("schedule", ["step", "one_cycle", "constant"])
