@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from detkd.models.network import Network
 FORM = b"3"  # counts up when the maps of the same weights, or what views are known by, change
 CHECKED = 4  # views that are computed once more when they are first read
 TYPES = {"float16": torch.float16, "float32": torch.float32}
+BLOCK = 4096  # bytes
 TOLERANCE = 0.02  # relative distance that half precision and other batches may make
 
 
@@ -69,9 +71,10 @@ class MapCache:
         self.teacher = digest.digest()
         self.folder = Path(folder) / self.teacher.hex()[:16]
         self.unchecked = CHECKED
+        self.full = False  # the disk is; what is new is computed each time then
 
     def bytes_a_view(self, padded_size: tuple[int, int]) -> int:
-        """How much one view takes on the disk."""
+        """The bytes of one view's maps."""
         height, width = padded_size
         values = sum(
             each.channels * -(-height // each.stride) * -(-width // each.stride)
@@ -80,7 +83,7 @@ class MapCache:
         return values * (4 if self.exact else 2)
 
     def plan(self, images: int, views: int | None, padded_size: tuple[int, int]) -> int:
-        """Bytes of all views of a data set.
+        """About how much all views of a data set take on the disk, padded to one size each.
 
         Raises:
             ConfigError: the augmentation never shows a view twice, or the disk cannot hold them.
@@ -91,7 +94,7 @@ class MapCache:
                 "would be read again; set data.views (8 views an image, say), or data.augment: "
                 "turns or none."
             )
-        size = images * views * self.bytes_a_view(padded_size)
+        size = images * views * on_disk(self.bytes_a_view(padded_size))
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
         if size > free and size - self._there() > free:
@@ -105,7 +108,7 @@ class MapCache:
     def _there(self) -> int:
         """Bytes of what is kept already; each file has to be opened for it."""
         ours = (path for path in self.folder.glob("*.maps") if self._is_ours(path))
-        return sum(path.stat().st_size for path in ours)
+        return sum(on_disk(path.stat().st_size) for path in ours)
 
     def _is_ours(self, path: Path) -> bool:
         """Whether a file holds these maps in this precision, of whatever view."""
@@ -123,6 +126,7 @@ class MapCache:
         padded_size: tuple[int, int],
         compute: Callable[[list[int]], dict[str, Tensor]],
         marks: Tensor | None = None,
+        precision: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """The maps of a batch; those of views that are new are computed, and kept.
 
@@ -131,10 +135,15 @@ class MapCache:
             padded_size: of the batch (height, width), as the teacher would see it.
             compute: gives the teacher's maps of the views at these places in the batch.
             marks: digests [N, M] of the views' pixels, where they are known.
+            precision: in which the teacher computes; autocast's, if none is given.
         """
         marked = [None] * len(images) if marks is None else list(marks.cpu())
+        device = images[0].device.type
+        if precision is None and torch.is_autocast_enabled(device):
+            precision = torch.get_autocast_dtype(device)
         paths = [
-            self.path(image, padded_size, mark) for image, mark in zip(images, marked, strict=True)
+            self.path(image, padded_size, mark, precision)
+            for image, mark in zip(images, marked, strict=True)
         ]
         kept = [self.read(path) for path in paths]
         known = [at for at, each in enumerate(kept) if each]
@@ -152,11 +161,22 @@ class MapCache:
             for name in self.names
         }
 
-    def path(self, image: Tensor, padded_size: tuple[int, int], mark: Tensor | None = None) -> Path:
-        """The file of a view: of these pixels [3, h, w] (or their mark), padded to this size."""
+    def path(
+        self,
+        image: Tensor,
+        padded_size: tuple[int, int],
+        mark: Tensor | None = None,
+        precision: torch.dtype | None = None,
+    ) -> Path:
+        """The file of a view: of these pixels [3, h, w] (or their mark), padded to this size.
+
+        What was computed in a lower precision than single is of files of its own.
+        """
         pixels = image if mark is None else mark
         digest = hashlib.sha256(self.teacher)  # which processors help with
-        kind = (self.names, "exact") if self.exact else self.names
+        kind: object = (self.names, "exact") if self.exact else self.names
+        if precision not in (None, torch.float32):
+            kind = (kind, str(precision))
         digest.update(repr((tuple(image.shape), padded_size, kind)).encode())
         digest.update(pixels.detach().cpu().contiguous().numpy().data)
         return self.folder / f"{digest.hexdigest()[:32]}.maps"
@@ -179,8 +199,13 @@ class MapCache:
         if not self.exact:
             kept = {name: each.half() for name, each in kept.items()}
         said = _bytes_of(kept)
-        # A file that a power failure broke is noticed when it is read, and made again.
-        write_with(path, lambda stream: stream.write(said), sync=False)
+        if not self.full:
+            try:
+                # A file that a power failure broke is noticed when it is read, and made again.
+                write_with(path, lambda stream: stream.write(said), sync=False)
+            except OSError as error:
+                self.full = True
+                print(f"{self.folder}: no more is kept of the teacher ({error})", file=sys.stderr)
         return {name: each.float() for name, each in kept.items()}
 
     def check(self, kept: dict[str, Tensor], live: dict[str, Tensor]) -> None:
@@ -197,6 +222,11 @@ class MapCache:
                     f"{self.folder}: the kept '{name}' of the teacher is not what it says now; "
                     "remove the folder, and begin again."
                 )
+
+
+def on_disk(size: int) -> int:
+    """What a file of so many bytes takes: whole blocks."""
+    return -(-size // BLOCK) * BLOCK
 
 
 def marks_of(targets: Sequence[Mapping[str, Tensor]]) -> Tensor | None:
@@ -243,19 +273,26 @@ def maps_needed(
     """The teacher's maps that these terms read, those that its heads read among them.
 
     `frames` says that there are images without annotations, for which its heads run anyway, on its
-    levels. Else what the heads make of the levels does, where nothing else reads them: what the RPN
-    says, and what RoIs are cut out of, which is less where they are cut out of few channels.
+    levels; nor does a loss from outside say what it looks at. Else what the heads make of the
+    levels does, where nothing else reads them: what the RPN says, and what RoIs are cut out of,
+    which is less where they are cut out of few channels.
     """
     at = {name for term in terms for name in term.at}
     levels = teacher.backbone.neck.features
     maps = at - set(HEAD_FEATURES)
-    heads = frames or any(
-        name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
-        for term in terms
-        for name in term.at
+    outside = any(":" in term.name for term in terms)  # who knows what these look at
+    heads = (
+        frames
+        or outside
+        or any(
+            name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
+            for term in terms
+            for name in term.at
+        )
     )
     if heads:
-        reduced = {} if frames or maps & set(levels) else roi_features(teacher)
+        every = frames or outside or maps & set(levels)
+        reduced = {} if every else roi_features(teacher)
         maps |= {*(reduced or levels)}
     if heads or maps >= set(levels):  # one cache for all that read them
         maps |= {*rpn_features(teacher)}

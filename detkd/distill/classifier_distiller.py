@@ -14,12 +14,11 @@ from torch import Tensor
 from detkd.config import TeachConfig, TermConfig
 from detkd.distill.balance import Kind
 from detkd.distill.cache import MapCache, marks_of
+from detkd.distill.taps import ONE_CELL
 from detkd.distill.teaching import Teaching
 from detkd.distill.view import View
 from detkd.errors import ConfigError
 from detkd.models.classifier import Classifier
-
-ONE_CELL = ("pooled", "logits")  # features that are small enough to be held in memory
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def build_classifier_distiller(
     cache = None
     if distill.cache and distill.losses:
         names = sorted({name for term in distill.losses for name in term.at})
-        held = all(name in ONE_CELL for name in names)
+        held = all(name in ONE_CELL for name in names)  # small enough for the memory
         folder = Path(distill.cache_folder) if distill.cache_folder else own_folder()
         cache = MapCache(folder, teacher, names, exact=True, hold=held)
         cache.plan(images, views, (student.image_size, student.image_size))

@@ -249,7 +249,11 @@ class Distiller(Teaching[Detector]):
         if not self.cache:
             return self._maps(seen())
         return self.cache.maps(
-            images, size, lambda places: self._maps_to_keep(seen(), places), marks_of(targets)
+            images,
+            size,
+            lambda places: self._maps_to_keep(seen(), places),
+            marks_of(targets),
+            self.low,
         )
 
     def _maps_to_keep(self, batch: ImageList, places: list[int]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from detkd.distill.head_maps import objectness_and_deltas
 from detkd.distill.taps import Reading
+from detkd.errors import ConfigError
 from detkd.models.detector import Detector
 from detkd.models.roi_features import RoIAlign
 
@@ -150,7 +151,10 @@ class Outputs:
 
     @cached_property
     def _teacher_anchors(self) -> tuple[Tensor, Tensor]:
-        return _by_anchor(*self._teacher_rpn)
+        objectness, deltas = self._teacher_rpn
+        for level, ours in self._reading.objectness.items():
+            check_cells(level, ours, objectness[level])
+        return _by_anchor(objectness, deltas)
 
     @cached_property
     def _sampled(self) -> Tensor:
@@ -186,6 +190,20 @@ class Outputs:
         if not self._labelled:
             labels = [torch.full_like(label, -1) for label in labels]
         return torch.cat(labels), torch.cat(list(coder.encode(each, proposals)))
+
+
+def check_cells(level: str, student: Tensor, teacher: Tensor) -> None:
+    """Refuse maps [..., h, w] of a level whose anchors are those of other cells.
+
+    Raises:
+        ConfigError: the backbones make maps of other sizes of one image, as SqueezeNet rounds.
+    """
+    if (ours := student.shape[-2:]) != (theirs := teacher.shape[-2:]):
+        raise ConfigError(
+            f"distill.losses: on {level} the student has {ours[0]}x{ours[1]} cells and the teacher "
+            f"{theirs[0]}x{theirs[1]}, so that their anchors lie elsewhere; take another backbone, "
+            "or terms that compare neither anchors nor proposals of the RPN."
+        )
 
 
 @contextmanager

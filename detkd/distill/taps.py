@@ -23,6 +23,7 @@ HEAD_FEATURES = (
     "rpn.logits",
     "rpn.boxes",
 )
+ONE_CELL = ("pooled", "logits")  # a classifier's features that have no extent
 
 
 @dataclass

@@ -13,7 +13,7 @@ from detkd.distill.losses.reduction import full
 from detkd.distill.losses.traits import Traits, traits_of
 from detkd.distill.outputs import BothSay
 from detkd.distill.schedule import factor
-from detkd.distill.taps import HEAD_FEATURES, check_feature
+from detkd.distill.taps import HEAD_FEATURES, ONE_CELL, check_feature
 from detkd.distill.view import View
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
@@ -148,6 +148,12 @@ def _check(config: TermConfig, traits: Traits, student: Network, teacher: Networ
             known = [kind for kind in traits.reads if kind in kinds or kind in heads]
             takes = " or ".join(kinds.get(kind, kind) for kind in known or traits.reads)
             raise ConfigError(f"distill.losses: '{config.name}' compares {takes}, not '{name}'.")
+        if traits.needs_cells and name in ONE_CELL:
+            others = ", ".join(each for each in maps if each not in ONE_CELL)
+            raise ConfigError(
+                f"distill.losses: '{config.name}' compares how cells differ, and '{name}' is one "
+                f"cell; take {others}, or another loss."
+            )
     strides = [student.features[name].stride for name in config.at if name in student.features]
     if traits.fine_to_deep and strides != sorted(strides):
         order = sorted(config.at, key=lambda name: student.features[name].stride)
@@ -181,7 +187,8 @@ def _check_heads(config: TermConfig, traits: Traits, student: Detector, teacher:
         (net.rpn.anchor_generator.sizes, net.rpn.anchor_generator.aspect_ratios)
         for net in (student, teacher)
     ]
-    if ("rpn" in heads or "level" in traits.reads) and anchors[0] != anchors[1]:
+    others = anchors[0] != anchors[1] or ("rpn" in heads and ours != theirs)
+    if ("rpn" in heads or "level" in traits.reads) and others:
         raise ConfigError(
             f"distill.losses: '{config.name}' compares anchors, and the two have others; give "
             "both the same levels, model.anchor_sizes and model.anchor_ratios, or name other terms "

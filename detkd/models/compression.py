@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from detkd.errors import ConfigError
+
 
 class Shuffle(nn.Module):
     """Deal the channels of each group out to all groups (ShuffleNet, Zhang et al., CVPR 2018).
@@ -32,6 +34,9 @@ def compress(module: nn.Module, kind: str, groups: int) -> int:
       with batch norm and ReLU between: 1/k² + 1/C of the weights.
 
     A convolution of the image's three channels stays. New ones start from random weights.
+
+    Raises:
+        ConfigError: a convolution that does more than PyTorch's own.
     """
     replaced = 0
     for name, child in module.named_children():
@@ -49,7 +54,18 @@ def _is_full(conv: nn.Conv2d) -> bool:
 
 
 def _cheaper(conv: nn.Conv2d, kind: str, groups: int) -> nn.Module:
-    shape = {"kernel_size": conv.kernel_size, "stride": conv.stride, "padding": conv.padding}
+    if type(conv) is not nn.Conv2d:  # what it does besides would be lost
+        raise ConfigError(
+            "model.convolutions: this backbone has convolutions of its own "
+            f"({type(conv).__name__}), which cannot be replaced; take another backbone."
+        )
+    shape = {
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "padding_mode": conv.padding_mode,
+    }
     bias = conv.bias is not None
     if kind == "grouped":
         shared = _common(conv.in_channels, conv.out_channels, groups)

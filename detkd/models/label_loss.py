@@ -56,7 +56,8 @@ class LabelLoss(nn.Module):
             y = (1 - config.smoothing) * y + config.smoothing / z.shape[1]
         log_p = z.log_softmax(1)
         if config.name == "focal":
-            y = y * (1 - log_p.exp()) ** config.gamma
+            # Not 0, where a power below 1 has no finite slope.
+            y = y * (1 - log_p.exp()).clamp(min=torch.finfo(z.dtype).eps) ** config.gamma
         return config.weight * -(y * log_p).sum(1).mean()
 
 

@@ -152,7 +152,8 @@ def test_a_broken_file_is_made_again(student, teacher, batch, cache, broken):
 def test_the_room_that_it_needs_is_said_before(teacher, tmp_path, monkeypatch):
     cache = MapCache(tmp_path, teacher, ["p3"])  # 16 channels of stride 8, two bytes each
     assert cache.bytes_a_view((96, 64)) == 2 * 16 * 12 * 8
-    assert cache.plan(10, 8, (96, 64)) == 80 * cache.bytes_a_view((96, 64))
+    assert cache.bytes_a_view((96, 64)) == 3072
+    assert cache.plan(10, 8, (96, 64)) == 80 * 4096  # whole blocks of the disk
     with pytest.raises(ConfigError, match="never shows the same view twice"):
         cache.plan(10, None, (96, 64))
     usage = type("Usage", (), {"free": 1000})
@@ -168,7 +169,7 @@ def test_what_others_have_kept_takes_no_room_off(teacher, student, batch, tmp_pa
     for image in batch[0]:
         other.write(other.path(image, (96, 96)), {"p3": torch.rand(16, 12, 12)})
     cache = MapCache(tmp_path, teacher, ["p3"])
-    usage = type("Usage", (), {"free": cache.bytes_a_view((96, 96))})
+    usage = type("Usage", (), {"free": caching.on_disk(cache.bytes_a_view((96, 96)))})
     monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ConfigError, match="name another folder"):
         cache.plan(2, 1, (96, 96))
@@ -182,12 +183,43 @@ def test_other_maps_of_the_teacher_take_no_room_off(teacher, batch, tmp_path, mo
             maps = {name: torch.rand(16, 12, 12) for name in names}
             other.write(other.path(image, (96, 96)), maps)
     cache = MapCache(tmp_path, teacher, ["p3"])
-    free = type("Usage", (), {"free": cache.bytes_a_view((96, 96))})
+    free = type("Usage", (), {"free": caching.on_disk(cache.bytes_a_view((96, 96)))})
     monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: free)
     with pytest.raises(ConfigError, match="name another folder"):
         cache.plan(2, 1, (96, 96))
     cache.write(cache.path(batch[0][0], (96, 96)), {"p3": torch.rand(16, 12, 12)})
     cache.plan(2, 1, (96, 96))  # one of the two is there
+
+
+def test_a_disk_that_is_full_ends_no_training(student, teacher, batch, cache, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    plain = losses(student, teacher, batch, cache)
+    for path in cache.folder.glob("*.maps"):
+        path.unlink()
+    monkeypatch.setattr(caching, "write_with", fail)
+    for _ in range(2):
+        assert losses(student, teacher, batch, cache) == plain
+    said = capsys.readouterr().err
+    assert said.count("no more is kept of the teacher") == 1
+    assert not list(cache.folder.glob("*.maps"))
+
+
+def test_maps_of_a_lower_precision_are_not_taken_for_others(student, teacher, batch, tmp_path):
+    def found(precision, cache):
+        torch.manual_seed(4)
+        terms = [TermConfig("pkd", ["p3"])]
+        own = copy.deepcopy(student)
+        distiller = Distiller(own, teacher, terms, cache=cache, precision=precision).train()
+        torch.manual_seed(5)
+        return float(distiller(*batch)["pkd@p3"].detach())
+
+    alone = {precision: found(precision, None) for precision in ("bf16", "same")}
+    assert alone["bf16"] != alone["same"]
+    for precision in ("bf16", "same", "bf16"):  # one folder for both
+        cache = MapCache(tmp_path / "cache", teacher, ["p3"])
+        assert found(precision, cache) == pytest.approx(alone[precision], rel=1e-5)
 
 
 def test_what_is_kept_is_what_the_terms_need(teacher):
@@ -196,6 +228,7 @@ def test_what_is_kept_is_what_the_terms_need(teacher):
 
     assert needed(TermConfig("pkd", ["p3"])) == ["p3"]
     levels = ["p3", "p4", "rpn@p3", "rpn@p4"]
+    assert needed(TermConfig("mine:Loss", ["p3"])) == levels  # it may look at any of them
     both = TermConfig("hint", ["c4"]), TermConfig("kl", ["roi.logits"])
     assert needed(*both) == ["c4", *levels]
     assert needed(TermConfig("frs", ["p3"])) == levels

@@ -118,6 +118,12 @@ def test_dkd_takes_the_teachers_choice_for_mixed_images(pair, batch):
     assert found[0] == pytest.approx(found[1])
 
 
+@pytest.mark.parametrize("name", ["cwd", "attention", "nst"])
+def test_one_cell_has_no_pattern_to_compare(pair, name):
+    with pytest.raises(ConfigError, match=f"'{name}' compares how cells differ, and 'pooled' is"):
+        ClassifierDistiller(*pair, [TermConfig(name, ["pooled"])])
+
+
 def test_features_that_a_classifier_has_not_are_refused_with_the_list(pair):
     with pytest.raises(ConfigError, match=r"no feature 'p3' in the student .* pooled \(48 ch"):
         ClassifierDistiller(*pair, [TermConfig("pkd", ["p3"])])

@@ -619,8 +619,36 @@ def test_heads_that_cannot_be_crossed_or_compared_are_refused(student):
     with pytest.raises(ConfigError, match="RoI head, which reads p3, p4, p5"):
         Distiller(student, deeper, [TermConfig("kl", ["cross.logits"])])
     other = small(anchor_sizes=[[16.0], [40.0]])
-    with pytest.raises(ConfigError, match="compares anchors, and the two have others"):
-        Distiller(student, other, [TermConfig("objectness", ["rpn.logits"])])
+    coarse = small(levels=["p4", "p5"])  # of the same sizes, on other levels
+    for each in (other, coarse):
+        with pytest.raises(ConfigError, match="compares anchors, and the two have others"):
+            Distiller(student, each, [TermConfig("objectness", ["rpn.logits"])])
+
+
+@pytest.mark.parametrize(("term", "at"), [("proposal_boxes", "rpn.boxes"), ("imitation", "p3")])
+def test_anchors_of_other_cells_are_not_compared(teacher, batch, term, at):
+    rounding = small("squeezenet")  # 11x11 cells of stride 8, where others have 12x12
+    with pytest.raises(ConfigError, match="cells"):
+        Distiller(rounding, teacher, [TermConfig(term, [at])]).train()(*batch)
+
+
+def test_boxes_are_never_rounded_to_half_precision(student, batch):
+    def seen():
+        with read(student.train()) as reading:
+            torch.manual_seed(0)
+            student(*batch)
+        return reading
+
+    whole = seen()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = seen()
+    assert torch.equal(low.anchors, whole.anchors)
+    for values in (*low.proposals, *low.deltas.values(), *low.objectness.values()):
+        assert values.dtype == torch.float32
+    # The truth is among the proposals, as it was written.
+    boxes = low.targets[0]["boxes"]
+    assert all((low.proposals[0] == box).all(1).any() for box in boxes)
+    assert boxes.tolist() == whole.targets[0]["boxes"].tolist()
 
 
 def test_pulls_are_gradients_at_the_backbones_outputs(student, teacher, batch):

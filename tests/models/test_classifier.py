@@ -111,6 +111,17 @@ def test_grouped_convolutions_mix_all_channels_and_cost_their_share():
     assert dealt == [0, 3, 1, 4, 2, 5]
 
 
+def test_a_convolution_that_does_more_than_pytorchs_is_not_replaced():
+    class Padded(torch.nn.Conv2d):
+        """As TensorFlow pads: at run time."""
+
+    with pytest.raises(ConfigError, match=r"of its own \(Padded\), which cannot be replaced"):
+        compress(torch.nn.Sequential(Padded(8, 8, 3)), "grouped", 4)
+    dilated = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, padding=2, dilation=2))
+    compress(dilated, "depthwise", 1)
+    assert dilated(torch.rand(1, 8, 9, 9)).shape == (1, 8, 9, 9)
+
+
 def test_depthwise_separable_convolutions_keep_the_shape():
     net = nn.Sequential(
         nn.Conv2d(3, 8, 7, 2), nn.Conv2d(8, 12, 3, 2, padding=1), nn.Conv2d(12, 8, 1)
@@ -393,6 +404,14 @@ Y = torch.eye(3, dtype=torch.float64)[[0, 1]]  # p = (1/2, 1/4, 1/4) and (1/8, 3
 )
 def test_what_a_label_costs_by_hand(config, counts, expected):
     assert float(LabelLoss(config, counts)(Z, Y)) == pytest.approx(expected)
+
+
+def test_a_focal_loss_of_a_small_power_has_a_slope_where_it_is_sure():
+    logits = torch.tensor([[20.0, 0, 0], [0.5, 0, 0]], requires_grad=True)
+    y = torch.tensor([[1.0, 0, 0], [1.0, 0, 0]])
+    LabelLoss(LabelLossConfig("focal", gamma=0.5), ())(logits, y).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[0].abs().max() < 1e-3 < logits.grad[1].abs().max()
 
 
 def test_mixed_labels_cost_their_shares():

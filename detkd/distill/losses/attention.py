@@ -22,6 +22,7 @@ class AttentionTransfer(nn.Module):
     """
 
     needs_equal_width = False
+    needs_cells = True
     sums_levels = True
     published = 1 / 64  # the public code means over the 8x8 cells of a last stage, too
 

@@ -20,6 +20,7 @@ class ChannelWise(nn.Module):
     """
 
     needs_equal_width = True
+    needs_cells = True
     sums_levels = True
 
     def __init__(self, tau: float = 1.0) -> None:

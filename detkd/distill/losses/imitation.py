@@ -9,6 +9,7 @@ from torchvision.ops import box_iou
 
 from detkd.distill.losses.reduction import full, masked_mean
 from detkd.distill.view import View
+from detkd.errors import ConfigError
 
 
 class FineGrainedImitation(nn.Module):
@@ -46,6 +47,11 @@ class FineGrainedImitation(nn.Module):
     def _near_anchors(self, features: Tensor, view: View) -> Tensor:
         """Cells [N, 1, h, w] of this level that come near an object."""
         height, width = features.shape[-2:]
+        if len(view.anchors[view.at]) % (height * width):
+            raise ConfigError(
+                f"distill.losses: 'imitation' at {view.at} has anchors for other cells than the "
+                f"{height}x{width} of the teacher; take another backbone, or another loss."
+            )
         masks = []
         for target in view.targets:
             boxes = target["boxes"].detach()

@@ -25,6 +25,7 @@ class NeuronSelectivity(nn.Module):
     """
 
     needs_equal_width = False
+    needs_cells = True
     sums_levels = True
 
     def forward(

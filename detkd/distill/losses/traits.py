@@ -17,6 +17,7 @@ class Traits:
             as roi.logits, or a classifier's logits as rows.
         classifiers: kinds of RoI heads (`model.classifier`) whose logits it knows how to compare.
         needs_equal_width: the student's channels are adapted to the teacher's first.
+        needs_cells: it compares how cells differ, of which logits and pooled features have one.
         joint: it takes the lists of all features of its term at once, not one after the other.
         at_least: features that its term must name.
         fine_to_deep: it takes them in the order of their strides alone.
@@ -28,6 +29,7 @@ class Traits:
     reads: tuple[str, ...] = ("map",)
     classifiers: tuple[str, ...] = ("softmax",)
     needs_equal_width: bool = True
+    needs_cells: bool = False
     joint: bool = False
     at_least: int = 1
     fine_to_deep: bool = False
