@@ -247,7 +247,7 @@ def final_judgement(
     case = build_case(check_truth(dataset.truth, dataset.path), results)
     metrics = judge_case(case)
     write_json(run.predictions, results)
-    write_json(run.metrics, metrics)
     plot_all(case, metrics, run.plots, images=dataset.image_root)
     plot_curves(run)
+    write_json(run.metrics, metrics)  # last: where it is, all is there
     return metrics
