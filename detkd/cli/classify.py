@@ -184,6 +184,12 @@ def _write(path: Path, asked: list[Asked], answers: list[Answer], added: Sequenc
     for each, said in zip(asked, answers, strict=True):
         sure = "" if said.probability is None else f"{said.probability:.4f}"
         known = [each.row.get(name, "") for name in columns]
-        new = [said.label, sure, said.most_likely, said.problem, said.exit][: len(added)]
-        writer.writerow([*known, *new])
+        new = {
+            "label": said.label,
+            "probability": sure,
+            "most_likely": said.most_likely,
+            "note": said.problem,
+            "exit": said.exit,
+        }
+        writer.writerow([*known, *(new[name] for name in added)])
     write_atomic(path, table.getvalue().encode("utf-8", "surrogateescape"))

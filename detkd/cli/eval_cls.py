@@ -194,7 +194,7 @@ def _write_cut(
 def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
     """The images that it was trained and is judged on."""
     from detkd.config import ClassDataConfig
-    from detkd.engine.class_parts import check_division, sides_of
+    from detkd.engine.class_parts import sides_as_trained
 
     config = ClassDataConfig(**checkpoint["config"]["data"])
     if options.train_data:
@@ -204,9 +204,7 @@ def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
             f"{config.train}: is gone, and {options.checkpoint} is to be judged, or its thresholds "
             "chosen, on its images; --train-data names where they lie now."
         )
-    sides = sides_of(config)
-    check_division(sides.digest, sides.train.source, checkpoint, options.checkpoint)
-    return sides
+    return sides_as_trained(config, checkpoint, options.checkpoint)
 
 
 def _dataset(data: LabelledSet, network: Classifier) -> ClassDataset:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     from detkd.cli.arguments import read_kind
     from detkd.config import AnyExperiment
     from detkd.data.frames import refuse_tested
-    from detkd.engine.study import Task, plan, read_study, slurm_script
+    from detkd.engine.study import plan, read_study, slurm_script
     from detkd.engine.study_results import Results
     from detkd.engine.trainings import run_all
 
@@ -56,18 +56,12 @@ def main(argv: list[str]) -> int:
         if task.frames and study.test:
             refuse_tested(Path(task.frames), study.test)
     figures = study.kind.figures
-
-    def add(task: Task) -> None:
-        results.add(task, figures(task.run, study.test))
-
-    if options.table_only:
-        failed = [task for task in waiting if not task.done]
-        for task in waiting:
-            if task.done:
-                task.claim()
-                add(task)
-    else:
-        failed = run_all(waiting, add, options.jobs)
+    missing = [task for task in waiting if options.table_only and not task.done]
+    failed = missing + run_all(
+        [task for task in waiting if task not in missing],
+        lambda task: results.add(task, figures(task.run, study.test)),
+        options.jobs,
+    )
     if not options.no_table:
         results.compare()
         tables = [table for table in (results.table(), results.differences()) if table]

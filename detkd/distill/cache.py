@@ -138,9 +138,7 @@ class MapCache:
             precision: in which the teacher computes; autocast's, if none is given.
         """
         marked = [None] * len(images) if marks is None else list(marks.cpu())
-        device = images[0].device.type
-        if precision is None and torch.is_autocast_enabled(device):
-            precision = torch.get_autocast_dtype(device)
+        precision = precision or autocast_dtype(images[0].device.type)
         paths = [
             self.path(image, padded_size, mark, precision)
             for image, mark in zip(images, marked, strict=True)
@@ -198,8 +196,8 @@ class MapCache:
         kept = {name: maps[name].detach().float().cpu() for name in self.names}
         if not self.exact:
             kept = {name: each.half() for name, each in kept.items()}
-        said = _bytes_of(kept)
         if not self.full:
+            said = _bytes_of(kept)
             try:
                 # A file that a power failure broke is noticed when it is read, and made again.
                 write_with(path, lambda stream: stream.write(said), sync=False)
@@ -222,6 +220,11 @@ class MapCache:
                     f"{self.folder}: the kept '{name}' of the teacher is not what it says now; "
                     "remove the folder, and begin again."
                 )
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The precision in which networks run on such a device now; None is single."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def on_disk(size: int) -> int:
@@ -280,19 +283,14 @@ def maps_needed(
     at = {name for term in terms for name in term.at}
     levels = teacher.backbone.neck.features
     maps = at - set(HEAD_FEATURES)
-    outside = any(":" in term.name for term in terms)  # who knows what these look at
-    heads = (
-        frames
-        or outside
-        or any(
-            name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
-            for term in terms
-            for name in term.at
-        )
+    all_levels = frames or any(":" in term.name for term in terms)
+    heads = all_levels or any(
+        name in HEAD_FEATURES or "level" in traits_of(find_loss(term.name)).reads
+        for term in terms
+        for name in term.at
     )
     if heads:
-        every = frames or outside or maps & set(levels)
-        reduced = {} if every else roi_features(teacher)
+        reduced = {} if all_levels or maps & set(levels) else roi_features(teacher)
         maps |= {*(reduced or levels)}
     if heads or maps >= set(levels):  # one cache for all that read them
         maps |= {*rpn_features(teacher)}

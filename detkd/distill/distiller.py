@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from detkd.config import DistillConfig, TermConfig
 from detkd.distill.balance import Kind
-from detkd.distill.cache import MapCache, marks_of
+from detkd.distill.cache import MapCache, autocast_dtype, marks_of
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.head_maps import head_maps
 from detkd.distill.outputs import Outputs
@@ -265,7 +265,7 @@ class Distiller(Teaching[Detector]):
 
     def _maps(self, batch: ImageList) -> dict[str, Tensor]:
         device = batch.tensors.device.type
-        before = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        before = autocast_dtype(device)
         dtype = self.low or before
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             maps = self.teacher.maps_of(batch)

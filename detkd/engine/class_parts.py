@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +28,7 @@ from detkd.engine.parts import check_one_teacher, keeps_views, leave_interrupts
 from detkd.errors import ConfigError, DataError, UserError
 from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
+from detkd.files import digest_of_tree
 from detkd.models.class_heads import Exit
 from detkd.models.classifier import Classifier, build_classifier, classifier_from
 from detkd.models.network import Network
@@ -72,7 +71,7 @@ class Sides:
             for side, part in sides.items()
             if part
         }
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        return digest_of_tree(told)
 
 
 def check_division(
@@ -128,6 +127,17 @@ def sides_of(data: ClassDataConfig) -> Sides:
             "share, or name data.val."
         )
     return Sides(sides["train"], sides["val"], test)
+
+
+def sides_as_trained(data: ClassDataConfig, checkpoint: Mapping[str, Any], path: object) -> Sides:
+    """The sides on which the network of a checkpoint was trained and is judged.
+
+    Raises:
+        DataError: as `sides_of`, or the images are divided otherwise now.
+    """
+    sides = sides_of(data)
+    check_division(sides.digest, sides.train.source, checkpoint, path)
+    return sides
 
 
 def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, ClassDataset]:

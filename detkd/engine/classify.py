@@ -72,13 +72,13 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
     Raises:
         ConfigError: it has no exits, or no threshold from which on one is sure.
     """
-    sure = decisions.early if decisions else None
-    if not network.exits or sure is None:
+    if not network.exits:
         raise ConfigError(
             "the classifier has no exits; train one with model.exits, or leave --early out."
-            if not network.exits
-            else "no exit was sure enough on the validation images; leave --early out."
         )
+    sure = decisions.early if decisions else None
+    if sure is None:
+        raise ConfigError("no exit was sure enough on the validation images; leave --early out.")
     whole = answering(network, decisions, device)
 
     def early(images: np.ndarray) -> tuple[list[str], np.ndarray]:

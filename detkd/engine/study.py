@@ -22,7 +22,6 @@ train-cls` the rows are classifiers, judged on the test side of their own data.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +35,7 @@ from detkd.config import AnyExperiment
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS
 from detkd.errors import ConfigError
-from detkd.files import write_atomic
+from detkd.files import digest_of_tree, write_atomic
 
 Resolve = Callable[[list[str]], AnyExperiment]
 GAP = ("plain", "teacher")
@@ -288,13 +287,10 @@ def _taught_by(study: Study, teacher: Task | None) -> str:
     """What stands for the teacher in a digest: its settings, and of which seed it is."""
     if teacher is None:
         return study.teacher or ""
-    if study.teacher_seed is None:
-        return f"{teacher.settings} of each seed"
-    return (
-        f"{teacher.settings} of seed {study.teacher_seed}"
-        if study.teacher_seed
-        else teacher.settings
-    )
+    if study.teacher_seed == 0:  # told apart by nothing, as in the figures that there are
+        return teacher.settings
+    which = "each seed" if study.teacher_seed is None else f"seed {study.teacher_seed}"
+    return f"{teacher.settings} of {which}"
 
 
 def _settings(experiment: AnyExperiment, teacher: str) -> str:
@@ -311,10 +307,6 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
     return digest_of_tree(tree)
-
-
-def digest_of_tree(tree: Any) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_gap(row: Row, rows: dict[str, Row], where: str) -> None:

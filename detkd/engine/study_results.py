@@ -12,10 +12,10 @@ from typing import Any
 
 from detkd.data.dataset import read_coco
 from detkd.engine.figures import Line
-from detkd.engine.study import AT, SETTINGS, Study, Task, digest_of_tree, line_of, row_of
+from detkd.engine.study import AT, SETTINGS, Study, Task, line_of, row_of
 from detkd.errors import ConfigError
 from detkd.evaluation.paired import holm
-from detkd.files import digest_of, locked, write_json
+from detkd.files import digest_of, digest_of_tree, locked, write_json
 
 JUDGED_OF_AN_IMAGE = ("id", "file_name", "width", "height")
 

@@ -643,6 +643,11 @@ def test_boxes_are_never_rounded_to_half_precision(student, batch):
     with torch.autocast("cpu", torch.bfloat16):
         low = seen()
     assert torch.equal(low.anchors, whole.anchors)
+    images = student.transform(batch[0])[0]
+    with torch.autocast("cpu", torch.bfloat16):  # asked alone, as where heads rest
+        levels = list(student.levels_of(images).values())
+        assert levels[0].dtype == torch.bfloat16
+        assert torch.equal(student.rpn.anchor_generator(images, levels)[0], whole.anchors)
     for values in (*low.proposals, *low.deltas.values(), *low.objectness.values()):
         assert values.dtype == torch.float32
     # The truth is among the proposals, as it was written.

@@ -250,10 +250,9 @@ def test_images_that_came_later_do_not_turn_what_was_learned_from_into_a_test(
     assert judge(*best) == 0
     table.write_text("\n".join(rows) + "\n")
     capsys.readouterr()
-    for argv in (["eval-cls", best], ["train-cls", ["--config", str(config), "--resume"]]):
-        if argv[0] == "train-cls":
-            argv[1] += ["--run", str(run)]
-        assert launch(*argv) == 2
+    resume = ["--config", str(config), "--run", str(run), "--resume"]
+    for command, argv in (("eval-cls", best), ("train-cls", resume)):
+        assert launch(command, argv) == 2
         said = capsys.readouterr().err
         assert "its images are divided otherwise than when" in said
         assert len(said.splitlines()) == 1
