@@ -7,6 +7,7 @@ import re
 import typing
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import fields, is_dataclass
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +57,28 @@ def read_kind(
     Raises:
         ConfigError: no such file, an unknown key (with the nearest right one), a wrong type.
     """
-    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, set_parsing_settings
+    from jsonargparse import ArgumentError
+
+    parser = _parser(kind, prog, description, epilog)
+    argv = [*argv]
+    for path_at in _config_positions(argv):
+        argv[path_at] = str(_check_file(argv[path_at], kind))
+    _check_flags(argv, kind)
+    try:
+        namespace = parser.parse_args(_replacing_lists(argv))
+        built = parser.instantiate(namespace)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(_sentence(str(error), argv)) from error
+    values = {field.name: getattr(built, field.name) for field in fields(kind)}
+    experiment = kind(**values)
+    _check_values(experiment.as_dict())
+    return experiment, built
+
+
+@cache
+def _parser(kind: type[AnyExperiment], prog: str, description: str, epilog: str) -> Any:
+    """Made once: a study reads a config for each of its rows."""
+    from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=False)
     parser = ArgumentParser(
@@ -75,19 +97,7 @@ def read_kind(
         help="measure weights for the distillation terms, print them, and train nothing.",
     )
     parser.add_class_arguments(kind)
-    argv = [*argv]
-    for path_at in _config_positions(argv):
-        argv[path_at] = str(_check_file(argv[path_at], kind))
-    _check_flags(argv, kind)
-    try:
-        namespace = parser.parse_args(_replacing_lists(argv))
-        built = parser.instantiate(namespace)
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(_sentence(str(error), argv)) from error
-    values = {field.name: getattr(built, field.name) for field in fields(kind)}
-    experiment = kind(**values)
-    _check_values(experiment.as_dict())
-    return experiment, built
+    return parser
 
 
 # The least and the greatest that makes sense; what has no greatest is open.

@@ -73,6 +73,7 @@ def test_the_whole_line_ends_in_a_table_and_a_picture(small_demo, capsys):
     assert judged(small_demo) == first
 
 
+@pytest.mark.slow
 def test_a_demo_that_was_interrupted_goes_on(small_demo, monkeypatch, capsys):
     whole = demo.launch
 

@@ -40,6 +40,7 @@ def tree(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_papers_line_from_its_tree_to_the_table(tree, capsys):
     card = shipped("datasets", "pmid2019.yaml")
     for subset in ("train", "val"):

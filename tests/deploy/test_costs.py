@@ -159,6 +159,7 @@ def exported(tmp_path_factory):
     return detector, OnnxTimes(detector, tmp_path_factory.mktemp("times"))
 
 
+@pytest.mark.slow
 def test_every_node_of_the_optimised_graph_finds_its_part(exported):
     import onnx
 
@@ -183,6 +184,7 @@ def test_every_node_of_the_optimised_graph_finds_its_part(exported):
     assert found["rest", "Pad"] == found["detections", "Softmax"] == 1
 
 
+@pytest.mark.slow
 def test_the_profile_of_the_exported_graph_adds_up(exported):
     _, times = exported
     for _ in range(2):
@@ -219,6 +221,7 @@ def test_the_command_writes_figures_tables_and_a_picture(tiny, tmp_path, capsys)
     ]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_at_another_size_and_exported(model_folder, tmp_path):
     _, checkpoint = model_folder
     command = ["cost", "--checkpoint", str(checkpoint), "--image-size", "64", "--repeat", "4"]

@@ -178,6 +178,7 @@ def test_onnx_equals_the_checkpoint(exported):
     assert gate.detections > 100 and gate.undecided <= 12  # frames of one colour
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "classifier"), [("thin", "sigmoid"), ("psroi", "softmax")])
 def test_onnx_equals_the_checkpoint_whatever_the_roi_features(kind, classifier, tmp_path):
     light = {"neck": "cem", "roi_features": kind, "roi_channels": 6, "roi_size": 5}

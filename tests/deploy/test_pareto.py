@@ -103,6 +103,7 @@ def another(path, shape=(1, 3, 32, 48), kind=1, inputs=1):
     return path
 
 
+@pytest.mark.slow
 def test_from_a_study_to_the_table_and_the_picture(study, scenes, tmp_path, capsys):
     truth = json.loads((scenes / "all.json").read_text())
     perfect = [

@@ -613,6 +613,7 @@ def command(exported, source, out, *more):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_ends_like_an_unbroken_one(model_folder, tmp_path):
     exported, _ = model_folder
     frames = tmp_path / "frames"

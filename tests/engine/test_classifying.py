@@ -141,6 +141,7 @@ def test_the_same_seed_gives_the_same_weights_with_any_number_of_workers(tiny, t
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
     own = {"self_distill": {}, "model": EXITS, "train__epochs": 4}
     config = tiny(**own)
@@ -592,6 +593,7 @@ def test_real_crops_can_be_learned(real_data, tmp_path):
     assert metrics["classes"]["balanced_accuracy"] > 0.1  # chance is 0.053
 
 
+@pytest.mark.slow
 def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = {"backbone": "shallow_x0.5_d1"}
@@ -728,6 +730,7 @@ def is_waiting_for(process, number):
     return any(mask >> (number - 1) & 1 for mask in masks)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads Linux's process tables")
 def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatch, capsys):
     """Stopped within a training and begun again, it ends with the scores of an unbroken one."""

@@ -86,7 +86,7 @@ def test_measuring_leaves_the_number_of_threads_alone():
     [
         ("train", {"teacher", "student"}),
         ("distill", {"plain_step_s", "teacher_forward_s", "distilling_step_s", "to_sum"}),
-        ("classify", {"training", "answering", "exits"}),
+        pytest.param("classify", {"training", "answering", "exits"}, marks=pytest.mark.slow),
         ("loading", {"data_wait", "epochs"}),
     ],
 )

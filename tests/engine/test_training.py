@@ -123,7 +123,7 @@ def goes_on_after_a_kill(config, folder, *more):
     assert same_course(folder / "whole", folder / "killed")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path, workers):
     optimizer = "sgd" if workers else "adamw"
     more = ["--data.workers", str(workers), "--train.optimizer", optimizer]
@@ -143,6 +143,7 @@ REMEMBERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_killed_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
     assert train(tiny("teacher", train__epochs=1), tmp_path / "teacher") == 0
     distill = {"teacher": str(tmp_path / "teacher/best.pt"), **REMEMBERS}
@@ -237,6 +238,7 @@ def test_a_detector_that_was_its_own_teacher_is_saved_as_a_plain_one(tiny, tmp_p
     assert lines[-1]["loss_label@c2"] < lines[0]["loss_label@c2"]
 
 
+@pytest.mark.slow
 def test_a_killed_self_distillation_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
     config = tiny("own", self_distill=OWN)
     more = ["--train.save_every", "1", "--train.epochs", "4"]
@@ -358,6 +360,7 @@ def train_with_two(config, run, port, *more):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_distil_with_terms_that_rest_and_parts_that_thaw(tiny, tmp_path):
     assert train(tiny("teacher", train__epochs=1), tmp_path / "teacher") == 0
     distill = {"teacher": str(tmp_path / "teacher/best.pt"), **REMEMBERS}
@@ -369,6 +372,7 @@ def test_two_processes_distil_with_terms_that_rest_and_parts_that_thaw(tiny, tmp
     assert [line["mgd@p3"] > 0 for line in steps] == [True, False, True, False, True, False]
 
 
+@pytest.mark.slow
 def test_two_processes_follow_one_with_the_doubled_batch(tiny, tmp_path):
     # Frozen norms and sampling without chance: what is left is how gradients are averaged.
     same_in_both = {
