@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from forks import Fork
 from PIL import Image
 
 from detkd.cli.app import launch
@@ -147,14 +148,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
     config = tiny(**own)
     more = ["--train.save_every", "1"]
     assert train(config, tmp_path / "whole", *more) == 0
-    code = "import sys; from detkd.cli.app import launch; sys.exit(launch('train-cls'))"
     run = tmp_path / "killed"
-    command = [sys.executable, "-c", code, "--config", str(config), "--run", str(run), *more]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    command = ["train-cls", "--config", config, "--run", run, *more]
+    process = Fork(command, tmp_path / "said.log")
     log = run / "log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.is_file() and '"epoch": 1' in log.read_text()):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.said()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)

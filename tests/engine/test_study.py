@@ -510,7 +510,6 @@ def test_a_part_that_came_later_changes_no_digest_of_a_row_without_it(study):
     assert _settings(taught, "") != _settings(without, "")
 
 
-@pytest.mark.slow
 def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
     tree = yaml.safe_load((study / "study.yaml").read_text())
     tree["rows"]["broken"] = {"config": "student.yaml", "set": {"model.backbone": "no_such"}}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from forks import Fork
 
 from detkd.cli.app import launch
 from detkd.engine.devices import processes_begun
@@ -21,11 +22,6 @@ from detkd.models.weights import read_checkpoint
 
 # `--` keeps torchrun from reading --run as one of its own options.
 TOOL = Path(__file__).parents[2] / "tools/train_det.py"
-COMMAND = [
-    sys.executable,
-    "-c",
-    "import sys; from detkd.cli.app import launch; sys.exit(launch('train'))",
-]
 
 
 def train(config, run, *more):
@@ -88,15 +84,12 @@ def test_data_workers_change_nothing(tiny, tmp_path):
 
 def kill_in_the_middle(config, run, *more):
     """Train in a process of its own, and kill it in the second of four epochs of three steps."""
-    process = subprocess.Popen(
-        [*COMMAND, "--config", str(config), "--run", str(run), *more],
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-    )
+    said = run.with_suffix(".log")
+    process = Fork(["train", "--config", config, "--run", run, *more], said)
     log = run / "log.jsonl"
     deadline = time.monotonic() + 120
     while not (log.is_file() and '"step": 4' in log.read_text()):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.said()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
@@ -165,22 +158,9 @@ def test_a_run_that_was_begun_before_a_key_was_there_goes_on(tiny, tmp_path):
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path, stop):
     run = tmp_path / "run"
-    process = subprocess.Popen(
-        [
-            *COMMAND,
-            "--config",
-            str(tiny()),
-            "--run",
-            str(run),
-            "--train.epochs",
-            "200",
-            "--data.workers",
-            "1",
-        ],
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    longer = ["--train.epochs", "200", "--data.workers", "1"]
+    command = ["train", "--config", tiny(), "--run", run, *longer]
+    process = Fork(command, tmp_path / "said.log")
     deadline = time.monotonic() + 120
     while not (run / "log.jsonl").is_file() or not (run / "log.jsonl").read_text():
         assert process.poll() is None and time.monotonic() < deadline
@@ -189,10 +169,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path, stop):
         os.killpg(process.pid, stop)  # as a terminal does, to the loader's process as well
     else:
         process.send_signal(stop)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in said
-    assert "Traceback" not in said
+    assert process.wait(timeout=60) == 130
+    assert "--resume" in process.said()
+    assert "Traceback" not in process.said()
     assert read_checkpoint(run / "last.pt")["training"]["progress"]["step"] > 0
 
 
