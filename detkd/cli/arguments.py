@@ -59,7 +59,8 @@ def read_kind(
     """
     from jsonargparse import ArgumentError
 
-    parser = _parser(kind, prog, description, epilog)
+    known: Any = kind  # a class can be hashed where what it makes cannot, which mypy mixes up
+    parser = _parser(known, prog, description, epilog)
     argv = [*argv]
     for path_at in _config_positions(argv):
         argv[path_at] = str(_check_file(argv[path_at], kind))
