@@ -19,6 +19,7 @@ from detkd.distill.teaching import Teaching
 from detkd.distill.view import View
 from detkd.errors import ConfigError
 from detkd.models.classifier import Classifier
+from detkd.models.folding import fold_norms
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ClassifierDistiller(Teaching[Classifier]):
 
     Args:
         student: trained together with the adapters.
-        teacher: read only.
+        teacher: read only, and its backbone's norms are folded.
         terms: the distillation losses.
         steps: of the whole training, by which schedules go.
         balance: what is done about terms that pull too hard, as `Balance` says.
@@ -55,6 +56,7 @@ class ClassifierDistiller(Teaching[Classifier]):
         cache: MapCache | None = None,
     ) -> None:
         super().__init__(student, teacher, terms, steps=steps, balance=balance)
+        fold_norms(teacher.backbone)
         self.cache = cache
         # Whether both normalise images alike, so that one batch serves them.
         self.alike = torch.equal(student.mean, teacher.mean) and torch.equal(

@@ -29,6 +29,7 @@ from detkd.distill.terms import Term
 from detkd.distill.view import View
 from detkd.errors import ConfigError
 from detkd.models.detector import Detector
+from detkd.models.folding import fold_norms
 
 
 @dataclass
@@ -56,7 +57,8 @@ class Distiller(Teaching[Detector]):
 
     Args:
         student: trained together with the adapters.
-        teacher: read only, unless a part is trained by both: then it learns the task, too.
+        teacher: read only, and its backbone's norms folded, unless a part is trained by both: then
+            it learns the task, too.
         terms: the distillation losses.
         steps: of the whole training, by which schedules go.
         plan: what the student took over, and what of it is frozen until when.
@@ -95,6 +97,8 @@ class Distiller(Teaching[Detector]):
             balance=balance,
             trained=bool(self.plan.joint),
         )
+        if not self.plan.joint:
+            fold_norms(teacher.backbone.body)
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self._to_thaw = frozen_parameters(self.plan, student) if self.plan.until < 1 else {}

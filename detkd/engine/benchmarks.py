@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,10 @@ def bench_distill(
         distill = asked or DistillConfig("", "inherit", usual)
         kept = MapCache(Path(folder) / "features", teacher, maps_needed(distill.losses, teacher))
         distiller, cached = (
-            build_distiller(build(student_model), teacher, distill, cache=cache)
+            build_distiller(build(student_model), deepcopy(teacher), distill, cache=cache)
             for cache in (None, kept)
         )
-        for module in (plain, distiller, cached):
+        for module in (plain, teacher, distiller, cached):
             module.to(memory_format=torch.channels_last)  # as in `fit`
         data.mark_views = True  # as where a cache is used
         batch = _to(_batch(data, batch_size), teacher)

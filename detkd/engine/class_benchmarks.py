@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,14 @@ def _training(steps: int, image_size: int, batch_size: int) -> dict[str, float]:
         live, cached = (
             build_classifier_distiller(
                 _network(STUDENT, image_size),
-                teacher,
+                deepcopy(teacher),
                 TeachConfig("", [TERM], cache=cache, cache_folder=f"{folder}/kept"),
                 images=batch_size,
                 views=1,
             )
             for cache in (False, True)
         )
-        for module in (plain, live, cached):
+        for module in (plain, teacher, live, cached):
             module.to(device).to(memory_format=torch.channels_last)  # as in `fit`
         batch = torch.stack([dataset[at, 0][0] for at in range(batch_size)]).to(device)
 

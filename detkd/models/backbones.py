@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.ops import FrozenBatchNorm2d
 
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.shallow import shallow_stages
@@ -192,7 +191,9 @@ def build_backbone(
     else:
         backbone = _staged_backbone(name, weights, last)
     if frozen_norm:
-        freeze_norm(backbone)
+        from timm.utils.model import freeze_batch_norm_2d
+
+        freeze_batch_norm_2d(backbone)
     backbone.freeze(frozen_stages)
     return backbone
 
@@ -305,16 +306,3 @@ def _behind_features(name: str) -> tuple[str, ...]:
     named: Any = settings.classifier if settings is not None else None
     heads = named if isinstance(named, tuple) else (named or "classifier",)
     return (*(f"{head}." for head in heads), "conv_head.", "bn2.")
-
-
-def freeze_norm(module: nn.Module) -> None:
-    """Replace every batch norm below `module` by one with fixed statistics and scales."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-            state = child.state_dict()
-            state.pop("num_batches_tracked", None)
-            frozen.load_state_dict(state)
-            setattr(module, name, frozen)
-        else:
-            freeze_norm(child)

@@ -94,10 +94,10 @@ def test_warm_up_grows_the_weights_from_zero(student, teacher, batch):
 
 
 def test_the_teacher_is_neither_trained_nor_moved_and_read_once_a_step(student, teacher, batch):
-    before = copy.deepcopy(teacher.state_dict())
     calls = []
-    teacher.backbone.body.register_forward_hook(lambda *_: calls.append(1))
     distiller = Distiller(student, teacher, ALL_TERMS).train()
+    before = copy.deepcopy(teacher.state_dict())
+    teacher.backbone.body.register_forward_hook(lambda *_: calls.append(1))
     trained = [p for p in distiller.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1)
     for _ in range(2):
@@ -107,6 +107,28 @@ def test_the_teacher_is_neither_trained_nor_moved_and_read_once_a_step(student, 
     assert same(before, teacher.state_dict())
     assert all(p.grad is None for p in teacher.parameters())
     assert not teacher.training
+
+
+def norms_of(network):
+    return [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_the_teacher_s_norms_are_folded_which_changes_nothing_but_rounding(student, teacher, batch):
+    own = copy.deepcopy(teacher)
+    images, _ = own.transform(batch[0], None)
+    Distiller(student, teacher, ALL_TERMS)
+    with torch.no_grad():
+        theirs, folded = own.maps_of(images), teacher.maps_of(images)
+    assert len(norms_of(own.backbone.body)) > 10 and not norms_of(teacher.backbone.body)
+    for name, value in theirs.items():
+        assert (folded[name] - value).abs().max() < 1e-4 * value.abs().max(), name
+
+
+def test_a_teacher_that_is_trained_keeps_its_norms(student, teacher):
+    before = len(norms_of(teacher))
+    config = DistillConfig("t.pt", "joint", [TermConfig("pkd", ["p3"])])
+    build_distiller(student, teacher, config)
+    assert len(norms_of(teacher)) == before > 10
 
 
 def test_a_step_leaves_no_tensor_behind(student, teacher, batch):
@@ -366,9 +388,9 @@ def test_schedules_by_hand(schedule, expected):
 
 def test_the_teacher_rests_while_no_term_is_on(student, teacher, batch):
     calls = []
-    teacher.backbone.body.register_forward_hook(lambda *_: calls.append(1))
     terms = [TermConfig("mgd", ["p3"], schedule=ScheduleConfig(start=0.5, every=2))]
     distiller = Distiller(student, teacher, terms, steps=6).train()
+    teacher.backbone.body.register_forward_hook(lambda *_: calls.append(1))
     ran = []
     for _ in range(6):
         losses = distiller(*batch)
@@ -836,12 +858,12 @@ def test_a_joint_student_is_saved_as_a_plain_one_and_its_training_can_go_on(
 
 @pytest.mark.parametrize("terms", [ALL_TERMS])
 def test_a_teacher_in_lower_precision_says_nearly_the_same(student, teacher, batch, terms):
-    seen = []
-    teacher.backbone.body.register_forward_hook(lambda m, i, o: seen.append(o["c3"].dtype))
-    found = []
+    both, seen, found = [], [], []
     for precision in ("same", "bf16"):
         torch.manual_seed(3)
-        distiller = Distiller(copy.deepcopy(student), teacher, terms, precision=precision)
+        both.append(Distiller(copy.deepcopy(student), teacher, terms, precision=precision))
+    teacher.backbone.body.register_forward_hook(lambda m, i, o: seen.append(o["c3"].dtype))
+    for distiller in both:
         torch.manual_seed(4)
         found.append(distiller.train()(*batch))
     assert seen == [torch.float32, torch.bfloat16]
