@@ -36,7 +36,9 @@ def build_optimizer(trainable: nn.Module, train: TrainConfig) -> torch.optim.Opt
     ]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(settings)
-    return torch.optim.SGD(settings, lr=train.lr, momentum=train.momentum, nesterov=True)
+    # torch knows no Nesterov's without a momentum.
+    nesterov = train.momentum > 0
+    return torch.optim.SGD(settings, lr=train.lr, momentum=train.momentum, nesterov=nesterov)
 
 
 def lr_factor(step: int, steps: int, train: TrainConfig) -> float:

@@ -14,7 +14,9 @@ import yaml
 from forks import Fork
 
 from detkd.cli.app import launch
+from detkd.config import TrainConfig
 from detkd.engine.devices import processes_begun
+from detkd.engine.optimiser import build_optimizer
 from detkd.engine.predict import open_for_judging
 from detkd.engine.run import RunFolder, read_log
 from detkd.models.detector import Detector
@@ -294,6 +296,17 @@ def test_an_allocation_that_does_not_fit_ends_in_a_sentence(tiny, tmp_path, monk
     said = capsys.readouterr().err
     assert "SLURM's allocation does not fit this training" in said
     assert len(said.splitlines()) == 1
+
+
+def test_sgd_without_momentum_goes_down_the_gradient_alone():
+    layer = torch.nn.Linear(2, 1, bias=False)
+    settings = TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.0, lr=0.5)
+    optimizer, before = build_optimizer(layer, settings), layer.weight.detach().clone()
+    for _ in range(2):
+        layer.zero_grad()
+        layer(torch.tensor([[1.0, 3.0]])).sum().backward()
+        optimizer.step()
+    assert torch.allclose(layer.weight, before - 2 * 0.5 * torch.tensor([[1.0, 3.0]]))
 
 
 @pytest.mark.parametrize("schedule", ["step", "one_cycle", "constant"])
