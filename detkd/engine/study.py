@@ -114,10 +114,16 @@ class Task:
         """Write its settings into the run folder, or compare them with those that are there.
 
         Raises:
-            ConfigError: the folder holds a run of other settings.
+            ConfigError: the folder holds a run of other settings, or one that no study has begun.
         """
         note = self.run / SETTINGS
-        if self.run.is_dir() and (not note.is_file() or note.read_text() != self.settings):
+        if self.run.is_dir() and not note.is_file():
+            raise ConfigError(
+                f"{self.run}: holds a run that no study has begun; move it away, or give row "
+                f"'{self.row}' another name. A teacher that is trained already is named in the "
+                "study file: 'teacher: RUN/best.pt'."
+            )
+        if self.run.is_dir() and note.read_text() != self.settings:
             raise ConfigError(
                 f"{self.run}: holds a run of other settings than row '{self.row}' has now; move it "
                 "away, or give the row another name."

@@ -510,6 +510,16 @@ def test_a_part_that_came_later_changes_no_digest_of_a_row_without_it(study):
     assert _settings(taught, "") != _settings(without, "")
 
 
+def test_a_run_that_no_study_has_begun_is_left_alone(study, capsys):
+    run = study / "runs/small/plain-0"
+    run.mkdir(parents=True)
+    (run / "best.pt").write_text("mine")
+    assert launch("study", [".", "--rows", "plain"]) == 2
+    said = capsys.readouterr().err
+    assert "plain-0: holds a run that no study has begun" in said and said.count("\n") == 1
+    assert [path.name for path in run.iterdir()] == ["best.pt"]
+
+
 def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
     tree = yaml.safe_load((study / "study.yaml").read_text())
     tree["rows"]["broken"] = {"config": "student.yaml", "set": {"model.backbone": "no_such"}}
