@@ -300,7 +300,7 @@ def test_torchvisions_own_export_fails_for_the_number_of_boxes():
         torch.onnx.export(theirs, ([frame],), dynamo=True, verbose=False)
 
 
-@pytest.mark.parametrize("factor", [1.2, 1.01])
+@pytest.mark.parametrize("factor", [pytest.param(1.2, marks=pytest.mark.slow), 1.01])
 def test_changed_class_head_is_noticed_on_every_frame_that_differs(exported, factor):
     """Also where all anchors are equally good: another class head is no matter of rounding."""
     model = exported[1]
@@ -548,6 +548,7 @@ def test_command_writes_a_folder_that_says_all(scenes, model_folder, tmp_path, m
     assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
 
 
+@pytest.mark.slow
 def test_no_parity_ends_in_pictures_and_leaves_an_earlier_export_alone(
     model_folder, tmp_path, monkeypatch, capsys
 ):

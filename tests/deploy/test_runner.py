@@ -528,6 +528,7 @@ def test_two_runs_do_not_write_at_once(folder, tmp_path):
     journal.close()
 
 
+@pytest.mark.slow
 def test_memory_holds_the_names_of_frames_and_no_more(tmp_path, monkeypatch):
     """Of 100,000 frames that is less than 40 MB."""
     monkeypatch.setattr(runner.Journal.__init__, "__defaults__", (0.0,))  # nothing is kept back
