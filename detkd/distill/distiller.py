@@ -97,7 +97,7 @@ class Distiller(Teaching[Detector]):
             balance=balance,
             trained=bool(self.plan.joint),
         )
-        if not self.plan.joint:
+        if not self.trained:
             fold_norms(teacher.backbone.body)
         self.pseudo, self.ignore, self.cache = pseudo, ignore, cache
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)

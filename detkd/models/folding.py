@@ -31,8 +31,7 @@ def fold_norms(backbone: nn.Module) -> int:
         return 0
     parameter = next(backbone.parameters())
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)
-    before: Mapping[str, Tensor] = backbone(image)
-    pairs = _pairs(backbone, image)
+    before, pairs = _watched(backbone, image)
     names = {module: name for name, module in backbone.named_modules()}
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for conv, norm in pairs:
@@ -50,8 +49,13 @@ def fold_norms(backbone: nn.Module) -> int:
     return len(pairs)
 
 
-def _pairs(backbone: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any]]:
-    """Convolutions, and the norms that read them; each runs once, and nobody else listens."""
+def _watched(
+    backbone: nn.Module, image: Tensor
+) -> tuple[Mapping[str, Tensor], list[tuple[nn.Conv2d, Any]]]:
+    """Its maps of an image; and convolutions with the norms that read them.
+
+    Of these each runs once, and nobody else listens.
+    """
     runs: Counter[nn.Module] = Counter()
     made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the map, so that its id is not reused
     found: list[tuple[nn.Conv2d, Any]] = []
@@ -79,11 +83,11 @@ def _pairs(backbone: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any]]:
         )
     ]
     try:
-        backbone(image)
+        maps: Mapping[str, Tensor] = backbone(image)
     finally:
         for hook in hooks:
             hook.remove()
-    return [(conv, norm) for conv, norm in found if runs[conv] == runs[norm] == 1]
+    return maps, [(conv, norm) for conv, norm in found if runs[conv] == runs[norm] == 1]
 
 
 def is_fixed_norm(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pkgutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -46,6 +47,14 @@ class Fork:
 
     def said(self) -> str:
         return self.log.read_text()
+
+    def until(self, log: Path, text: str) -> None:
+        """Wait until the log of its run holds this text; it may not end before."""
+        deadline = time.monotonic() + 120
+        while not (log.is_file() and text in log.read_text()):
+            assert self.poll() is None, self.said()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def poll(self) -> int | None:
         return self._process.exitcode

@@ -151,12 +151,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tiny, tmp_path):
     run = tmp_path / "killed"
     command = ["train-cls", "--config", config, "--run", run, *more]
     process = Fork(command, tmp_path / "said.log")
-    log = run / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and '"epoch": 1' in log.read_text()):
-        assert process.poll() is None, process.said()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process.until(run / "log.jsonl", '"epoch": 1')
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert train(config, run, *more, "--resume") == 0

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -86,14 +85,9 @@ def test_data_workers_change_nothing(tiny, tmp_path):
 
 def kill_in_the_middle(config, run, *more):
     """Train in a process of its own, and kill it in the second of four epochs of three steps."""
-    said = run.with_suffix(".log")
-    process = Fork(["train", "--config", config, "--run", run, *more], said)
-    log = run / "log.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and '"step": 4' in log.read_text()):
-        assert process.poll() is None, process.said()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    command = ["train", "--config", config, "--run", run, *more]
+    process = Fork(command, run.with_suffix(".log"))
+    process.until(run / "log.jsonl", '"step": 4')
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     reached = read_checkpoint(run / "last.pt")["training"]["progress"]["step"]
@@ -163,10 +157,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, tmp_path, stop):
     longer = ["--train.epochs", "200", "--data.workers", "1"]
     command = ["train", "--config", tiny(), "--run", run, *longer]
     process = Fork(command, tmp_path / "said.log")
-    deadline = time.monotonic() + 120
-    while not (run / "log.jsonl").is_file() or not (run / "log.jsonl").read_text():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    process.until(run / "log.jsonl", "step")
     if stop == signal.SIGINT:
         os.killpg(process.pid, stop)  # as a terminal does, to the loader's process as well
     else:

@@ -149,6 +149,26 @@ def test_frozen_norm_computes_what_the_trained_norm_would():
     assert torch.allclose(trained.eval()(x)["c5"], frozen.train()(x)["c5"], atol=1e-4)
 
 
+def test_frozen_norms_of_timm_keep_their_activations():
+    torch.manual_seed(0)
+    name = "timm/tf_efficientnet_lite0"
+    trained = build_backbone(name).eval()
+    for norm in trained.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            for values in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+                torch.nn.init.uniform_(values, 0.5, 2)
+    frozen = build_backbone(name, frozen_norm=True)
+    state = {k: v for k, v in trained.state_dict().items() if "num_batches" not in k}
+    frozen.load_state_dict(state)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        theirs, ours = trained(images), frozen.train()(images)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in frozen.modules())
+    assert not any(isinstance(m, FrozenBatchNorm2d) for m in frozen.modules())  # it has none
+    for stage, was in theirs.items():
+        assert torch.allclose(ours[stage], was, rtol=1e-4, atol=1e-4 * float(was.abs().max()))
+
+
 def test_frozen_stages_are_trained_in_no_way():
     backbone = build_backbone("resnet18", frozen_stages=2).train()
     frozen = ("stages.stem", "stages.c2", "stages.c3")
