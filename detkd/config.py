@@ -57,7 +57,8 @@ class ModelConfig:
         backbone: resnet18|34|50|101, vgg11|16 (batch norm), vgg11|16_plain, mobilenet_v2,
             mobilenet_v3_small|large, shufflenet_v2_x0_5|x1_0, squeezenet, timm/NAME, shallow_xW or
             shallow_xW_dD (width W, D blocks a stage), NAME@c3 (the stages of NAME up to c3).
-        weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
+        weights: start of the backbone: 'imagenet' (downloaded), a file of weights, a checkpoint of
+            detkd, or none.
         frozen_stages: how many stages, from the image on, are not trained.
         frozen_norm: keep the backbone's batch norm statistics and scales as they are.
         neck: fpn, light_fpn (depthwise-separable), bare_fpn (sums without a convolution behind
@@ -393,7 +394,8 @@ class ClassifierConfig:
         backbone: resnet18|34|50|101, vgg11|16 (batch norm), vgg11|16_plain, mobilenet_v2,
             mobilenet_v3_small|large, shufflenet_v2_x0_5|x1_0, squeezenet, timm/NAME, shallow_xW or
             shallow_xW_dD.
-        weights: start of the backbone: 'imagenet' (downloaded), a file, or none.
+        weights: start of the backbone: 'imagenet' (downloaded), a file of weights, a checkpoint of
+            detkd, or none.
         frozen_stages: how many stages, from the image on, are not trained.
         attention: behind each stage: none, cbam (channels, then cells) or eca (channels).
         convolutions: full; grouped (with `groups`, and channels shuffled behind them) or depthwise

@@ -36,6 +36,7 @@ def run_detector(
     experiment: Experiment, *, folder: str | None = None, resume: bool = False
 ) -> RunFolder:
     """Train, judge the best checkpoint, and say where everything lies; the run folder."""
+    from detkd.data.dataset import digest_of_sides
     from detkd.distill.distiller import Distiller
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
@@ -58,7 +59,8 @@ def run_detector(
     first = fabric.is_global_zero  # of several processes, the one that writes
     with run.alone() if first else nullcontext():
         if first:
-            run.open(experiment, resume=resume)
+            learned = digest_of_sides(experiment.data.train, experiment.data.val)
+            run.open(experiment, resume=resume, data=learned)
         if isinstance(trainable, Distiller) and first:
             print("\n".join(trainable.lines()))
         if distill:

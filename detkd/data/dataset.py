@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ from detkd.data.formats.coco import image_root
 from detkd.data.images import leaves_root
 from detkd.data.mixing import View, overlay, paste_cells
 from detkd.errors import ConfigError, DataError
+from detkd.files import digest_of_tree, write_with
 from detkd.pixels import Levels, eight_bit, levels_of, page_of, read_pixels
 
 # One thread a process: the loader's workers and torch's own threads share the cores.
@@ -85,6 +88,41 @@ def read_coco(path: str | Path) -> dict[str, Any]:
     return document
 
 
+def name_below(said: object, path: str | Path) -> PurePosixPath:
+    """The name of an image in the COCO file `path`, which lies below the image root.
+
+    Raises:
+        DataError: it would lie elsewhere.
+    """
+    name = PurePosixPath(str(said))
+    if leaves_root(name) or "\\" in str(name) or "\0" in str(name):
+        raise DataError(
+            f"{path}: image name {str(name)!r} leaves the image root; make it relative to that, or "
+            "convert the data set again."
+        )
+    return name
+
+
+TOLD_OF_AN_IMAGE = ("id", "file_name", "width", "height")
+
+
+def digest_of_coco(document: Mapping[str, Any]) -> str:
+    """Digest of a COCO file's images, boxes and classes.
+
+    Of the images only what decides what is learned and judged: which sample each is of may be added
+    to them later.
+    """
+    images = [[image.get(key) for key in TOLD_OF_AN_IMAGE] for image in document["images"]]
+    return digest_of_tree([images, document["annotations"], document["categories"]])
+
+
+def digest_of_sides(*sides: str | Path) -> str | None:
+    """Digest of what COCO files hold, as `digest_of_coco`; None where one is not there."""
+    if not all(Path(side).is_file() for side in sides):
+        return None
+    return digest_of_tree([digest_of_coco(read_coco(side)) for side in sides])
+
+
 class CocoDataset(Dataset[tuple[Tensor, Target]]):
     """Images and targets of a COCO file.
 
@@ -146,12 +184,7 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
     def _find_images(self, skip_missing: bool) -> None:
         missing = []
         for image in self.truth["images"]:
-            name = PurePosixPath(str(image["file_name"]))
-            if leaves_root(name) or "\\" in str(name):
-                raise DataError(
-                    f"{self.path}: image name '{name}' leaves the image root {self.image_root}; "
-                    "convert the data set again."
-                )
+            name = name_below(image["file_name"], self.path)
             if not page_of(self.image_root / name)[0].is_file():
                 missing.append(image)
         if missing and not skip_missing:
@@ -274,15 +307,16 @@ class CocoDataset(Dataset[tuple[Tensor, Target]]):
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{self.image_size}"
         key += f"|{self.levels}" if self.levels else ""
         kept = self.cache_dir / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.npz"
-        if kept.is_file():
-            with np.load(kept, allow_pickle=False) as stored:
-                return stored["image"], tuple(stored["size"].tolist())
+        damaged = (OSError, EOFError, ValueError, KeyError, BadZipFile)  # then it is made anew
+        with suppress(*damaged), np.load(kept, allow_pickle=False) as stored:
+            return stored["image"], tuple(stored["size"].tolist())
         image, size = self._from_file(path)
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
-        # Several workers may write the same image: each its own file, the last rename wins.
-        with tempfile.NamedTemporaryFile(dir=self.cache_dir, delete=False) as stream:
-            np.savez(stream, image=image, size=np.array(size))
-        Path(stream.name).replace(kept)
+        # Several workers may write the same image: each its own file, the last rename wins. A full
+        # disk ends no training.
+        with suppress(OSError):
+            write_with(
+                kept, lambda stream: np.savez(stream, image=image, size=np.array(size)), sync=False
+            )
         return image, size
 
 

@@ -59,8 +59,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         keys = self._keys()
         for batch in range(self.first, len(self)):
             start = (batch * self.world_size + self.rank) * self.batch_size
-            frames = [(index, self._draw(index)) for index in self._frames(batch)]
-            yield keys[start : start + self.batch_size] + frames
+            yield keys[start : start + self.batch_size] + self._frames(batch)
 
     def _keys(self) -> list[tuple[int, int]]:
         """The annotated images of the epoch in order; one that comes twice is drawn anew."""
@@ -76,22 +75,28 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             seen[index] += 1
         return keys
 
-    def _frames(self, batch: int) -> list[int]:
+    def _frames(self, batch: int) -> list[tuple[int, int]]:
         """The next frames without annotations; each is drawn once before any is drawn again."""
-        turn = (self.epoch * len(self) + batch) * self.world_size + self.rank
+        if not self.frames_a_batch:
+            return []
+        epoch = self.epoch * len(self) * self.world_size  # of what comes first in it
+        turn = epoch + batch * self.world_size + self.rank
         places = range(turn * self.frames_a_batch, (turn + 1) * self.frames_a_batch)
-        rounds = {place // self.frames for place in places} if self.frames else set()
         orders = {
             each: np.random.default_rng([self.seed, each, 1]).permutation(self.frames)
-            for each in rounds
+            for each in {place // self.frames for place in places}
         }
-        return [
-            self.images + int(orders[place // self.frames][place % self.frames]) for place in places
-        ]
+        begun = epoch * self.frames_a_batch // self.frames
+        keys = []
+        for round_, at in (divmod(place, self.frames) for place in places):
+            index = self.images + int(orders[round_][at])
+            keys.append((index, self._draw(index, round_ - begun)))
+        return keys
 
     def _draw(self, index: int, again: int = 0) -> int:
-        turn = f"view {self.epoch % self.views}" if self.views else f"{self.seed}/{self.epoch}"
-        if again and not self.views:
-            turn += f"/{again}"
+        """The draw of an image in this epoch; another one where it comes `again` in it."""
+        turn = f"{self.seed}/{self.epoch}" + (f"/{again}" if again else "")
+        if self.views:
+            turn = f"view {(self.epoch + again) % self.views}"
         key = f"{turn}/{index}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")

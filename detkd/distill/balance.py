@@ -11,6 +11,7 @@ from torch import Tensor, nn
 Kind = Literal["fixed", "auto", "surgery"]
 EVERY = 50  # steps between two measurements, where they only tell
 SLOWNESS = 0.8  # of the factors in the running mean of `auto`
+SCALE = 2.0**10  # of what is differentiated: small gradients are lost in half precision (fp16)
 NEVER = -1  # the step at which a term was measured that has not been
 
 
@@ -26,7 +27,7 @@ class Balance(nn.Module):
       2018, without its learned part);
     - surgery: a term whose gradient points against the task's (a negative inner product) is left
       out of this step, as in Student Customized KD (Zhu and Wang, ICCV 2021). It costs a backward
-      pass through neck and heads each step.
+      pass through neck and heads of the task and of each term, at each step.
 
     A term is measured at the first step at which it and the task both count, and from then on no
     more often than every 50 of its steps. `pulls` holds what was measured last, by the place of the
@@ -97,10 +98,10 @@ def _pull(loss: Tensor | None, taps: Sequence[Tensor]) -> Tensor:
     """The gradient at the backbone's outputs as one vector; zeros where a loss does not reach."""
     found: Sequence[Tensor | None] = [None] * len(taps)
     if loss is not None and loss.requires_grad:
-        found = torch.autograd.grad(loss, taps, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(SCALE * loss, taps, retain_graph=True, allow_unused=True)
     return torch.cat(
         [
-            (torch.zeros_like(tap) if gradient is None else gradient).flatten().float()
+            (torch.zeros_like(tap) if gradient is None else gradient).flatten().float() / SCALE
             for tap, gradient in zip(taps, found, strict=True)
         ]
     )

@@ -49,8 +49,8 @@ class Distiller(Teaching[Detector]):
     A term's loss is the mean over its features, times its weight; it appears as `pkd@p3`. The
     teacher is in evaluation mode, without gradients, and read once a step on the very tensors
     that the student sees, or not at all when no term is on; it is not part of the state that is
-    saved. While the annotations do not count and no term that is on asks for a head, the student's
-    heads do not run either. An image whose target has the key `unlabelled` has no annotations: the
+    saved. Where neither labels count nor a term that is on asks for a head, the student's heads do
+    not run either. An image whose target has the key `unlabelled` has no annotations: the
     teacher's boxes say which proposals are looked at, and the terms compare the two networks there
     as everywhere. Annotated images and others count by their numbers, in the terms and, where the
     teacher's boxes are labels, in the task. In evaluation the distiller is the student.
@@ -131,22 +131,24 @@ class Distiller(Teaching[Detector]):
         alone = int(self.step) < self.task_from * self.steps
         asked = any(term.reads_heads for term, weight in zip(terms, weights, strict=True) if weight)
         heads = not alone or asked or bool(self.plan.joint)
+        labels_there = self.pseudo is not None and not alone
+        heads_there = labels_there or asked or bool(self.plan.joint)
         labelled, frames = split_batch(images, targets)
         seen = []
         if labelled:
             seen.append(
                 self._see([images[at] for at in labelled], [targets[at] for at in labelled], heads)
             )
-        if frames and (any(weights) or (self.pseudo is not None and not alone) or not labelled):
+        if frames and (any(weights) or labels_there or not labelled):
             seen.append(
                 self._see_frames(
-                    [images[at] for at in frames], [targets[at] for at in frames], heads
+                    [images[at] for at in frames], [targets[at] for at in frames], heads_there
                 )
             )
         losses = _task(seen)
         if alone:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
-        if not heads:
+        if not (heads if labelled else heads_there):
             losses = self._idle_heads(seen)
         found = self._compare(seen, terms, weights) if any(weights) else [{} for _ in terms]
         taps = [
@@ -203,9 +205,9 @@ class Distiller(Teaching[Detector]):
         batch, _ = self.teacher.transform(images, None)
         maps = self._ask(images, targets, padded_size(batch), batch)
         sure = SEEN if self.pseudo is None else self.pseudo
-        found, uncertain = boxes_of_teacher(
-            self.teacher, images, batch, maps, sure, min(self.ignore, sure)
-        )
+        # Where its boxes are no labels, what it is unsure of is what the terms have to tell.
+        unsure = sure if self.pseudo is None else min(self.ignore, sure)
+        found, uncertain = boxes_of_teacher(self.teacher, images, batch, maps, sure, unsure)
         self.teacher.train(bool(self.plan.joint))
         with ignoring(self.student, uncertain):
             reading, task = self._read(images, found, heads)

@@ -75,8 +75,11 @@ def ignoring(student: Detector, uncertain: Sequence[Tensor]) -> Iterator[None]:
     def unless_touching(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
         for each, label, avoid in zip(boxes, labels, uncertain, strict=True):
             if len(avoid):
-                touches = box_iou(each, avoid.to(each.dtype)).amax(1) >= TOUCHING
-                label[touches & (label == 0)] = -1
+                overlaps = box_iou(each, avoid.to(each.dtype)).amax(1)
+                left_out = torch.where((overlaps >= TOUCHING) & (label == 0))[0]
+                if len(left_out) == int((label >= 0).sum()):  # a mean needs an example
+                    left_out = left_out[overlaps[left_out].argsort()[1:]]
+                label[left_out] = -1
 
     def to_anchors(boxes: Any, targets: Any) -> Any:
         labels, matched = anchors(boxes, targets)

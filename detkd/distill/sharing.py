@@ -198,8 +198,8 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
     if cut[0] != cut[1]:
         raise ConfigError(
             f"cannot share the RoI head: the teacher's RoI features are {cut[1]}, the student's "
-            f"{cut[0]}. Give both the same model.roi_features, roi_channels and roi_size, or set "
-            "distill.heads.roi_heads: none."
+            f"{cut[0]}. Give both the same model.roi_features, roi_channels, roi_size and "
+            "roi_scale, or set distill.heads.roi_heads: none."
         )
     ends = [d.config.classifier for d in (student, teacher)]
     if ends[0] != ends[1]:
@@ -214,7 +214,8 @@ def _check(student: Detector, teacher: Detector, shared: list[str]) -> None:
 def _roi_features(model: ModelConfig) -> str:
     """What the RoI head sees of a proposal, in words."""
     values = model.neck_channels if model.roi_features == "plain" else model.roi_channels
-    return f"{model.roi_features} ({values} x {model.roi_size} x {model.roi_size})"
+    cells = f"{values} x {model.roi_size} x {model.roi_size}"
+    return f"{model.roi_features} ({cells}, objects of {model.roi_scale:g} px from p4)"
 
 
 def _modules(keys: list[str]) -> list[str]:

@@ -32,7 +32,7 @@ from detkd.files import digest_of_tree
 from detkd.models.class_heads import Exit
 from detkd.models.classifier import Classifier, build_classifier, classifier_from
 from detkd.models.network import Network
-from detkd.models.weights import read_checkpoint
+from detkd.models.weights import levels_in, read_checkpoint
 
 SCORES = ("balanced_accuracy", "top1")  # the first decides which epoch is the best
 FAR_BELOW = 0.5  # share of the recorded score under which a teacher is not believed
@@ -146,6 +146,7 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
     Raises:
         DataError: images that cannot be used, or a division that cannot be made.
         ConfigError: an augmentation that does not exist.
+        CheckpointError: a teacher that cannot be read.
     """
     data, sides = experiment.data, sides_of(experiment.data)
     empty = [name for name, count in sides.train.counts.items() if not count]
@@ -155,6 +156,8 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
             "few groups. Leave it out (data.leave_out), or divide otherwise (data.split_seed)."
         )
     levels = sides.train.levels
+    if experiment.distill:  # 16 bits are mapped as the teacher saw them
+        levels = levels_in(read_checkpoint(experiment.distill.teacher)) or levels
     train_set = ClassDataset(
         sides.train,
         image_size=data.image_size,

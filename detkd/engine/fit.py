@@ -90,6 +90,7 @@ def fit(
     steps = all_steps(train, len(sampler))
 
     distill = experiment.distill
+    task_from = getattr(distill, "task_from", 0.0)
     watch = Watch(train.warmup) if distill and distill.balance != "auto" else None
 
     def save_last() -> None:
@@ -169,7 +170,9 @@ def fit(
                 display.judging()
                 metrics = judge(average.network if average else trainable.network)
                 score = metrics[scores[0]] if metrics[scores[0]] is not None else 0.0
-                if score > progress.best:
+                # While a student learns from its teacher alone, its score says little: the newest
+                # weights are kept, and no patience is lost.
+                if score > progress.best or progress.step - 1 < task_from * steps:
                     progress.best, progress.best_epoch = score, progress.epoch
                     save_checkpoint(run.best, state, experiment, classes, resumable=False)
                 log.write(

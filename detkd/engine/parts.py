@@ -33,22 +33,33 @@ from detkd.evaluation.plots import plot_all
 from detkd.evaluation.results import check_truth
 from detkd.files import write_json
 from detkd.models.detector import Detector, build_detector
+from detkd.models.weights import levels_in, read_checkpoint
 
 
 def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
     """Training and validation data; where anchors are to be fitted, the config gets their sizes.
 
-    A student takes the teacher's anchors, so that it can share its heads.
+    A student takes the teacher's anchors, so that it can share its heads, and sees what the teacher
+    saw of 16-bit images.
 
     Raises:
         DataError: files that cannot be used, or classes that differ between the two.
-        ConfigError: frames without annotations, and no teacher to speak on them.
+        ConfigError: frames without annotations, and no teacher to speak on them; or none, and its
+            boxes are to be labels there.
+        CheckpointError: a teacher that cannot be read.
     """
-    data, model = experiment.data, experiment.model
-    if data.unlabelled and not (experiment.distill and experiment.distill.losses):
+    data, model, distill = experiment.data, experiment.model, experiment.distill
+    speaks = distill and (distill.losses or distill.pseudo is not None)
+    if data.unlabelled and not speaks:
         raise ConfigError(
             "data.unlabelled: frames without annotations teach only through a teacher; name one "
-            "in distill.teacher, with terms in distill.losses."
+            "in distill.teacher, with terms in distill.losses, or a score in distill.pseudo from "
+            "which its boxes are labels."
+        )
+    if distill and distill.pseudo is not None and not data.unlabelled:
+        raise ConfigError(
+            "distill.pseudo: the teacher's boxes are labels of frames without annotations, and "
+            "data.unlabelled names none; name some, or leave distill.pseudo out."
         )
     if data.unlabelled and not data.unlabelled_share:
         raise ConfigError(
@@ -64,15 +75,20 @@ def open_data(experiment: Experiment) -> tuple[CocoDataset, CocoDataset]:
             f"{data.val}: its classes are not those of {data.train} ({what}); "
             "convert both with the same --classes."
         )
+    # 16 bits are mapped alike on every side, and as the teacher saw them.
+    if distill:
+        teacher = read_checkpoint(distill.teacher)
+        train_set.levels = levels_in(teacher) or train_set.levels
+    val_set.levels = train_set.levels or val_set.levels
     boxes = train_set.box_sizes()
     # Features alone can be learned from images without any box.
-    alone = bool(experiment.distill and experiment.distill.task_from >= 1)
+    alone = bool(distill and distill.task_from >= 1)
     if not len(boxes) and not alone:
         raise DataError(f"{train_set.path}: holds no box to be learned from; name another file.")
     if not len(val_set.box_sizes()):
         raise DataError(f"{val_set.path}: holds no box to be judged on; name another file.")
-    if model.anchor_sizes == "fit" and experiment.distill:
-        model.anchor_sizes = _anchors_of_teacher(experiment.distill.teacher, model)
+    if model.anchor_sizes == "fit" and distill:
+        model.anchor_sizes = _anchors_of_teacher(distill.teacher, model)
     if model.anchor_sizes == "fit":
         if not len(boxes):
             raise ConfigError(
@@ -149,7 +165,7 @@ def build_loader(dataset: CocoDataset, experiment: Experiment, fabric: Fabric) -
 def _with_frames(dataset: CocoDataset, experiment: Experiment) -> WithFrames:
     data = experiment.data
     source = Path(str(data.unlabelled))
-    document, root = frames_of(source, [dataset, _dataset(data, data.val, "none")])
+    document, root, unread = frames_of(source, [dataset, _dataset(data, data.val, "none")])
     frames = CocoDataset(
         source,
         images=root,
@@ -159,7 +175,8 @@ def _with_frames(dataset: CocoDataset, experiment: Experiment) -> WithFrames:
         document=document,
         mark_views=keeps_views(experiment),
     )
-    print(f"{len(frames)} frames without annotations of {source}")
+    left_out = f"; {len(unread)} cannot be read, the first is {unread[0]}" if unread else ""
+    print(f"{len(frames)} frames without annotations of {source}{left_out}")
     return WithFrames(dataset, frames)
 
 
@@ -211,7 +228,7 @@ def _build_cache(
     views = data.views or _views(data)
     size = cache.plan(len(loader.dataset), views, (side, side))  # type: ignore[arg-type]
     print(
-        f"the teacher's features of all views take up to {size / 2**30:.2f} GiB in {cache.folder}"
+        f"the teacher's features of all views take about {size / 2**30:.2f} GiB in {cache.folder}"
     )
     return cache
 

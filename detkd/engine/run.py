@@ -43,16 +43,24 @@ class RunFolder:
         self.metrics = self.path / "metrics.json"
         self.predictions = self.path / "predictions.json"
         self.plots = self.path / "plots"
+        self.data = self.path / "data.txt"
 
-    def open(self, experiment: AnyExperiment, *, resume: bool) -> None:
+    def open(self, experiment: AnyExperiment, *, resume: bool, data: str | None = None) -> None:
         """Begin a run, or go on with one.
+
+        `data` is a digest of the images and boxes for training and validation.
 
         Raises:
             ConfigError: the folder holds a run already and `resume` is not asked for, or it is,
-                and the config has become another one.
+                and the config or the data have become others.
         """
         if resume and self.config.is_file():
             self._same(experiment)
+            if not self.learned_from(data):
+                raise ConfigError(
+                    f"{self.path}: the run was begun with other images or boxes for training or "
+                    "validation than there are now; put those back, or begin another with --run."
+                )
         elif self.last.exists() or read_log(self):
             raise ConfigError(
                 f"{self.path}: holds a run already; --resume goes on with it, --run FOLDER "
@@ -61,6 +69,12 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.config, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
         write_atomic(self.path / "environment.txt", environment())
+        if data and not self.last.exists():
+            write_atomic(self.data, data)
+
+    def learned_from(self, data: str | None) -> bool:
+        """Whether the run was begun with this data, as far as it is known of both."""
+        return not data or not self.data.is_file() or self.data.read_text() == data
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -26,14 +26,16 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from detkd.config import AnyExperiment
+from detkd.config import AnyExperiment, Experiment
+from detkd.data.dataset import digest_of_sides
 from detkd.engine.figures import KINDS, Kind
-from detkd.engine.run import FREE_KEYS, NEW_KEYS
+from detkd.engine.run import FREE_KEYS, NEW_KEYS, RunFolder
 from detkd.errors import ConfigError
 from detkd.files import digest_of_tree, write_atomic
 
@@ -93,7 +95,8 @@ class Task:
     """One training: the arguments of its command, and the training that has to be done first.
 
     `settings` is a digest of all that decides about its weights, the seed apart; `frames` are those
-    without annotations that it learns from, if there are any.
+    without annotations that it learns from, if there are any; `data` is a digest of what a detector
+    learns from and is judged on, as far as it is there.
     """
 
     row: str
@@ -104,6 +107,7 @@ class Task:
     after: Task | None = None
     command: str = "train"
     frames: str | None = None
+    data: str | None = None
 
     @property
     def done(self) -> bool:
@@ -114,7 +118,8 @@ class Task:
         """Write its settings into the run folder, or compare them with those that are there.
 
         Raises:
-            ConfigError: the folder holds a run of other settings, or one that no study has begun.
+            ConfigError: the folder holds a run of other settings or data, or one that no study has
+                begun.
         """
         note = self.run / SETTINGS
         if self.run.is_dir() and not note.is_file():
@@ -127,6 +132,12 @@ class Task:
             raise ConfigError(
                 f"{self.run}: holds a run of other settings than row '{self.row}' has now; move it "
                 "away, or give the row another name."
+            )
+        if not RunFolder(self.run).learned_from(self.data):
+            raise ConfigError(
+                f"{self.run}: row '{self.row}' was trained with other images or boxes for training "
+                "or validation than there are now; put those back, or move the run away to train "
+                "it anew."
             )
         write_atomic(note, self.settings)
 
@@ -188,6 +199,7 @@ def plan(
         ConfigError: a row that does not exist, or teachers that wait for each other.
     """
     tasks: dict[tuple[str, int], Task] = {}
+    digest = cache(digest_of_sides)
 
     def add(name: str, seed: int, waiting: tuple[str, ...]) -> Task:
         if name not in study.rows:
@@ -212,7 +224,12 @@ def plan(
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
         settings = _settings(experiment, _taught_by(study, after))
         frames = getattr(experiment.data, "unlabelled", None)  # of detectors
-        tasks[name, seed] = Task(name, seed, run, arguments, settings, after, study.command, frames)
+        learned = None
+        if isinstance(experiment, Experiment):  # a classifier's checkpoint knows its own
+            learned = digest(experiment.data.train, experiment.data.val)
+        tasks[name, seed] = Task(
+            name, seed, run, arguments, settings, after, study.command, frames, learned
+        )
         return tasks[name, seed]
 
     for seed in seeds:

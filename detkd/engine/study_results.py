@@ -10,14 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detkd.data.dataset import read_coco
+from detkd.data.dataset import digest_of_coco, read_coco
 from detkd.engine.figures import Line
 from detkd.engine.study import AT, SETTINGS, Study, Task, line_of, row_of
 from detkd.errors import ConfigError
 from detkd.evaluation.paired import holm
-from detkd.files import digest_of, digest_of_tree, locked, write_json
-
-JUDGED_OF_AN_IMAGE = ("id", "file_name", "width", "height")
+from detkd.files import digest_of, locked, write_json
 
 
 class Results:
@@ -25,7 +23,8 @@ class Results:
 
     `{"rows": {name: {"seeds": [...], "test_map": [one a seed], ..., "settings", "command"}}}`.
     What it holds need not be run again, even where the run folder is gone; a row whose settings
-    have changed begins anew.
+    have changed begins anew, as does one whose images or boxes have, where it says which it had
+    ("data").
     """
 
     def __init__(self, study: Study) -> None:
@@ -63,7 +62,7 @@ class Results:
     def holds(self, task: Task) -> bool:
         """Whether this training's figures are there, those of the test among them."""
         row = self.rows.get(task.row, {})
-        if row.get("settings") != task.settings or task.seed not in row["seeds"]:
+        if not _is_of(row, task) or task.seed not in row["seeds"]:
             return False
         return (
             self.test is None
@@ -78,7 +77,7 @@ class Results:
 
     def _add(self, task: Task, found: dict[str, Any]) -> None:
         row = self.rows.get(task.row)
-        if row is None or row["settings"] != task.settings:
+        if row is None or not _is_of(row, task):
             row = {"seeds": [], **{key: [] for key in self.a_seed}}
         at = sum(seed < task.seed for seed in row["seeds"])
         if task.seed not in row["seeds"]:
@@ -96,6 +95,8 @@ class Results:
             known = each.get("paired", [])
             _put(each, "paired", [one for one in known if row_of(one["against"]) != task.row])
         row["settings"] = task.settings
+        if task.data:
+            row["data"] = task.data
         row["command"] = self._command([task.row], " ".join(map(str, row["seeds"])))
         self.rows[task.row] = row
         order = {name: at for at, name in enumerate(self.study.rows)}
@@ -323,13 +324,12 @@ def _difference(line: dict[str, Any]) -> str:
     return f"{line['difference']:+.3f}{between}"
 
 
-def _digest_of(test: Path | None) -> str | None:
-    """Digest of a test's images, boxes and classes; None where it is not there.
+def _is_of(row: dict[str, Any], task: Task) -> bool:
+    """Whether a row's figures are of the settings and data that this training has now."""
+    same = not (row.get("data") and task.data) or row["data"] == task.data
+    return bool(row.get("settings") == task.settings and same)
 
-    Of the images only what is judged: which sample each is of may be added to them later.
-    """
-    if test is None or not test.is_file():
-        return None
-    document = read_coco(test)
-    images = [[image.get(key) for key in JUDGED_OF_AN_IMAGE] for image in document["images"]]
-    return digest_of_tree([images, document["annotations"], document["categories"]])
+
+def _digest_of(test: Path | None) -> str | None:
+    """Digest of a test's images, boxes and classes; None where it is not there."""
+    return digest_of_coco(read_coco(test)) if test and test.is_file() else None

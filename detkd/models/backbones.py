@@ -16,7 +16,7 @@ from torchvision import models
 
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.shallow import shallow_stages
-from detkd.models.weights import download, load_weights
+from detkd.models.weights import download, is_checkpoint, load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
@@ -177,7 +177,8 @@ def build_backbone(
 ) -> Backbone:
     """The backbone called `name` (see `ModelConfig.backbone`).
 
-    `weights` is None (random), 'imagenet' (downloaded by the library) or a local file.
+    `weights` is None (random), 'imagenet' (downloaded by the library) or a local file: of published
+    weights, or a checkpoint of detkd, whose backbone it begins as.
 
     Raises:
         ConfigError: no such backbone or stage, or no weights for it.
@@ -186,10 +187,14 @@ def build_backbone(
     name, _, last = name.partition("@")
     if last and last not in STRIDES:
         raise ConfigError(f"model.backbone: no stage '{last}'; there are {', '.join(STRIDES)}.")
+    begun = weights if weights not in (None, "imagenet") and is_checkpoint(str(weights)) else None
+    published = None if begun else weights
     if name.startswith("timm/"):
-        backbone: Backbone = _timm_backbone(name.removeprefix("timm/"), weights, last)
+        backbone: Backbone = _timm_backbone(name.removeprefix("timm/"), published, last)
     else:
-        backbone = _staged_backbone(name, weights, last)
+        backbone = _staged_backbone(name, published, last)
+    if begun:
+        load_weights(backbone, begun)
     if frozen_norm:
         from timm.utils.model import freeze_batch_norm_2d
 

@@ -66,6 +66,9 @@ def rare_at_first(layer: nn.Linear) -> None:
 class BoxPredictor(nn.Module):
     """Class logits [R, K+1], or [R, K] for sigmoids, and box deltas [R, 4(K+1)] of RoI features.
 
+    Both in single precision, whatever the features' is: boxes are decoded in that of their deltas,
+    and half precision counts the px of a frame in steps of two.
+
     Raises:
         ConfigError: another classifier than these two.
     """
@@ -81,7 +84,7 @@ class BoxPredictor(nn.Module):
             rare_at_first(self.cls_score)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls_score(x), self.bbox_pred(x)
+        return self.cls_score(x).float(), self.bbox_pred(x).float()
 
 
 class SigmoidRoIHeads(RoIHeads):

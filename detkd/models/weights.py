@@ -76,6 +76,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file of weights is a checkpoint that detkd wrote.
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    return set(CHECKPOINT_KEYS) <= read_tensors(path).keys()
+
+
 def levels_in(checkpoint: dict[str, Any]) -> Levels | None:
     """The 16-bit levels of the images that its network was trained on."""
     said = checkpoint.get("sixteen_bit")
@@ -154,15 +163,22 @@ def download(url: str) -> Path:
 
 
 def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...] = ()) -> None:
-    """Load ImageNet weights from a file into `module`, all of them or none.
+    """Load weights from a file into `module`, all of them or none.
 
-    Counters of batch norm may be missing; keys that begin with one of `unused` (the
-    classifier, layers behind the last stage) may be missing or of any shape.
+    Of a checkpoint that detkd wrote they are its backbone's, a detector's or a classifier's.
+    Counters of batch norm may be missing; keys that begin with one of `unused` (the classifier,
+    layers behind the last stage) may be missing or of any shape.
 
     Raises:
         CheckpointError: another key is missing, or a shape differs.
     """
     found = read_tensors(path)
+    if set(CHECKPOINT_KEYS) <= found.keys():
+        found = {
+            key.removeprefix("backbone.").removeprefix("body."): value
+            for key, value in found["weights"].items()
+            if key.startswith("backbone.")
+        }
     wanted = module.state_dict()
     needed = {
         key: value

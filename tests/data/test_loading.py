@@ -69,6 +69,18 @@ def test_a_changed_image_is_not_taken_from_the_disk_cache(tmp_path):
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("left", [0, 40, -40])
+def test_a_damaged_file_of_the_disk_cache_is_made_anew(tmp_path, left):
+    path, folder = one(tmp_path), tmp_path / "c"
+    whole = CocoDataset(path, image_size=64, cache="disk", cache_dir=folder)[0][0]
+    (kept,) = folder.iterdir()
+    kept.write_bytes(kept.read_bytes()[:left])
+    for _ in range(2):
+        again = CocoDataset(path, image_size=64, cache="disk", cache_dir=folder)[0][0]
+        assert torch.equal(again, whole)
+    assert list(folder.iterdir()) == [kept]
+
+
 def test_exif_orientation_grey_and_sixteen_bit(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

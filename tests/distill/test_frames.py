@@ -1,6 +1,7 @@
 """Frames without annotations: which are taken, how they are drawn, and what is learned there."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,10 +34,11 @@ def test_frames_for_training_and_validation_are_left_out(scenes, tmp_path):
     train = CocoDataset(scenes / "part.json", image_size=96)
     (scenes / "scenes/JPEGImages/broken.png").write_bytes(b"no image")
     try:
-        of_folder, root = frames_of(train.image_root, [train])
+        of_folder, root, unread = frames_of(train.image_root, [train])
+        assert unread == ["JPEGImages/broken.png"]
         assert root == train.image_root
         assert len(of_folder["images"]) == 7
-        of_file, _ = frames_of(scenes / "all.json", [train])
+        of_file, *_ = frames_of(scenes / "all.json", [train])
         assert {i["file_name"] for i in of_file["images"]} == {
             i["file_name"] for i in of_folder["images"]
         }
@@ -48,10 +50,36 @@ def test_frames_for_training_and_validation_are_left_out(scenes, tmp_path):
         assert target["unlabelled"]
         assert not len(target["boxes"])
         assert torch.equal(image, frames[(0, 1)][0])
-        with pytest.raises(DataError, match="holds no image beside those"):
-            frames_of(root, [CocoDataset(scenes / "all.json", image_size=96)])
+        whole = CocoDataset(scenes / "all.json", image_size=96)
+        with pytest.raises(DataError, match="none of its 1 images beside those"):
+            frames_of(root, [whole])
     finally:
         (scenes / "scenes/JPEGImages/broken.png").unlink()
+    with pytest.raises(DataError, match="holds no image beside those"):
+        frames_of(root, [whole])
+
+
+def test_a_file_of_images_alone_is_enough_for_frames(scenes, tmp_path):
+    images = json.loads((scenes / "all.json").read_text())["images"][:3]
+    listed = scenes / "scenes/JPEGImages/listed.json"
+    try:
+        for broken, said in (("gone.png", 1), ("../all.json", None), ("a\0.png", None)):
+            names = [Path(image["file_name"]).name for image in images] + [broken]
+            listed.write_text(json.dumps({"images": [{"file_name": name} for name in names]}))
+            if said is None:
+                with pytest.raises(DataError, match="leaves the image root"):
+                    frames_of(listed, [])
+                continue
+            document, _, unread = frames_of(listed, [])
+            assert len(document["images"]) == 3 and unread == [broken]
+        listed.write_text(json.dumps({"images": [{"file_name": "x/gone.png"}]}))
+        with pytest.raises(DataError, match=r"none of its 1 images .* the first is .*gone\.png"):
+            frames_of(listed, [])
+        listed.write_text("[]")
+        with pytest.raises(DataError, match="has no list 'images'"):
+            frames_of(listed, [])
+    finally:
+        listed.unlink()
 
 
 def test_every_frame_is_drawn_before_any_is_drawn_again():
@@ -70,6 +98,14 @@ def test_every_frame_is_drawn_before_any_is_drawn_again():
     batches.set_epoch(1, 2)  # gone on with in the middle, it draws the same
     later = [index for batch in batches for index, _ in batch if index >= 10]
     assert later == drawn[15 + 6 : 30]
+
+
+def test_a_frame_that_comes_again_in_an_epoch_is_augmented_anew():
+    for views in (0, 4):
+        batches = EpochBatches(8, 2, seed=0, frames=3, frames_a_batch=2, views=views)
+        batches.set_epoch(5)
+        keys = [key for batch in batches for key in batch if key[0] >= 8]
+        assert len(keys) == 8 and len(set(keys)) == 8
 
 
 def test_two_processes_draw_what_one_with_twice_the_batch_draws():
@@ -129,6 +165,66 @@ def test_anchors_and_proposals_beside_uncertain_boxes_are_no_background(student,
     assert [each.tolist() for each in classes] == [[0, -1, 1, 2], [0, 0, 0, 0]]
     labels, _ = student.rpn.assign_targets_to_anchors(anchors, batch[1])
     assert labels[0].tolist() == [0, 0, 1, 1]
+
+
+def test_a_proposal_is_left_where_all_lie_beside_uncertain_boxes(student):
+    student.train()
+    proposals = [torch.tensor([[10.0, 10, 50, 50], [12, 10, 52, 50]])]
+    nothing, names = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)]
+    with ignoring(student, [torch.tensor([[10.0, 10, 50, 50]])]):
+        _, (labels,) = student.roi_heads.assign_targets_to_proposals(proposals, nothing, names)
+    assert labels.tolist() == [-1, 0]  # the one that touches it least
+
+
+@pytest.mark.parametrize("classifier", ["softmax", "sigmoid"])
+def test_boxes_of_the_teacher_are_not_rounded_to_half_precision(batch, classifier):
+    torch.manual_seed(1)
+    student, teacher = small(classifier=classifier), small(classifier=classifier).eval()
+    teacher.roi_heads.score_thresh = 0.0
+    images, _ = teacher.transform(batch[0])
+    distiller = Distiller(student, teacher, TERMS, pseudo=0.1, ignore=0.05).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = teacher.maps_of(images)
+        targets, uncertain = boxes_of_teacher(teacher, batch[0], images, maps, 0.1, 0.05)
+        losses = distiller(batch[0], unlabelled(batch[1]))
+    for boxes in (*(target["boxes"] for target in targets), *uncertain):
+        assert boxes.dtype == torch.float32
+    boxes = torch.cat([target["boxes"] for target in targets])
+    inside = boxes[(boxes > 0).all(1)]  # those that are cut at the border lie on whole px
+    assert len(inside) and not torch.equal(inside, inside.bfloat16().float())
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("pseudo", [None, 0.5])
+def test_what_the_teacher_is_unsure_of_is_left_out_of_the_labels_alone(
+    student, teacher, batch, monkeypatch, pseudo
+):
+    teacher.roi_heads.score_thresh = 0.0
+    bands = []
+
+    def look(net, uncertain):
+        bands.extend(map(len, uncertain))
+        return ignoring(net, uncertain)
+
+    monkeypatch.setattr("detkd.distill.distiller.ignoring", look)
+    distiller = Distiller(student, teacher, TERMS, pseudo=pseudo, ignore=0.0).train()
+    distiller(batch[0], unlabelled(batch[1]))
+    assert bool(sum(bands)) == (pseudo is not None)
+
+
+def test_heads_rest_on_frames_where_maps_alone_are_compared(student, teacher, batch):
+    distiller = Distiller(student, teacher, [TermConfig("pkd", ["p3"])]).train()
+    ran = []
+    student.roi_heads.box_predictor.register_forward_hook(lambda *_: ran.append("head"))
+    losses = distiller(batch[0] * 2, batch[1] + unlabelled(batch[1]))
+    assert ran == ["head"]  # on the annotated images
+    assert losses["loss_classifier"] > 0 and "pkd@p3" in losses
+    ran.clear()
+    losses = distiller(batch[0], unlabelled(batch[1]))
+    assert not ran and losses["loss_classifier"] == 0
+    labels = Distiller(student, teacher, [TermConfig("pkd", ["p3"])], pseudo=0.5).train()
+    labels(batch[0], unlabelled(batch[1]))
+    assert ran == ["head"]
 
 
 def test_only_the_terms_count_on_frames(student, teacher, batch):
@@ -226,6 +322,13 @@ def test_a_training_with_frames(tiny, scenes, tmp_path, capsys):
     assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 0
     assert "pkd@p3" in read_log(RunFolder(tmp_path / "s"))[0]
 
+    # Hard labels alone, without a term; and a score that nothing is asked for.
+    labels = tiny("labels", data=data, train__epochs=1, distill={**distill, "losses": []})
+    assert launch("train", ["--config", str(labels), "--run", str(tmp_path / "l")]) == 0
+    capsys.readouterr()
+    idle = tiny("idle", distill=distill)
+    assert launch("train", ["--config", str(idle), "--run", str(tmp_path / "i")]) == 2
+    assert "data.unlabelled names none" in capsys.readouterr().err
     plain = tiny("plain", data=data)
     assert launch("train", ["--config", str(plain), "--run", str(tmp_path / "p")]) == 2
     assert "teach only through a teacher" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from detkd.engine.preflight import check_teacher
 from detkd.engine.run import RunFolder, read_log
 from detkd.engine.watch import Watch
 from detkd.errors import UserError
+from detkd.models.weights import read_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -49,9 +50,18 @@ def test_a_teacher_far_below_its_record_stops_the_run(teacher, tiny, scenes, tmp
     assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s"), *trust]) == 0
 
 
-def test_a_teacher_as_good_as_its_record_passes(teacher, scenes):
+def test_a_teacher_as_good_as_its_record_passes(teacher, scenes, monkeypatch):
     dataset = CocoDataset(scenes / "all.json", image_size=96)
-    check_teacher(with_score(teacher, 1e-9 * 0), dataset, 8, CPU)  # without a record, nothing
+    keys = ("image_id", "category_id", "bbox")
+    right = [
+        {**{key: box[key] for key in keys}, "score": 0.9} for box in dataset.truth["annotations"]
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(preflight, "predict", lambda *_, **given: right)  # its mAP is 1
+        check_teacher(with_score(teacher, 1.9), dataset, 12, CPU)
+        with pytest.raises(UserError, match=r"has 1\.000 on 12 images"):
+            check_teacher(with_score(teacher, 2.1), dataset, 12, CPU)
+    check_teacher(with_score(teacher, 0.0), dataset, 8, CPU)  # without a record, nothing
     with pytest.raises(UserError, match="on 3 images"):
         check_teacher(with_score(teacher, 0.9), dataset, 3, CPU)
     check_teacher(with_score(teacher, 0.9), dataset, 0, CPU)
@@ -132,6 +142,28 @@ def test_pulls_are_in_the_log_where_steps_are_of_several_batches(teacher, tiny, 
     assert "pull/pkd" in log[0] and "size/pkd@p3" in log[0]
 
 
+def test_no_epoch_without_the_task_is_the_best_one_or_costs_patience(teacher, tiny, tmp_path):
+    distill = {"teacher": str(teacher), "heads": "none", "task_from": 0.5}
+    distill["losses"] = [{"name": "hint", "at": ["p3"]}]
+    config = tiny("student", distill=distill, train__epochs=6, train__early_stop=1)
+    run = ["--config", str(config), "--run"]
+    assert launch("train", [*run, str(tmp_path / "a")]) == 0
+    log = read_log(RunFolder(tmp_path / "a"))
+    assert max(line["epoch"] for line in log if line["kind"] == "val") > 3
+    assert launch("train", [*run, str(tmp_path / "b"), "--distill.task_from", "1.0"]) == 0
+    best, last = (
+        read_checkpoint(tmp_path / "b" / name)["weights"] for name in ("best.pt", "last.pt")
+    )
+    assert all(torch.equal(best[key], value) for key, value in last.items())
+    # And another run begins with what that one has learned.
+    plain = ["--config", str(tiny("plain", train__lr=0.0, train__ema=0)), "--run"]
+    begins = ["--model.weights", str(tmp_path / "b/best.pt"), "--train.epochs", "1"]
+    assert launch("train", [*plain, str(tmp_path / "c"), *begins]) == 0
+    begun = read_checkpoint(tmp_path / "c/best.pt")["weights"]
+    key = "backbone.body.stages.c3.0.pointwise.0.weight"
+    assert torch.equal(begun[key], best[key])
+
+
 def test_features_are_learned_from_images_without_a_box(teacher, tiny, scenes, tmp_path, capsys):
     tree = json.loads((scenes / "all.json").read_text())
     empty = scenes / "empty.json"
@@ -154,6 +186,11 @@ def test_suggested_weights_give_half_of_the_tasks_pull(teacher, tiny, capsys):
     pull = float(said.split("pull ")[1].split(";")[0])
     weight = float(said.split("weight: ")[1].split()[0])
     assert weight * pull == pytest.approx(0.5, rel=0.06)  # printed with two digits
+    # Whatever weight was typed, it is the same.
+    losses[0]["weight"] = 1.0
+    config = tiny("other", distill={"teacher": str(teacher), "losses": losses, "heads": "none"})
+    assert launch("train", ["--config", str(config), "--suggest-weights"]) == 0
+    assert f"weight: {weight:g}\n" in capsys.readouterr().out
 
     plain = tiny("plain")
     assert launch("train", ["--config", str(plain), "--suggest-weights"]) == 2

@@ -20,6 +20,7 @@ from detkd.engine.study import Row, Study, Task, _settings, plan, read_study
 from detkd.engine.study_results import Results
 from detkd.engine.trainings import devices_given, killing_is_ctrl_c, run_all
 from detkd.errors import ConfigError, DataError
+from detkd.files import write_atomic
 
 NO_HELP = {"description": "", "epilog": ""}
 
@@ -137,6 +138,32 @@ def test_frames_of_the_test_images_are_refused(study, scenes, capsys):
     said = capsys.readouterr().err
     assert "12 of its 12 images are those of" in said and said.count("\n") == 1
     assert not (study / "runs").exists()
+
+
+def test_figures_of_other_boxes_are_not_mixed(study, scenes, tmp_path):
+    document = json.loads((scenes / "all.json").read_text())
+    truth = tmp_path / "train.json"
+    truth.write_text(json.dumps(document))
+    rows = yaml.safe_load((study / "study.yaml").read_text())["rows"]
+    rows["plain"]["set"] = {"data.train": str(truth)}
+    alter(study, rows=rows)
+
+    def task():
+        return plan(read_study(study), [0], resolve, ["plain"])[0]
+
+    before = task()
+    Results(read_study(study)).add(before, {"test_map": 0.5})
+    assert Results(read_study(study)).holds(task())
+    before.claim()
+    write_atomic(before.run / "data.txt", before.data)  # as a training does when it begins
+    document["annotations"].pop()
+    truth.write_text(json.dumps(document))
+    assert not Results(read_study(study)).holds(task())
+    with pytest.raises(ConfigError, match="trained with other images or boxes"):
+        task().claim()
+    truth.unlink()  # where the data is not there, its figures still are
+    assert task().data is None
+    assert Results(read_study(study)).holds(task())
 
 
 def test_figures_of_another_test_are_not_mixed(study, scenes, tmp_path):

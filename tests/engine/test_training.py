@@ -13,9 +13,11 @@ import yaml
 from forks import Fork
 
 from detkd.cli.app import launch
+from detkd.cli.arguments import read_experiment
 from detkd.config import TrainConfig
 from detkd.engine.devices import processes_begun
 from detkd.engine.optimiser import build_optimizer
+from detkd.engine.parts import open_data
 from detkd.engine.predict import open_for_judging
 from detkd.engine.run import RunFolder, read_log
 from detkd.models.detector import Detector
@@ -394,3 +396,33 @@ def test_the_levels_of_deep_images_go_with_the_checkpoint(scenes, tiny, tmp_path
     assert Detector.load(tmp_path / "run/best.pt").levels == (300.0, 20000.0)
     _, dataset = open_for_judging(tmp_path / "run/best.pt", scenes / "all.json")
     assert dataset.levels == (300.0, 20000.0)
+    # In the training, too, on the validation side; and a student sees what its teacher saw.
+    document["info"]["detkd"]["sixteen_bit"] = {"low": 0, "high": 9000}
+    (scenes / "other.json").write_text(json.dumps(document))
+    for distill, levels in (
+        (None, (0.0, 9000.0)),
+        ({"teacher": str(tmp_path / "run/best.pt")}, (300.0, 20000.0)),
+    ):
+        student = tiny("student", distill=distill, data__train=str(scenes / "other.json"))
+        experiment, _ = read_experiment("x", ["--config", str(student)], description="", epilog="")
+        sides = open_data(experiment)
+        assert [side.levels for side in sides] == [levels, levels]
+
+
+def test_a_run_does_not_go_on_with_other_boxes(scenes, tiny, tmp_path, capsys):
+    document = json.loads((scenes / "all.json").read_text())
+    document["info"]["detkd"]["image_root"] = str(
+        os.path.relpath(scenes / document["info"]["detkd"]["image_root"], tmp_path)
+    )
+    truth = tmp_path / "train.json"
+    truth.write_text(json.dumps(document))
+    config = tiny(train__epochs=1, data__train=str(truth))
+    assert train(config, tmp_path / "run") == 0
+    named = [{**image, "sample": "lake"} for image in document["images"]]
+    truth.write_text(json.dumps({**document, "images": named}))
+    assert train(config, tmp_path / "run", "--resume") == 0  # the same images and boxes
+    document["annotations"][0]["bbox"][0] += 1
+    truth.write_text(json.dumps(document))
+    capsys.readouterr()
+    assert train(config, tmp_path / "run", "--resume") == 2
+    assert "was begun with other images or boxes" in capsys.readouterr().err

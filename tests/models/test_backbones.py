@@ -96,6 +96,24 @@ def test_weights_of_a_local_file_are_loaded(tmp_path):
     assert torch.equal(backbone.stages["c5"][-1].conv[2].weight, net.features[17].conv[2].weight)
 
 
+@pytest.mark.parametrize("name", ["shallow_x0.5_d1", "resnet18@c3", "timm/tf_efficientnet_lite0"])
+def test_a_backbone_begins_as_that_of_a_checkpoint(tmp_path, name):
+    torch.manual_seed(0)
+    trained = build_backbone(name)
+    state = trained.state_dict()
+    other = build_backbone(name).state_dict()
+    assert any(not torch.equal(other[key], value) for key, value in state.items())
+    for prefix in ("backbone.body.", "backbone."):  # a detector's, and a classifier's
+        weights = {f"{prefix}{key}": value for key, value in state.items()}
+        weights |= {"head.weight": torch.zeros(1), "backbone.neck.x": torch.zeros(1)}
+        checkpoint = {"version": "1", "config": {}, "classes": [], "weights": weights}
+        torch.save(checkpoint, tmp_path / "best.pt")
+        begun = build_backbone(name, weights=str(tmp_path / "best.pt")).state_dict()
+        assert all(torch.equal(begun[key], value) for key, value in state.items())
+    with pytest.raises(CheckpointError, match="is it the file of another network"):
+        build_backbone("shallow_x2", weights=str(tmp_path / "best.pt"))
+
+
 def test_weights_that_lack_a_layer_or_have_another_shape_are_refused(tmp_path):
     from torchvision.models import resnet18
 

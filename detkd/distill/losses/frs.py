@@ -16,7 +16,8 @@ class FeatureRichness(nn.Module):
 
     where o_t is the objectness that the teacher's RPN gives to the cell's anchors. No annotation
     is needed, and what the annotator forgot counts too. Mean over channels and images. The
-    published 0.002 is of a sum over 256 channels and over levels.
+    published 0.002 is of a sum over 256 channels and over levels. The paper weights the RPN's
+    answers by the same mask, too; here they are a term of their own, `objectness`.
     """
 
     needs_equal_width = True
