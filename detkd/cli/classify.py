@@ -173,14 +173,22 @@ def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float
 
 
 def _write(path: Path, asked: list[Asked], answers: list[Answer], added: Sequence[str]) -> None:
-    """The table: all columns that were there, and those that are `added`."""
+    """The table: all columns that were there, and those that are `added`.
+
+    One that has the name of an added one is called `NAME_before`.
+    """
     from detkd.files import write_atomic
 
-    known_of_any = dict.fromkeys(name for each in asked for name in each.row)
-    columns = [name for name in known_of_any if name not in added]
+    columns = list(dict.fromkeys(name for each in asked for name in each.row))
+    called: list[str] = []
+    for name in columns:
+        as_before = f"{name}_before" if name in added else name
+        while as_before != name and as_before in columns:
+            as_before += "_"
+        called.append(as_before)
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow([*columns, *added])
+    writer.writerow([*called, *added])
     for each, said in zip(asked, answers, strict=True):
         sure = "" if said.probability is None else f"{said.probability:.4f}"
         known = [each.row.get(name, "") for name in columns]

@@ -193,10 +193,9 @@ def _write_cut(
 
 def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
     """The images that it was trained and is judged on."""
-    from detkd.config import ClassDataConfig
-    from detkd.engine.class_parts import sides_as_trained
+    from detkd.engine.class_parts import data_of, sides_as_trained
 
-    config = ClassDataConfig(**checkpoint["config"]["data"])
+    config = data_of(checkpoint, options.checkpoint)
     if options.train_data:
         config.train = str(options.train_data)
     elif not Path(config.train).exists():
@@ -218,16 +217,16 @@ def _images(
     options: argparse.Namespace, network: Classifier, checkpoint: dict[str, Any]
 ) -> tuple[ClassDataset, ClassDataset | None]:
     """The images that are judged, and those of --data whose classes it does not know."""
-    from detkd.config import ClassDataConfig
     from detkd.data.labelled_images import read_labelled
+    from detkd.engine.class_parts import data_of
 
     if not options.data:
         return _dataset(_sides(options, checkpoint).of(options.side), network), None
-    config = ClassDataConfig(**checkpoint["config"]["data"])
+    config = data_of(checkpoint, options.checkpoint)
     other = read_labelled(options.data)
     try:
         other = other.grouped(config.group_pattern, config.group_gap)
-    except DataError:
-        print(f"{options.data}: data.group_pattern matches no name; each image stands alone")
+    except DataError as error:
+        print(f"{error} So each image of {options.data} without a group stands alone.")
     known, foreign = other.known_to(network.classes, options.unknown, options.checkpoint)
     return _dataset(known, network), _dataset(foreign, network) if foreign.images else None

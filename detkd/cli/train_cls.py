@@ -49,6 +49,7 @@ def run_classifier(
         build_class_trainable,
         check_class_teacher,
         check_division,
+        check_lesson,
         open_class_data,
     )
     from detkd.engine.devices import build_fabric
@@ -64,11 +65,12 @@ def run_classifier(
     first = fabric.is_global_zero  # of several processes, the one that writes
     with run.alone() if first else nullcontext():
         if first:
-            run.open(experiment, resume=resume)
-            if run.last.is_file():
+            if resume and run.last.is_file():
                 before = read_checkpoint(run.last)
                 check_division(train_set.division, train_set.data.source, before, run.last)
+            run.open(experiment, resume=resume, data=train_set.division)
         if distill := experiment.distill:
+            check_lesson(experiment.data, train_set.division, distill.teacher)
             check_class_teacher(distill.teacher, val_set, distill.preflight)
         judge = build_class_judge(val_set, experiment)
         fit(trainable, loader, judge, experiment, run, fabric, scores=SCORES, resume=resume)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detkd.data.augment import Augment
-from detkd.data.dataset import Target, load_image, mark_of
+from detkd.data.dataset import Target, UnknownLevelsError, load_image, mark_of
 from detkd.data.labelled_images import LabelledSet, groups_of
 from detkd.errors import DataError
 from detkd.pixels import Levels
@@ -48,7 +48,7 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         randaugment: operations of RandAugment (Cubuk et al., 2020) on top; 0 for none.
         cache: keep decoded images in memory, or not (none).
         mark_views: add the digest of the pixels, by which a view is known when it comes again.
-        levels: what becomes 0 and 255 in 16-bit images; without them, 16 bits are divided by 256.
+        levels: what becomes 0 and 255 in 16-bit images; without them, there may be none.
         division: digest of the sides of which this is one.
 
     Raises:
@@ -91,6 +91,8 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         for at in range(len(self)):
             try:
                 self._load(at)
+            except UnknownLevelsError:
+                raise
             except DataError:
                 broken.append(self.data.images[at].file)
         if broken:
@@ -121,7 +123,7 @@ class ClassDataset(Dataset[tuple[Tensor, Target]]):
         if index in self._kept:
             return self._kept[index]
         path = self.data.root / self.data.images[index].file
-        image, _ = load_image(path, self.image_size, self.levels)
+        image, _ = load_image(path, self.image_size, self.levels, strict=True)
         image = square(image)
         if self.cache == "memory":
             self._kept[index] = image

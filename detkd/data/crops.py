@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import re
@@ -16,10 +17,11 @@ import numpy as np
 
 from detkd.errors import DataError
 from detkd.files import new_folder
-from detkd.pixels import eight_bit, levels_of, read_pixels
+from detkd.pixels import eight_bit, levels_of, page_of, read_pixels
 
 BACKGROUND, UNKNOWN = "background", "unknown"
 TRIES = 50  # places that are looked at for a crop without objects
+LONGEST = 200  # bytes of a name; file systems take 255
 COLUMNS = ("file", "label", "group", "image", "xmin", "ymin", "xmax", "ymax")
 
 
@@ -62,9 +64,10 @@ class Told:
 def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRule) -> Told:
     """Cut the crops into `out`/CLASS/, with a table `out`/crops.csv of file, label and group.
 
-    The group of a crop is its image's sample, or the image where none is named: crops of one
-    image never come on two sides of a split. Crowds are left out, and are no background either; 16
-    bits are mapped as for a detector of this data set. The folder is there complete, or not at all.
+    The group of a crop is its image's sample, or the image file where none is named: crops of one
+    image or stack never come on two sides of a split. Crowds are left out, and are no background
+    either; 16 bits are mapped as for a detector of this data set. The folder is there complete, or
+    not at all.
 
     Raises:
         DataError: `out` exists, a class that does not exist or would be mixed with a made one, a
@@ -99,7 +102,8 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
                 continue
             pixels = cv2.cvtColor(eight_bit(pixels, levels), cv2.COLOR_RGB2BGR)
             sample = image.get("sample")
-            group = image["file_name"] if sample in (None, "") else sample
+            whole = page_of(root / image["file_name"])[0]  # the pages of a stack belong together
+            group = whole.relative_to(root).as_posix() if sample in (None, "") else sample
             stem = _stem(image["file_name"])
             while stem in stems:  # of a/b.png and a_b.png
                 stem += "_"
@@ -217,9 +221,17 @@ def _free_place(
 
 def _plain(label: str) -> str:
     """A class as a folder's name."""
-    return re.sub(r"[^\w.-]+", "_", label).strip("._") or "class"
+    return _short(re.sub(r"[^\w.-]+", "_", label).strip("._") or "class")
 
 
 def _stem(file_name: str) -> str:
     """One name for an image in any folder."""
-    return "_".join(PurePosixPath(file_name).parts).replace(".", "_")
+    return _short("_".join(PurePosixPath(file_name).parts).replace(".", "_"))
+
+
+def _short(name: str) -> str:
+    """A name that a file system takes, with room for a number behind it."""
+    if len(name.encode()) <= LONGEST:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
+    return f"{name.encode()[: LONGEST - 13].decode(errors='ignore')}-{digest}"

@@ -31,21 +31,32 @@ cv2.setNumThreads(0)
 Target = dict[str, Tensor]
 
 
+class UnknownLevelsError(DataError):
+    """An image of 16 bits, and nobody knows what becomes 0 and 255 of them."""
+
+
 def load_image(
-    path: Path, image_size: int, levels: Levels | None = None
+    path: Path, image_size: int, levels: Levels | None = None, *, strict: bool = False
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """RGB image [H, W, 3] uint8 whose longest side is `image_size`, and the file's (height, width).
 
     The displayed frame is used (EXIF orientation is applied); grey becomes RGB, 16 bit is mapped
-    between the data set's `levels`, or divided by 256. `stack.tif#page=2` is the second page of
-    a stack. Training, judging and prediction all come through here.
+    between the data set's `levels`, or divided by 256, which `strict` refuses. `stack.tif#page=2`
+    is the second page of a stack. Training, judging and prediction all come through here.
 
     Raises:
         DataError: the file cannot be decoded.
+        UnknownLevelsError: it is of 16 bits, without levels.
     """
     image = read_pixels(path)
     if image is None:
         raise DataError(f"{path}: cannot be read as an image; replace it, or leave it out.")
+    if strict and levels is None and image.dtype != np.uint8:
+        raise UnknownLevelsError(
+            f"{path}: is of 16 bits, and what becomes 0 and 255 of them is not known, for the "
+            "images that were learned from are of 8; make it one of 8 bits as they were made, or "
+            "train with images of 16."
+        )
     image = eight_bit(image, levels)
     height, width = image.shape[:2]
     return fitted(image, image_size), (height, width)

@@ -113,7 +113,7 @@ def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_symlink():
-                    (files if _inside(Path(entry.path), root) else links).append(entry.name)
+                    (files if is_inside(Path(entry.path), root) else links).append(entry.name)
                 elif entry.is_dir():
                     folders.append(entry.name)
                 elif entry.is_file():
@@ -267,7 +267,7 @@ def _tail(path: Path, size: int = TAIL) -> bytes:
         return stream.read()
 
 
-def _inside(path: Path, root: Path) -> bool:
+def is_inside(path: Path, root: Path) -> bool:
     """Whether a link leads to a regular file inside the root."""
     try:
         return path.resolve().is_relative_to(root.resolve()) and path.is_file()

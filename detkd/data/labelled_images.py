@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detkd.data.images import images_below, leaves_root, levels_among
+from detkd.data.images import images_below, is_inside, leaves_root, levels_among, links_out
+from detkd.data.similar import joined
 from detkd.data.split import SIDES, divide, groups_by_gap, groups_in_names
 from detkd.errors import DataError
 from detkd.pixels import Levels, page_of
@@ -20,6 +22,7 @@ from detkd.tables import open_table
 FILE_COLUMNS = ("file", "image", "file_name")
 LABEL_COLUMNS = ("label", "class")
 GROUP_COLUMNS = ("group", "sample", "group_id")
+CROPS = "crops.csv"  # the table that `detkd crop` leaves beside its class folders
 
 
 @dataclass(frozen=True)
@@ -130,12 +133,15 @@ class LabelledSet:
 def read_labelled(source: str | Path) -> LabelledSet:
     """The labelled images of a folder of class folders, or of a CSV file.
 
-    In class folders, a folder below a class is a group (`Acartia/station_3/a.png`). A CSV has the
-    columns file, label and, where there are groups, group or sample; files are relative to it.
-    Images without a group stand alone, except that files of equal content belong together.
+    In class folders, a folder below a class is a group (`Acartia/station_3/a.png`); those that
+    `detkd crop` has cut keep the groups of their table, `crops.csv`, also where one was moved to
+    another class. A CSV has the columns file, label and, where there are groups, group or sample;
+    files are relative to it. Images without a group stand alone, except that files of equal content
+    belong together.
 
     Raises:
-        DataError: no such source, fewer than two classes, or a file that is not there.
+        DataError: no such source, fewer than two classes, a file that is not there, or a link that
+            is not followed.
     """
     source = Path(source)
     if source.is_dir():
@@ -155,14 +161,30 @@ def read_labelled(source: str | Path) -> LabelledSet:
 
 
 def _of_folders(root: Path) -> Iterable[LabelledImage]:
+    if link := next(links_out(root), None):
+        raise DataError(
+            f"{link}: is a link to a folder, out of {root} or to nothing, and is not followed; put "
+            "the files there, or take it away."
+        )
+    cut = {}
+    if (root / CROPS).is_file():
+        for _, image in _rows(root / CROPS):
+            cut[image.file] = cut[PurePosixPath(image.file).name] = image
     for path in images_below(root):
         parts = path.relative_to(root).parts
-        if len(parts) > 1:  # an image beside the class folders has no class
-            group = "/".join(parts[1:-1])
-            yield LabelledImage("/".join(parts), parts[0], group or None)
+        file = "/".join(parts)
+        if len(parts) == 1:  # an image beside the class folders has no class
+            continue
+        if file in cut:  # a folder cannot be called as every class can
+            yield cut[file]
+        elif parts[-1] in cut:
+            yield LabelledImage(file, parts[0], cut[parts[-1]].group)
+        else:
+            yield LabelledImage(file, parts[0], "/".join(parts[1:-1]) or None)
 
 
-def _of_table(path: Path) -> Iterable[LabelledImage]:
+def _rows(path: Path) -> Iterable[tuple[int, LabelledImage]]:
+    """The lines of a table, with their numbers."""
     try:
         reader = open_table(path)
         columns = list(reader.fieldnames or ())
@@ -184,26 +206,38 @@ def _of_table(path: Path) -> Iterable[LabelledImage]:
         ]
     except (OSError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error}).") from error
-    seen: dict[str, LabelledImage] = {}
     for at, (name, label_, group_) in rows:
         place = PurePosixPath(name.replace("\\", "/"))
         if not name or not label_:
             raise DataError(f"{path}, line {at}: has no {'file' if not name else 'label'}.")
         if leaves_root(place):
             raise DataError(f"{path}, line {at}: '{name}' leaves the folder of the table.")
-        if not page_of(path.parent / place)[0].is_file():
-            raise DataError(f"{path}, line {at}: '{name}' is not in {path.parent}; mend the table.")
-        image = LabelledImage(str(place), label_, group_ or None)
-        before = seen.get(image.file)
-        if before and before.label != label_:
+        yield at, LabelledImage(str(place), label_, group_ or None)
+
+
+def _of_table(path: Path) -> Iterable[LabelledImage]:
+    seen: dict[str, LabelledImage] = {}
+    for at, image in _rows(path):
+        file = page_of(path.parent / image.file)[0]
+        if not file.is_file():
             raise DataError(
-                f"{path}, line {at}: calls '{name}' {label_}, and {before.label} before; an "
-                "image has one label."
+                f"{path}, line {at}: '{image.file}' is not in {path.parent}; mend the table."
+            )
+        if file.is_symlink() and not is_inside(file, path.parent):
+            raise DataError(
+                f"{path}, line {at}: '{image.file}' is a link out of {path.parent}, which is not "
+                "followed; put the file there."
+            )
+        before = seen.get(image.file)
+        if before and before.label != image.label:
+            raise DataError(
+                f"{path}, line {at}: calls '{image.file}' {image.label}, and {before.label} "
+                "before; an image has one label."
             )
         if before and before.group != image.group:
             raise DataError(
-                f"{path}, line {at}: puts '{name}' into the group '{group_}', and into "
-                f"'{before.group or ''}' before; an image has one group."
+                f"{path}, line {at}: puts '{image.file}' into the group '{image.group or ''}', and "
+                f"into '{before.group or ''}' before; an image has one group."
             )
         if not before:  # a line that comes twice is one image
             seen[image.file] = image
@@ -211,16 +245,54 @@ def _of_table(path: Path) -> Iterable[LabelledImage]:
 
 
 def groups_of(data: LabelledSet) -> list[str]:
-    """The group of each image; those without one stand alone, unless files are of equal content."""
-    return [
-        image.group if image.group is not None else f"\0{_content(data.root / image.file)}"
-        for image in data.images
-    ]
+    """The group of each image; those without one stand alone.
+
+    Where files are of equal content, their groups are one. The pages of a stack belong together.
+    """
+    places = [_file(data, image) for image in data.images]
+    alike = _alike(places)
+    names: list[str] = []
+    first: dict[str, str] = {}  # by content, the group of the first file that has it
+    pairs = []
+    for image, place in zip(data.images, places, strict=True):
+        name = image.group
+        if name is None or place in alike:
+            content = alike.get(place) or _content(place)
+            name = f"\0{content}" if name is None else name
+            pairs.append((first.setdefault(content, name), name))
+        names.append(name)
+    group = joined(names, pairs)
+    # Called by a group that somebody has named, where there is one.
+    called: dict[str, str] = {}
+    for name in sorted(set(names), key=lambda name: (name.startswith("\0"), name)):
+        called.setdefault(group[name], name)
+    return [called[group[name]] for name in names]
+
+
+def in_both(one: LabelledSet, other: LabelledSet) -> list[LabelledImage]:
+    """The images of `other` whose files are among those of `one`, or have the content of some."""
+    ours = {_file(one, image) for image in one.images}
+    theirs = {image: _file(other, image) for image in other.images}
+    alike = _alike([*ours, *theirs.values()])
+    held = {alike[place] for place in ours if place in alike}
+    return [image for image, place in theirs.items() if place in ours or alike.get(place) in held]
+
+
+def _file(data: LabelledSet, image: LabelledImage) -> Path:
+    return page_of(data.root / image.file)[0]
+
+
+def _alike(places: Iterable[Path]) -> dict[Path, str]:
+    """The content of the files that are as large as another one; no other can be equal to one."""
+    of_size = defaultdict(list)
+    for place in dict.fromkeys(places):
+        of_size[place.stat().st_size].append(place)
+    return {place: _content(place) for same in of_size.values() if len(same) > 1 for place in same}
 
 
 def _content(path: Path) -> str:
-    """A digest of the file: the pages of a stack belong together."""
-    return hashlib.blake2b(page_of(path)[0].read_bytes(), digest_size=16).hexdigest()
+    """A digest of the file."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def divide_labelled(
@@ -233,7 +305,8 @@ def divide_labelled(
     Raises:
         DataError: ratios that are none, or fewer groups than sides.
     """
-    if len(ratios) != 3 or not all(ratio >= 0 for ratio in ratios) or not sum(ratios):
+    shares = len(ratios) == 3 and all(0 <= ratio < math.inf for ratio in ratios)
+    if not shares or not sum(ratios):
         raise DataError(
             f"data.ratios: {list(ratios)} are not shares of train, val and test; give three, such "
             "as [0.7, 0.15, 0.15]."

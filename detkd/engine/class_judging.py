@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes
 from detkd.engine.curves import plot_curves
 from detkd.engine.run import RunFolder
+from detkd.errors import DataError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.class_intervals import DRAWS
 from detkd.evaluation.class_judge import (
@@ -69,12 +71,39 @@ def judge_folds(
     Raises:
         DataError: a run without predictions, or runs that are not the folds of one division.
     """
+    _check_folds(runs)
     said = pooled({str(run): read_predictions(run / "predictions.json") for run in runs})
     source = f"{len(runs)} folds"
     chosen_on = _images(said, "val", source)
     decisions = choose_decisions(said.logits, said.labels, None, chosen_on)
     metrics = judge_classes(said, decisions, bootstrap=bootstrap)
     return said, {**_where(said, decisions, "val", source), **metrics}
+
+
+def _check_folds(runs: Sequence[Path]) -> None:
+    """Refuse runs that are not all the folds of one division, each once, as their configs say."""
+    said = []
+    for run in runs:
+        try:
+            tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+            said.append(dict(tree["data"]))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
+            raise DataError(
+                f"{run}: holds no config.yaml of a run; name the run folders of all folds."
+            ) from error
+    folds, numbers = said[0].get("folds"), [data.pop("fold", None) for data in said]
+    if not folds or any(data != said[0] for data in said):
+        odd = next((run for run, data in zip(runs, said, strict=True) if data != said[0]), runs[0])
+        raise DataError(
+            f"{odd}: is no fold of the division of {runs[0]}; name runs of one config, that differ "
+            "in data.fold alone."
+        )
+    if set(numbers) != set(range(folds)):
+        missing = ", ".join(str(at) for at in range(folds) if at not in numbers)
+        raise DataError(
+            f"--folds: of the {folds} folds {missing} is missing; name the runs of all, or the "
+            "images of that one are judged by nobody."
+        )
 
 
 def write_class_judgement(
@@ -126,10 +155,13 @@ def _where(
 
     Where these are the same, thresholds flatter.
     """
-    chosen_on = dict(decisions.chosen_on)
+    chosen_on, measured_on = dict(decisions.chosen_on), _images(said, side, source)
+    there = side == chosen_on["side"]
+    if side is None:  # images that were named may be these very ones
+        there = all(chosen_on[key] == measured_on[key] for key in ("source", "images", "samples"))
     return {
-        "measured_on": _images(said, side, source),
-        "chosen_on": {**chosen_on, "measured_there": side == chosen_on["side"]},
+        "measured_on": measured_on,
+        "chosen_on": {**chosen_on, "measured_there": there},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from detkd.data.labelled_images import (
     LabelledSet,
     divide_labelled,
     fold_of,
+    in_both,
     read_labelled,
 )
 from detkd.data.sampler import EpochBatches
@@ -25,7 +27,7 @@ from detkd.distill.classifier_distiller import ClassifierDistiller, build_classi
 from detkd.distill.self_distiller import SelfDistiller
 from detkd.engine.fit import Judge, all_steps
 from detkd.engine.parts import check_one_teacher, keeps_views, leave_interrupts
-from detkd.errors import ConfigError, DataError, UserError
+from detkd.errors import CheckpointError, ConfigError, DataError, UserError
 from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.files import digest_of_tree
@@ -95,6 +97,31 @@ def check_division(
         )
 
 
+def check_lesson(data: ClassDataConfig, division: str | None, path: str) -> None:
+    """Compare a student's division with that of its teacher, where both are of one source.
+
+    A teacher of another one has learned from images that are kept back from the student, and hands
+    on what it knows of them.
+
+    Raises:
+        DataError: it is another one.
+    """
+    teacher = read_checkpoint(path)
+    before, said = teacher.get("division"), teacher["config"].get("data", {})
+    same_source = str(said.get("train")) == data.train
+    if before and division and before != division and same_source:
+        raise DataError(
+            f"{path}: the teacher has learned from images of {data.train} that are kept back now, "
+            "for its training divided them otherwise; train it with the same data.ratios, "
+            "split_seed, folds, fold and groups, and with the images that there are now."
+        )
+
+
+def digest_of_division(data: ClassDataConfig) -> str | None:
+    """The digest of the sides as the config divides them; None where the images are not there."""
+    return sides_of(data).digest if Path(data.train).exists() else None
+
+
 def sides_of(data: ClassDataConfig) -> Sides:
     """The sides as the config divides them.
 
@@ -112,6 +139,12 @@ def sides_of(data: ClassDataConfig) -> Sides:
         unknown = sorted(set(val.classes) - set(whole.classes))
         if unknown:
             raise DataError(f"{data.val}: has a class '{unknown[0]}' that {data.train} has not.")
+        if shared := in_both(whole, val):
+            raise DataError(
+                f"{data.val}: {len(shared)} of its {len(val.images)} images are among those of "
+                f"{data.train}, the first is {shared[0].file}; what is learned from tells nothing "
+                "where it is judged: take them out of one."
+            )
         # A class may be missing among the validation images; the numbers are the training's.
         return Sides(whole, LabelledSet(val.source, val.root, whole.classes, val.images), None)
     sides = divide_labelled(whole, data.ratios, seed=data.split_seed)
@@ -127,6 +160,21 @@ def sides_of(data: ClassDataConfig) -> Sides:
             "share, or name data.val."
         )
     return Sides(sides["train"], sides["val"], test)
+
+
+def data_of(checkpoint: Mapping[str, Any], path: object) -> ClassDataConfig:
+    """The data settings with which the network of a checkpoint was trained.
+
+    Raises:
+        CheckpointError: they are none of this version.
+    """
+    try:
+        return ClassDataConfig(**checkpoint["config"]["data"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: its config (written by detkd {checkpoint['version']}) names no data as this "
+            f"version knows them: {error}."
+        ) from error
 
 
 def sides_as_trained(data: ClassDataConfig, checkpoint: Mapping[str, Any], path: object) -> Sides:
@@ -241,6 +289,16 @@ def build_class_trainable(
         return SelfDistiller(network, own)
     if not distill:
         return network
+    if distill.balance != "fixed" and not experiment.loss.weight:
+        raise ConfigError(
+            f"distill.balance: '{distill.balance}' goes by how the task pulls, and with a "
+            "loss.weight of 0 it does not; take fixed, or give the labels a weight."
+        )
+    if distill.cache and (experiment.data.mixup or experiment.data.cutmix):
+        raise ConfigError(
+            "distill.cache: data.mixup and data.cutmix make ever new images, so that nothing would "
+            "be read again; leave one of the two out."
+        )
     return build_classifier_distiller(
         network,
         Classifier.load(distill.teacher),

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from detkd.config import AnyExperiment, ClassDataConfig, ClassifierExperiment, Experiment
+from detkd.config import AnyExperiment, ClassifierExperiment, Experiment
 from detkd.data.class_dataset import ClassDataset
-from detkd.engine.class_parts import predict_classes, sides_as_trained
+from detkd.engine.class_parts import data_of, predict_classes, sides_as_trained
 from detkd.engine.compare import cases_of, judge_run
 from detkd.engine.run import RunFolder, read_log
 from detkd.errors import DataError, UserError
@@ -187,8 +187,7 @@ def predictions_on_test(run: Path) -> ClassPredictions | None:
             if json.loads(kept.read_text()).get("checkpoint") == digest:
                 return read_predictions(kept)
     checkpoint = read_checkpoint(best)
-    data = ClassDataConfig(**checkpoint["config"]["data"])
-    test = sides_as_trained(data, checkpoint, best).test
+    test = sides_as_trained(data_of(checkpoint, best), checkpoint, best).test
     if test is None or not test.images:
         return None
     network = classifier_from(checkpoint, best)

@@ -26,7 +26,6 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ import yaml
 
 from detkd.config import AnyExperiment, Experiment
 from detkd.data.dataset import digest_of_sides
+from detkd.engine.class_parts import digest_of_division
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS, RunFolder
 from detkd.errors import ConfigError
@@ -95,8 +95,8 @@ class Task:
     """One training: the arguments of its command, and the training that has to be done first.
 
     `settings` is a digest of all that decides about its weights, the seed apart; `frames` are those
-    without annotations that it learns from, if there are any; `data` is a digest of what a detector
-    learns from and is judged on, as far as it is there.
+    without annotations that it learns from, if there are any; `data` is a digest of what is
+    learned from and judged on, as far as it is there.
     """
 
     row: str
@@ -199,7 +199,18 @@ def plan(
         ConfigError: a row that does not exist, or teachers that wait for each other.
     """
     tasks: dict[tuple[str, int], Task] = {}
-    digest = cache(digest_of_sides)
+    known: dict[str, str | None] = {}
+
+    def learned(experiment: AnyExperiment) -> str | None:
+        """The digest of its images, which is the same for most rows."""
+        key = repr(experiment.data)
+        if key not in known:
+            known[key] = (
+                digest_of_sides(experiment.data.train, experiment.data.val)
+                if isinstance(experiment, Experiment)
+                else digest_of_division(experiment.data)
+            )
+        return known[key]
 
     def add(name: str, seed: int, waiting: tuple[str, ...]) -> Task:
         if name not in study.rows:
@@ -224,11 +235,8 @@ def plan(
             arguments.append(f"--distill.teacher={after.run / 'best.pt'}")
         settings = _settings(experiment, _taught_by(study, after))
         frames = getattr(experiment.data, "unlabelled", None)  # of detectors
-        learned = None
-        if isinstance(experiment, Experiment):  # a classifier's checkpoint knows its own
-            learned = digest(experiment.data.train, experiment.data.val)
         tasks[name, seed] = Task(
-            name, seed, run, arguments, settings, after, study.command, frames, learned
+            name, seed, run, arguments, settings, after, study.command, frames, learned(experiment)
         )
         return tasks[name, seed]
 

@@ -10,13 +10,14 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
-from detkd.config import AnyExperiment
+from detkd.config import AnyExperiment, ClassifierExperiment
 from detkd.data.sampler import EpochBatches
 from detkd.distill.distiller import Distiller
 from detkd.distill.teaching import Teaching, of_student
 from detkd.distill.terms import Term
 from detkd.engine.devices import seed_step
 from detkd.engine.optimiser import build_optimizer
+from detkd.errors import ConfigError
 
 SHARE = 0.5  # of the task's pull at the backbone that a term is to have
 ALONE, MEASURED = 50, 12  # steps on the task alone, then steps that are measured
@@ -30,7 +31,15 @@ def suggest_weights(
     The student first learns the task for 50 steps: the gradients of a fresh one say little. It is
     changed by that; throw it away. `loss` and `pull` are shares of the task's, medians over 12
     batches.
+
+    Raises:
+        ConfigError: the labels count for nothing.
     """
+    if of_labels(experiment) == 0:
+        raise ConfigError(
+            "--suggest-weights: with loss.weight 0 there is no task that the terms could be "
+            "measured by; give it a weight, or choose theirs by the validation images."
+        )
     train, sampler = experiment.train, loader.batch_sampler
     assert isinstance(sampler, EpochBatches)
     terms: list[Term] = list(distiller.terms)  # type: ignore[arg-type]
@@ -74,6 +83,11 @@ def suggest_weights(
         }
         for term, size, pull in zip(terms, sizes, pulls, strict=True)
     ]
+
+
+def of_labels(experiment: AnyExperiment) -> float:
+    """What the labels count for beside the terms."""
+    return experiment.loss.weight if isinstance(experiment, ClassifierExperiment) else 1.0
 
 
 def _batches(loader: DataLoader, sampler: EpochBatches, count: int) -> Any:

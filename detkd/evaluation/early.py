@@ -12,9 +12,14 @@ from detkd.evaluation.classes import class_scores, softmax
 
 def stops(exit_logits: np.ndarray, threshold: float) -> np.ndarray:
     """The exit [N] at which each image stops, of logits [N, E, K] by depth; the last always is."""
-    sure = softmax(exit_logits).max(2) >= threshold
-    sure[:, -1] = True
-    return sure.argmax(1)
+    return _first(softmax(exit_logits).max(2), threshold)
+
+
+def _first(sure: np.ndarray, threshold: float) -> np.ndarray:
+    """The first exit [N] that is as sure as that, of confidences [N, E]; the last always is."""
+    enough = sure >= threshold
+    enough[:, -1] = True
+    return enough.argmax(1)
 
 
 def early_threshold(exit_logits: np.ndarray, labels: np.ndarray, *, loss: float = 0.005) -> float:
@@ -23,10 +28,12 @@ def early_threshold(exit_logits: np.ndarray, labels: np.ndarray, *, loss: float 
     Confidences that occur are tried, and infinity, which never stops early. Choose it on validation
     images.
     """
-    deepest = float((exit_logits[:, -1].argmax(1) == labels).mean())
-    tried = np.unique(softmax(exit_logits[:, :-1]).max(2))
-    for threshold in tried:
-        if _top1(exit_logits, labels, stops(exit_logits, threshold)) >= deepest - loss - 1e-12:
+    right = exit_logits.argmax(2) == labels[:, None]  # [N, E]
+    sure = softmax(exit_logits).max(2)
+    rows = np.arange(len(labels))
+    for threshold in np.unique(sure[:, :-1]):
+        stopped = right[rows, _first(sure, threshold)]
+        if stopped.mean() >= right[:, -1].mean() - loss - 1e-12:
             return float(threshold)
     return float("inf")
 
@@ -65,7 +72,3 @@ def early_table(
         "flops_alone": alone,
         "saved": float(1 - cost[at].mean() / alone),
     }
-
-
-def _top1(exit_logits: np.ndarray, labels: np.ndarray, at: np.ndarray) -> float:
-    return float((exit_logits[np.arange(len(at)), at].argmax(1) == labels).mean())

@@ -28,7 +28,13 @@ from detkd.models.backbones import (
 from detkd.models.class_heads import BEHIND, Exit, Head, exit_stages
 from detkd.models.compression import compress
 from detkd.models.label_loss import LabelLoss, label_probabilities
-from detkd.models.weights import levels_in, network_from, read_checkpoint
+from detkd.models.weights import (
+    is_checkpoint,
+    levels_in,
+    load_weights,
+    network_from,
+    read_checkpoint,
+)
 from detkd.pixels import Levels
 
 
@@ -277,10 +283,13 @@ def _published(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
     behind = BEHIND[config.backbone]
     # Of a pooled head no fully connected layer is used, so none has to be in the file.
     unused = (behind.last,) if config.head == "published" else ("fc.", "classifier.")
-    net: Any = published_network(config.backbone, config.weights, unused)
+    begun = bool(config.weights not in (None, "imagenet") and is_checkpoint(str(config.weights)))
+    net: Any = published_network(config.backbone, None if begun else config.weights, unused)
     tail = behind.tail(net)
     stages = cut(net)
     backbone = Backbone(stages, measure_stages(stages))
+    if begun:
+        load_weights(backbone, str(config.weights))
     channels = _channels_behind(backbone, tail)
     if config.head == "pooled":
         return backbone, _pooled(channels, classes, config, tail)

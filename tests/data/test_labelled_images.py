@@ -31,6 +31,7 @@ from detkd.data.labelled_images import (
     divide_labelled,
     fold_of,
     groups_of,
+    in_both,
     read_labelled,
 )
 from detkd.data.sampler import EpochBatches
@@ -199,6 +200,9 @@ def test_images_of_few_deep_shades_are_stretched_alike(tmp_path):
     shades = {image.file[2]: float(shown[at][0].mean()) for at, image in enumerate(data.images)}
     assert shades == pytest.approx({"0": 0, "1": 0.25, "2": 1}, abs=0.01)
     assert data.part([]).levels is None
+    # A network that has learned from images of 8 bits knows no levels.
+    with pytest.raises(DataError, match=r"0\.png: is of 16 bits, and what becomes 0 and 255"):
+        ClassDataset(data, image_size=8).check_images()
 
 
 def test_no_group_is_divided_and_equal_files_belong_together(folders):
@@ -217,11 +221,87 @@ def test_no_group_is_divided_and_equal_files_belong_together(folders):
     assert len(set(groups.values())) == 7
 
 
+def test_named_groups_with_equal_files_are_one(folders):
+    (folders / "bee/s1/copy.png").write_bytes((folders / "ant/s0/0.png").read_bytes())
+    data = read_labelled(folders)
+    groups = dict(zip([i.file for i in data.images], groups_of(data), strict=True))
+    assert {groups["ant/s0/0.png"], groups["ant/s1/1.png"]} == {"s0"}  # two samples are one now
+    assert groups["ant/s2/2.png"] == "s2"
+    with pytest.raises(DataError, match="2 groups cannot fill 3 sides"):
+        divide_labelled(data, (1, 1, 1))
+    # One of them without a group: it goes with the one that has.
+    (folders / "t.csv").write_text("file,label,group\nant/s0/0.png,a,s0\nbee/s1/copy.png,b,\n")
+    assert groups_of(read_labelled(folders / "t.csv")) == ["s0", "s0"]
+
+
+def test_images_that_are_in_two_sources_are_found(folders):
+    data = read_labelled(folders)
+    other = folders.parent / "other"
+    picture(other / "ant/new.png", (99, 0, 0))
+    picture(other / "bee/of_train.png", (3, 0, 0))
+    assert [image.file for image in in_both(data, read_labelled(other))] == ["bee/of_train.png"]
+    assert len(in_both(data, data)) == len(data.images)
+
+
+def test_links_out_of_the_root_are_refused(folders):
+    away = folders.parent / "away"
+    picture(away / "0.png", (1, 1, 1))
+    (folders / "t.csv").write_text("file,label\nant/s0/0.png,a\nlink.png,b\n")
+    (folders / "link.png").symlink_to(away / "0.png")
+    with pytest.raises(DataError, match=r"line 3: 'link\.png' is a link out of"):
+        read_labelled(folders / "t.csv")
+    (folders / "link.png").unlink()
+    (folders / "cat").symlink_to(away)
+    with pytest.raises(DataError, match=r"crops/cat: is a link to a folder, out of"):
+        read_labelled(folders)
+
+
+def test_crops_are_read_as_a_folder_with_the_groups_of_their_table(scenes, tmp_path):
+    document = json.loads((scenes / "all.json").read_text())
+    document["categories"][0]["name"] = "a b"
+    document["categories"][1]["name"] = "a/b"  # folders of one name
+    path, out = scenes / "renamed.json", tmp_path / "crops"
+    path.write_text(json.dumps(document))
+    assert launch("crop", [str(path), str(out)]) == 0
+    path.unlink()
+    by_table, by_folder = read_labelled(out / "crops.csv"), read_labelled(out)
+    assert set(by_folder.images) == set(by_table.images)
+    assert {"a b", "a/b"} < set(by_folder.classes)
+    # One moved to another class keeps its group, one taken away is gone, a new one stands alone.
+    moved, gone = [i for i in by_table.images if i.label == by_table.classes[-1]][:2]
+    (out / moved.file).rename(out / "a_b" / Path(moved.file).name)
+    (out / gone.file).unlink()
+    picture(out / "new/x.png", (1, 2, 3))
+    read = {image.file: image for image in read_labelled(out).images}
+    assert read[f"a_b/{Path(moved.file).name}"] == LabelledImage(
+        f"a_b/{Path(moved.file).name}", "a_b", moved.group
+    )
+    assert gone.file not in read
+    assert read["new/x.png"].group is None
+
+
+def test_crops_of_a_stack_are_of_one_group_and_long_names_are_cut(tmp_path):
+    deep = "/".join(["a" * 120, "b" * 140])
+    pages = [Image.new("L", (20, 20), shade) for shade in (7, 99)]
+    pages[0].save(tmp_path / "s.tif", save_all=True, append_images=pages[1:])
+    for name in (f"{deep}.png", f"{deep}c.png"):
+        picture(tmp_path / name, (1, 2, 3), (20, 20))
+    files = ["s.tif#page=1", "s.tif#page=2", f"{deep}.png", f"{deep}c.png"]
+    made = coco(tmp_path, files, [(at, [2, 2, 9, 9]) for at in range(4)])
+    assert launch("crop", [made, str(tmp_path / "out")]) == 0
+    table = rows(tmp_path / "out")
+    assert [row["group"] for row in table] == ["s.tif", "s.tif", *files[2:]]
+    assert len({row["file"] for row in table}) == 4
+    assert all((tmp_path / "out" / row["file"]).is_file() for row in table)
+
+
 def test_a_division_is_the_same_for_a_seed(folders):
     data = read_labelled(folders)
     assert divide_labelled(data, (1, 1, 1), seed=3) == divide_labelled(data, (1, 1, 1), seed=3)
     with pytest.raises(DataError, match="are not shares"):
         divide_labelled(data, (1, 1))
+    with pytest.raises(DataError, match="are not shares"):
+        divide_labelled(data, (inf, 1, 1))
 
 
 def test_in_k_folds_each_image_is_validated_on_once(folders):

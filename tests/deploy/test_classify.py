@@ -120,6 +120,12 @@ def test_boxes_of_a_table_are_cut_as_crops_are(frames, tmp_path):
     assert [bool(row["label"]) for row in rows] == [True] * 3 + [False] * 8
     assert all(bool(row["note"]) != bool(row["label"]) for row in rows)
     assert "within the folder" in rows[8]["note"]
+    # What was there under a name of ours is kept beside it.
+    found.write_text("image,label,label_before,xmin,ymin,xmax,ymax\na.png,bee,x,10,10,40,30\n")
+    assert classify(*argv, "--boxes", found) == 0
+    [row] = table(out)
+    assert (row["label_before_"], row["label_before"]) == ("bee", "x")
+    assert row["label"] == rows[0]["label"]
     # The same boxes, cut by `detkd crop` and called as images of a folder.
     images = [{"id": at, "file_name": f"{name}.png"} for at, name in enumerate("ab")]
     boxes = [(0, [10, 10, 30, 20]), (0, [-5, -5, 17, 25]), (1, [70, 50, 9, 9])]

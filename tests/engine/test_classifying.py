@@ -18,11 +18,13 @@ from forks import Fork
 from PIL import Image
 
 from detkd.cli.app import launch
+from detkd.cli.arguments import read_kind
 from detkd.data.class_dataset import ClassDataset
 from detkd.data.labelled_images import read_labelled
 from detkd.engine.class_parts import check_class_teacher
 from detkd.engine.figures import class_figures
 from detkd.engine.run import RunFolder, read_log
+from detkd.engine.study import plan, read_study
 from detkd.evaluation.class_judge import read_predictions
 from detkd.models.classifier import Classifier, without_exits
 from detkd.models.network import load_network
@@ -183,6 +185,47 @@ def test_a_student_learns_from_a_teacher_and_its_cache_changes_nothing(tiny, tmp
     assert {"loss_label", "kl@logits", "cosine@pooled", "pull/kl"} <= set(log[0])
 
 
+def test_a_teacher_that_has_learned_from_what_is_kept_back_is_refused(tiny, tmp_path, capsys):
+    assert train(tiny("t", train__epochs=1), tmp_path / "t") == 0
+    losses = [{"name": "kl", "at": ["logits"]}]
+    distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": losses, "preflight": 0}
+    config = tiny("s", distill=distill, train__epochs=1)
+    capsys.readouterr()
+    for more in (["--data.split_seed", "3"], ["--data.folds", "2"]):
+        assert train(config, tmp_path / "s", *more) == 2
+        said = capsys.readouterr().err
+        assert "the teacher has learned from images of" in said and said.count("\n") == 1
+        shutil.rmtree(tmp_path / "s")
+    assert train(config, tmp_path / "s") == 0
+
+
+def test_validation_images_that_are_learned_from_are_refused(tiny, tmp_path, crops, capsys):
+    twice = ["--data.val", str(crops)]
+    assert train(tiny(), tmp_path / "run", *twice) == 2
+    assert "are among those of" in capsys.readouterr().err
+
+
+def test_what_would_do_nothing_beside_a_teacher_is_refused(tiny, tmp_path, capsys):
+    assert train(tiny("t", train__epochs=1), tmp_path / "t") == 0
+    losses = [{"name": "kl", "at": ["logits"]}]
+    distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": losses, "preflight": 0}
+    config = tiny("s", distill=distill, loss={"weight": 0.0}, train__epochs=1)
+    capsys.readouterr()
+    for more, said in (
+        (["--suggest-weights"], "with loss.weight 0 there is no task"),
+        (["--distill.balance", "auto"], "goes by how the task pulls"),
+        (
+            ["--distill.cache", "true", "--data.mixup", "0.4", "--data.views", "2"],
+            "ever new images",
+        ),
+    ):
+        assert train(config, tmp_path / "s", *more) == 2
+        assert said in capsys.readouterr().err
+    assert train(config, tmp_path / "s") == 0  # from the teacher alone
+    log = read_log(RunFolder(tmp_path / "s"))
+    assert log[0]["kl@logits"] > 0
+
+
 def test_suggested_weights_bring_back_a_term_that_pulls_too_hard(
     tiny, tmp_path, monkeypatch, capsys
 ):
@@ -283,9 +326,17 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
         "samples": len(set(whole.groups)),
     }
     assert judge("--folds", *runs, "--against", tmp_path / "all") == 0
+    other = tmp_path / "other"
+    shutil.copytree(runs[1], other)
+    tree = yaml.safe_load((other / "config.yaml").read_text())
+    tree["data"]["split_seed"] = 7
+    (other / "config.yaml").write_text(yaml.safe_dump(tree))
     capsys.readouterr()
     for argv, said in (
-        ([runs[0], runs[0] / "../fold-0"], "which"),
+        ([runs[0]], "of the 2 folds 1 is missing"),
+        ([runs[0], runs[0] / "../fold-0", runs[1]], "which"),
+        ([runs[0], other, runs[1]], "differ in data.fold alone"),
+        ([runs[0], tmp_path], "holds no config.yaml of a run"),
         ([*runs, "--cut", "c2"], "--cut: is for a checkpoint"),
     ):
         assert judge("--folds", *argv) == 2
@@ -380,6 +431,12 @@ def test_a_run_is_judged_on_its_test_side_against_another(tiny, tmp_path, capsys
         for side in ("test", "val")
     )
     assert not groups & on_val
+    newer = {**read_checkpoint(best)}
+    newer["config"] = {**newer["config"], "data": {**newer["config"]["data"], "warp": 9}}
+    torch.save(newer, tmp_path / "newer.pt")
+    capsys.readouterr()
+    assert judge("--checkpoint", tmp_path / "newer.pt") == 2
+    assert "names no data as this version knows them" in capsys.readouterr().err
     assert judge("--checkpoint", best, "--side", "test", "--against", tmp_path / "a") == 2
     assert "is not of the same images" in capsys.readouterr().err
     assert judge("--checkpoint", best, "--data", crops, "--out", tmp_path / "all") == 0
@@ -409,7 +466,7 @@ def test_other_images_are_grouped_as_the_trainings_are(crops, tiny, tmp_path, ca
         assert judge(*argv, "--out", tmp_path / f"judged_{folder}") == 0
         said = read_predictions(tmp_path / f"judged_{folder}/predictions.json")
         groups[folder] = len(set(said.groups)), len(said.files)
-        unmatched = "matches no name; each image stands alone" in capsys.readouterr().out
+        unmatched = "without a group stands alone" in capsys.readouterr().out
         assert unmatched == (folder == "foreign")
     assert groups["own"][0] == len(samples) < groups["own"][1]
     assert groups["foreign"][0] == groups["foreign"][1]
@@ -642,6 +699,32 @@ def test_the_exits_of_a_study_and_the_networks_that_end_there_are_told(tiny, tmp
     assert table[7].split(" | ")[:2] == ["| row", "less"]
     assert table[9].startswith("| alone_c2 | own @ c2 | ")
     assert table[10].startswith("| alone_c2 | own | ")
+
+
+def test_figures_of_another_division_are_not_mixed(tiny, tmp_path, monkeypatch, crops):
+    monkeypatch.chdir(tmp_path)
+    table = crops.with_name("growing.csv")
+    rows = crops.read_text().splitlines()
+    table.write_text("\n".join(rows[:-1]) + "\n")
+    tiny("student", data__train=str(table))
+    study = {"name": "s", "command": "train-cls", "rows": {"plain": {"config": "student.yaml"}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "gap": []}))
+
+    def task():
+        asked = read_study(tmp_path)
+
+        def resolve(arguments):
+            kind = asked.kind.experiment
+            return read_kind(kind, "x", arguments, description="", epilog="")[0]
+
+        return plan(asked, [0], resolve)[0]
+
+    before = task()
+    assert before.data and task().data == before.data
+    table.write_text("\n".join(rows) + "\n")  # one image more divides all others anew
+    assert task().data != before.data
+    table.unlink()
+    assert task().data is None
 
 
 def test_a_study_of_classifiers_ends_in_its_table(tiny, tmp_path, monkeypatch, capsys):

@@ -110,6 +110,14 @@ def test_intervals_draw_whole_samples():
     for found in (pairs, alone):
         assert found["top1"][0] < 4 / 6 < found["top1"][1]
     assert alone == bootstrap_scores(SAID, LABELS, list("abcdef"), draws=200)
+    # Where all ten images of a sample are right or none is, four samples tell next to nothing; as
+    # forty that stood alone they would tell much.
+    labels = np.zeros(40, dtype=int)
+    by_sample = said(*[0] * 20, *[1] * 20)
+    samples = [f"s{at // 10}" for at in range(40)]
+    assert bootstrap_scores(by_sample, labels, samples, draws=400)["top1"] == [0, 1]
+    low, high = bootstrap_scores(by_sample, labels, list(map(str, range(40))), draws=400)["top1"]
+    assert 0.2 < low < 0.5 < high < 0.8
 
 
 def test_one_sample_tells_nothing_about_others():

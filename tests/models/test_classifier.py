@@ -428,3 +428,16 @@ def test_mixed_labels_cost_their_shares():
 def test_adjusting_to_empty_classes_is_refused():
     with pytest.raises(ConfigError, match="needs an image of every class"):
         LabelLoss(LabelLossConfig("logit_adjusted"), (3, 0))
+
+
+@pytest.mark.parametrize("head", ["pooled", "published"])
+def test_a_published_backbone_begins_as_that_of_a_checkpoint(tmp_path, head):
+    torch.manual_seed(0)
+    config = ClassifierConfig("mobilenet_v3_small", head=head)
+    trained = build_classifier(config, ["a", "b"], 32)
+    checkpoint = {"version": "1", "config": {}, "classes": [], "weights": trained.state_dict()}
+    torch.save(checkpoint, tmp_path / "best.pt")
+    config.weights = str(tmp_path / "best.pt")
+    begun = build_classifier(config, ["a", "b"], 32).backbone.state_dict()
+    for key, value in trained.backbone.state_dict().items():
+        assert torch.equal(begun[key], value), key
