@@ -231,7 +231,8 @@ def _stem(file_name: str) -> str:
 
 def _short(name: str) -> str:
     """A name that a file system takes, with room for a number behind it."""
-    if len(name.encode()) <= LONGEST:
+    whole = name.encode("utf-8", "surrogateescape")
+    if len(whole) <= LONGEST:
         return name
-    digest = hashlib.blake2b(name.encode(), digest_size=6).hexdigest()
-    return f"{name.encode()[: LONGEST - 13].decode(errors='ignore')}-{digest}"
+    digest = hashlib.blake2b(whole, digest_size=6).hexdigest()
+    return f"{whole[: LONGEST - 13].decode(errors='ignore')}-{digest}"
