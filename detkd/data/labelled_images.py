@@ -166,21 +166,23 @@ def _of_folders(root: Path) -> Iterable[LabelledImage]:
             f"{link}: is a link to a folder, out of {root} or to nothing, and is not followed; put "
             "the files there, or take it away."
         )
-    cut = {}
+    cut: dict[str, LabelledImage] = {}
+    labels = defaultdict(set)  # of each folder, which cannot be called as every class can
     if (root / CROPS).is_file():
         for _, image in _rows(root / CROPS):
             cut[image.file] = cut[PurePosixPath(image.file).name] = image
+            labels[image.file.partition("/")[0]].add(image.label)
     for path in images_below(root):
         parts = path.relative_to(root).parts
         file = "/".join(parts)
         if len(parts) == 1:  # an image beside the class folders has no class
             continue
-        if file in cut:  # a folder cannot be called as every class can
+        if file in cut:
             yield cut[file]
-        elif parts[-1] in cut:
-            yield LabelledImage(file, parts[0], cut[parts[-1]].group)
-        else:
-            yield LabelledImage(file, parts[0], "/".join(parts[1:-1]) or None)
+            continue
+        label = next(iter(labels[parts[0]])) if len(labels[parts[0]]) == 1 else parts[0]
+        group = cut[parts[-1]].group if parts[-1] in cut else "/".join(parts[1:-1])
+        yield LabelledImage(file, label, group or None)
 
 
 def _rows(path: Path) -> Iterable[tuple[int, LabelledImage]]:

@@ -260,6 +260,7 @@ def test_crops_are_read_as_a_folder_with_the_groups_of_their_table(scenes, tmp_p
     document = json.loads((scenes / "all.json").read_text())
     document["categories"][0]["name"] = "a b"
     document["categories"][1]["name"] = "a/b"  # folders of one name
+    document["categories"][2]["name"] = "c d"
     path, out = scenes / "renamed.json", tmp_path / "crops"
     path.write_text(json.dumps(document))
     assert launch("crop", [str(path), str(out)]) == 0
@@ -268,7 +269,9 @@ def test_crops_are_read_as_a_folder_with_the_groups_of_their_table(scenes, tmp_p
     assert set(by_folder.images) == set(by_table.images)
     assert {"a b", "a/b"} < set(by_folder.classes)
     # One moved to another class keeps its group, one taken away is gone, a new one stands alone.
-    moved, gone = [i for i in by_table.images if i.label == by_table.classes[-1]][:2]
+    last = [i for i in by_table.images if i.label == by_table.classes[-1]]
+    moved, gone, other = last[:3]
+    (out / other.file).rename(out / "c_d" / Path(other.file).name)
     (out / moved.file).rename(out / "a_b" / Path(moved.file).name)
     (out / gone.file).unlink()
     picture(out / "new/x.png", (1, 2, 3))
@@ -277,6 +280,7 @@ def test_crops_are_read_as_a_folder_with_the_groups_of_their_table(scenes, tmp_p
         f"a_b/{Path(moved.file).name}", "a_b", moved.group
     )
     assert gone.file not in read
+    assert read[f"c_d/{Path(other.file).name}"].label == "c d"
     assert read["new/x.png"].group is None
 
 
