@@ -37,9 +37,12 @@ def suggest(experiment: AnyExperiment) -> None:
 def of_detector(experiment: Experiment, fabric: Fabric) -> tuple[Any, Any]:
     """What a detector's config trains, and its batches."""
     from detkd.engine.parts import build_loader, build_trainable, open_data
+    from detkd.engine.preflight import check_teacher
 
-    train_set, _ = open_data(experiment)
+    train_set, val_set = open_data(experiment)
     loader = build_loader(train_set, experiment, fabric)
+    if distill := experiment.distill:
+        check_teacher(distill.teacher, val_set, distill.preflight, fabric.device)
     return build_trainable(experiment, train_set.classes, loader), loader
 
 
@@ -48,9 +51,14 @@ def of_classifier(experiment: ClassifierExperiment, fabric: Fabric) -> tuple[Any
     from detkd.engine.class_parts import (
         build_class_loader,
         build_class_trainable,
+        check_class_teacher,
+        check_lesson,
         open_class_data,
     )
 
-    train_set, _ = open_class_data(experiment)
+    train_set, val_set = open_class_data(experiment)
     loader = build_class_loader(train_set, experiment, fabric)
+    if distill := experiment.distill:
+        check_lesson(experiment.data, train_set.division, distill.teacher)
+        check_class_teacher(distill.teacher, val_set, distill.preflight)
     return build_class_trainable(experiment, train_set, loader), loader

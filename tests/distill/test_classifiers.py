@@ -64,6 +64,24 @@ def test_its_losses_are_the_label_s_and_one_for_each_term_and_feature(pair, batc
     assert all(p.grad is not None for p in pair[0].parameters())
 
 
+def test_vgg16_teaches_mobilenet_v2_whose_features_are_wider():
+    torch.manual_seed(0)
+    images = [torch.rand(3, 48, 48) for _ in range(2)]
+    targets = [{"label": torch.tensor(at)} for at in (0, 1)]
+    student, teacher = network("mobilenet_v2", size=48), network("vgg16", size=48).eval()
+    terms = [
+        TermConfig("kl", ["logits"], 1.0, {"temperature": 4.0}),
+        TermConfig("cosine", ["pooled"], 1.0),
+    ]
+    distiller = ClassifierDistiller(student, teacher, terms).train()
+    losses = distiller(images, targets)
+    sum(losses.values()).backward()
+    assert set(losses) == {"loss_label", "kl@logits", "cosine@pooled"}
+    (weight,) = (p for n, p in distiller.named_parameters() if "adapters" in n and p.ndim == 4)
+    assert weight.shape == (512, 1280, 1, 1) and weight.grad.any()
+    assert all(p.grad is not None for p in student.parameters())
+
+
 def test_the_sum_of_label_kl_and_cosine_by_hand(pair, batch):
     student, teacher = pair
     student.train()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,7 @@ CONFIGS = [
     ("self_distill", "resnet18_full"),
     ("self_distill", "resnet18_student"),
     ("self_distill", "resnet18_distill"),
+    ("self_distill", "vgg11_full"),
     ("self_distill", "vgg11_student"),
     ("self_distill", "vgg11_distill"),
 ]
@@ -616,10 +618,19 @@ def test_a_classifier_is_not_taken_for_a_detector(tiny, tmp_path, capsys, scenes
 
 @pytest.mark.parametrize(("study", "role"), CONFIGS, ids=["/".join(c) for c in CONFIGS])
 def test_the_configs_that_come_along_train_an_epoch(study, role, crops, tmp_path, monkeypatch):
-    """On tiny crops; a teacher is first trained in the place that the config names."""
+    """On class folders of tiny crops; its teacher is trained in the place that it names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETKD_CACHE", str(tmp_path / "kept"))
-    small = ["--data.train", str(crops), "--data.image_size", "32", "--train.epochs", "1"]
+    samples: list[str] = []
+    for at, row in enumerate(crops.read_text().splitlines()[1:]):
+        file, label, group, *_ = row.split(",")
+        samples += [group] * (group not in samples)
+        clock = 10**6 + 10**4 * samples.index(group) + at  # casts lie hours apart
+        copy = tmp_path / f"own/{label}/SPC-PWSSC-{clock}-{at}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((crops.parent / file).read_bytes())
+    own = str(tmp_path / "own")
+    small = ["--data.train", own, "--data.image_size", "32", "--train.epochs", "1"]
     small += ["--data.ratios", "[0.6, 0.2, 0.2]", "--train.threads", "1", "--train.device", "cpu"]
     tree = yaml.safe_load(shipped("configs", study, f"{role}.yaml").read_text())
     if "distill" in tree:
@@ -630,6 +641,11 @@ def test_the_configs_that_come_along_train_an_epoch(study, role, crops, tmp_path
     assert launch("train-cls", config) == 0
     metrics = json.loads((tmp_path / "runs" / tree["name"] / "metrics.json").read_text())
     assert metrics["classes"]["top1"] is not None
+    on_val = read_predictions(tmp_path / "runs" / tree["name"] / "predictions.json")
+    if pattern := tree["data"].get("group_pattern"):
+        clocks = {re.search(pattern, file)[1] for file in on_val.files}
+        assert len(clocks) == len(on_val.files) > len(set(on_val.groups))
+        assert set(on_val.groups) <= clocks  # a cast is called by its first clock
 
 
 def test_real_crops_can_be_learned(real_data, tmp_path):

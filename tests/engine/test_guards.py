@@ -43,6 +43,8 @@ def test_a_teacher_far_below_its_record_stops_the_run(teacher, tiny, scenes, tmp
     config = tiny("student", distill=distill)
     assert launch("train", ["--config", str(config), "--run", str(tmp_path / "s")]) == 2
     said = capsys.readouterr().err
+    assert launch("train", ["--config", str(config), "--suggest-weights"]) == 2
+    assert capsys.readouterr().err == said
     assert "the teacher reached a mAP of 0.800" in said
     assert "on 12 images" in said
     # Told to trust it, the run goes on in the folder that was begun.

@@ -314,6 +314,19 @@ def test_an_exit_narrows_a_wide_stage_while_it_halves_it():
 
 @pytest.mark.parametrize(
     ("backbone", "convolutions"),
+    [("mobilenet_v2", "full"), ("squeezenet", "full"), ("resnet50", "depthwise")],
+)
+def test_other_networks_have_exits_and_are_cut_there(backbone, convolutions):
+    network = build(backbone, convolutions=convolutions, exits=["c2", "c3"]).eval()
+    image = [torch.rand(3, 64, 64)]
+    for at, stage in enumerate(("c2", "c3")):
+        cut = cut_at(network, stage)
+        assert torch.equal(cut(image)[0]["logits"], network(image)[0]["exits"][at])
+        assert parameters(cut) < parameters(network) / 2
+
+
+@pytest.mark.parametrize(
+    ("backbone", "convolutions"),
     [("resnet18", "depthwise"), ("vgg11", "depthwise"), ("shallow_x1", "full")],
 )
 def test_stopping_at_an_exit_saves_operations(backbone, convolutions):
