@@ -187,7 +187,7 @@ def build_backbone(
     name, _, last = name.partition("@")
     if last and last not in STRIDES:
         raise ConfigError(f"model.backbone: no stage '{last}'; there are {', '.join(STRIDES)}.")
-    begun = weights if weights not in (None, "imagenet") and is_checkpoint(str(weights)) else None
+    begun = weights if is_checkpoint(weights) else None
     published = None if begun else weights
     if name.startswith("timm/"):
         backbone: Backbone = _timm_backbone(name.removeprefix("timm/"), published, last)

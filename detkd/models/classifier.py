@@ -283,7 +283,7 @@ def _published(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
     behind = BEHIND[config.backbone]
     # Of a pooled head no fully connected layer is used, so none has to be in the file.
     unused = (behind.last,) if config.head == "published" else ("fc.", "classifier.")
-    begun = bool(config.weights not in (None, "imagenet") and is_checkpoint(str(config.weights)))
+    begun = is_checkpoint(config.weights)
     net: Any = published_network(config.backbone, None if begun else config.weights, unused)
     tail = behind.tail(net)
     stages = cut(net)

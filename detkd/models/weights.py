@@ -76,13 +76,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file of weights is a checkpoint that detkd wrote.
+def is_checkpoint(weights: str | None) -> bool:
+    """Whether `model.weights` is a checkpoint that detkd wrote; not so none, nor 'imagenet'.
 
     Raises:
         CheckpointError: as `read_tensors`.
     """
-    return set(CHECKPOINT_KEYS) <= read_tensors(path).keys()
+    return weights not in (None, "imagenet") and _has_network(read_tensors(str(weights)))
+
+
+def _has_network(found: dict[str, Any]) -> bool:
+    return set(CHECKPOINT_KEYS) <= found.keys()
 
 
 def levels_in(checkpoint: dict[str, Any]) -> Levels | None:
@@ -173,7 +177,7 @@ def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...]
         CheckpointError: another key is missing, or a shape differs.
     """
     found = read_tensors(path)
-    if set(CHECKPOINT_KEYS) <= found.keys():
+    if _has_network(found):
         found = {
             key.removeprefix("backbone.").removeprefix("body."): value
             for key, value in found["weights"].items()
