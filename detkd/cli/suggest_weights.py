@@ -51,14 +51,11 @@ def of_classifier(experiment: ClassifierExperiment, fabric: Fabric) -> tuple[Any
     from detkd.engine.class_parts import (
         build_class_loader,
         build_class_trainable,
-        check_class_teacher,
-        check_lesson,
         open_class_data,
     )
+    from detkd.engine.class_preflight import check_class_teacher
 
     train_set, val_set = open_class_data(experiment)
     loader = build_class_loader(train_set, experiment, fabric)
-    if distill := experiment.distill:
-        check_lesson(experiment.data, train_set.division, distill.teacher)
-        check_class_teacher(distill.teacher, val_set, distill.preflight)
+    check_class_teacher(experiment, train_set, val_set)
     return build_class_trainable(experiment, train_set, loader), loader

@@ -47,11 +47,10 @@ def run_classifier(
         build_class_judge,
         build_class_loader,
         build_class_trainable,
-        check_class_teacher,
         check_division,
-        check_lesson,
         open_class_data,
     )
+    from detkd.engine.class_preflight import check_class_teacher
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
     from detkd.engine.run import RunFolder
@@ -69,9 +68,7 @@ def run_classifier(
                 before = read_checkpoint(run.last)
                 check_division(train_set.division, train_set.data.source, before, run.last)
             run.open(experiment, resume=resume, data=train_set.division)
-        if distill := experiment.distill:
-            check_lesson(experiment.data, train_set.division, distill.teacher)
-            check_class_teacher(distill.teacher, val_set, distill.preflight)
+        check_class_teacher(experiment, train_set, val_set)
         judge = build_class_judge(val_set, experiment)
         fit(trainable, loader, judge, experiment, run, fabric, scores=SCORES, resume=resume)
         if first:

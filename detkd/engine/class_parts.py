@@ -27,17 +27,16 @@ from detkd.distill.classifier_distiller import ClassifierDistiller, build_classi
 from detkd.distill.self_distiller import SelfDistiller
 from detkd.engine.fit import Judge, all_steps
 from detkd.engine.parts import check_one_teacher, keeps_views, leave_interrupts
-from detkd.errors import CheckpointError, ConfigError, DataError, UserError
+from detkd.errors import CheckpointError, ConfigError, DataError
 from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.files import digest_of_tree
 from detkd.models.class_heads import Exit
-from detkd.models.classifier import Classifier, build_classifier, classifier_from
+from detkd.models.classifier import Classifier, build_classifier
 from detkd.models.network import Network
 from detkd.models.weights import levels_in, read_checkpoint
 
 SCORES = ("balanced_accuracy", "top1")  # the first decides which epoch is the best
-FAR_BELOW = 0.5  # share of the recorded score under which a teacher is not believed
 
 
 @dataclass(frozen=True)
@@ -94,26 +93,6 @@ def check_division(
             "have come, gone, or changed their label or group, so that it has learned from images "
             "that are kept back now. Put them as they were, or train anew; 'detkd eval-cls --data' "
             "judges images that it has never seen."
-        )
-
-
-def check_lesson(data: ClassDataConfig, division: str | None, path: str) -> None:
-    """Compare a student's division with that of its teacher, where both are of one source.
-
-    A teacher of another one has learned from images that are kept back from the student, and hands
-    on what it knows of them.
-
-    Raises:
-        DataError: it is another one.
-    """
-    teacher = read_checkpoint(path)
-    before, said = teacher.get("division"), teacher["config"].get("data", {})
-    same_source = str(said.get("train")) == data.train
-    if before and division and before != division and same_source:
-        raise DataError(
-            f"{path}: the teacher has learned from images of {data.train} that are kept back now, "
-            "for its training divided them otherwise; train it with the same data.ratios, "
-            "split_seed, folds, fold and groups, and with the images that there are now."
         )
 
 
@@ -364,29 +343,3 @@ def build_class_judge(dataset: ClassDataset, experiment: ClassifierExperiment) -
         return scores
 
     return judge
-
-
-def check_class_teacher(path: str, dataset: ClassDataset, images: int) -> None:
-    """Judge the teacher of a checkpoint on some images of `dataset`, spread evenly.
-
-    Raises:
-        UserError: it finds far less than its checkpoint says that it did.
-    """
-    checkpoint = read_checkpoint(path)
-    recorded = checkpoint.get("score")
-    if not images or not recorded:
-        return
-    teacher = classifier_from(checkpoint, path)
-    if teacher.classes != dataset.classes:
-        return  # what follows says which class is missing
-    chosen = np.linspace(0, len(dataset) - 1, min(images, len(dataset)), dtype=int).tolist()
-    said = predict_classes(teacher, dataset, chosen=chosen)
-    found = class_scores(said.probabilities, said.labels)[SCORES[0]] or 0.0
-    if found < FAR_BELOW * recorded:
-        raise UserError(
-            f"{path}: the teacher reached a balanced accuracy of {recorded:.3f} where it was "
-            f"trained, and has {found:.3f} on {len(chosen)} images of {dataset.data.source}. Are "
-            "these images of another kind (camera, magnification, colour), or the classes "
-            f"({', '.join(teacher.classes[:4])}, ...) not what they are called? Judge it with "
-            "'detkd eval-cls'; distill.preflight: 0 trusts it all the same."
-        )

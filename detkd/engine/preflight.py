@@ -12,7 +12,7 @@ from detkd.evaluation.results import check_truth
 from detkd.models.detector import detector_from
 from detkd.models.weights import read_checkpoint
 
-FAR_BELOW = 0.5  # share of the recorded mAP
+FAR_BELOW = 0.5  # share of the recorded score under which a teacher is not believed
 
 
 def check_teacher(path: str, dataset: CocoDataset, images: int, device: torch.device) -> None:

@@ -22,7 +22,7 @@ from detkd.cli.app import launch
 from detkd.cli.arguments import read_kind
 from detkd.data.class_dataset import ClassDataset
 from detkd.data.labelled_images import read_labelled
-from detkd.engine.class_parts import check_class_teacher
+from detkd.engine.class_preflight import check_knowledge
 from detkd.engine.figures import class_figures
 from detkd.engine.run import RunFolder, read_log
 from detkd.engine.study import plan, read_study
@@ -357,8 +357,7 @@ def test_training_ends_early_at_an_epoch_that_was_judged(tiny, tmp_path):
 def test_a_teacher_is_looked_at_all_over_the_images(tiny, tmp_path, crops, monkeypatch):
     assert train(tiny(), tmp_path / "t") == 0
     checkpoint = read_checkpoint(tmp_path / "t/best.pt")
-    torch.save({**checkpoint, "score": 1e-9}, tmp_path / "t.pt")
-    network = Classifier.load(tmp_path / "t.pt")
+    network = Classifier.load(tmp_path / "t/best.pt")
     data = ClassDataset(read_labelled(crops), image_size=32)
     assert list(network.classes) == list(data.classes)
     looked: list[int] = []
@@ -366,7 +365,7 @@ def test_a_teacher_is_looked_at_all_over_the_images(tiny, tmp_path, crops, monke
     monkeypatch.setattr(
         ClassDataset, "__getitem__", lambda self, at: looked.append(at) or original(self, at)
     )
-    check_class_teacher(str(tmp_path / "t.pt"), data, len(data) - 1)
+    check_knowledge({**checkpoint, "score": 1e-9}, "t/best.pt", data, len(data) - 1)
     assert len(looked) == len(data) - 1
     assert (looked[0], looked[-1]) == (0, len(data) - 1)
 
