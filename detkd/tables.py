@@ -14,6 +14,14 @@ def delimiter_of(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
+def with_point(number: str, delimiter: str) -> str:
+    """A number with a decimal point, where a spreadsheet wrote a comma.
+
+    It may be one where the columns are divided by something else.
+    """
+    return number if delimiter == "," else number.replace(",", ".")
+
+
 def open_table(path: Path) -> csv.DictReader[str]:
     """The rows of a table, in any encoding; names of columns have no blanks around them.
 

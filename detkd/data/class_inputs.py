@@ -16,7 +16,7 @@ from detkd.data.dataset import fitted
 from detkd.data.images import image_names, leaves_root
 from detkd.errors import DataError
 from detkd.pixels import Levels, eight_bit, read_pixels
-from detkd.tables import open_table
+from detkd.tables import open_table, with_point
 
 IMAGE = ("frame", "image", "file_name", "filename", "file")
 CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
@@ -68,17 +68,17 @@ def boxes_of_table(path: Path) -> list[Asked]:
             f"{path}: needs a column of images ({', '.join(IMAGE)}) and four of a box "
             f"({', '.join(BOX)} or x, y, width, height); it has {', '.join(columns) or 'none'}."
         )
-    corners = forms[0] in CORNERS
-    return [_of_row(row, image, forms[0], corners) for row in rows]
+    delimiter = reader.reader.dialect.delimiter
+    return [_of_row(row, image, forms[0], delimiter) for row in rows]
 
 
-def _of_row(row: Mapping[str, str], image: str, names: Sequence[str], corners: bool) -> Asked:
+def _of_row(row: Mapping[str, str], image: str, names: Sequence[str], delimiter: str) -> Asked:
     file = row[image].strip().replace("\\", "/")
     try:
-        x, y, third, fourth = (float(row[name]) for name in names)
+        x, y, third, fourth = (float(with_point(row[name], delimiter)) for name in names)
     except ValueError:
         return Asked(file, None, row, "its box has no four numbers")
-    size = (third - x, fourth - y) if corners else (third, fourth)
+    size = (third - x, fourth - y) if names in CORNERS else (third, fourth)
     return Asked(file, (x, y, *size), row)
 
 

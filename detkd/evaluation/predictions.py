@@ -13,7 +13,7 @@ from detkd.encoding import decode
 from detkd.errors import DataError
 from detkd.evaluation.results import Result
 from detkd.pixels import PAGE
-from detkd.tables import delimiter_of
+from detkd.tables import delimiter_of, with_point
 
 IMAGE = ("image", "image_id", "file_name", "filename", "file")
 CLASS = ("class", "label", "category", "category_id", "name", "class_name")
@@ -97,7 +97,7 @@ def _yolo_categories(folder: Path, truth: dict[str, Any]) -> list[Any]:
 
 def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
     """A table with a header; boxes in px, by corners or by corner and size."""
-    header, rows, commas = _rows(path)
+    header, rows, delimiter = _rows(path)
     columns = {name.strip().lower(): name for name in header}
     image, label, score = (_column(columns, names, path) for names in (IMAGE, CLASS, SCORE))
     box, corners = _box_columns(columns, path)
@@ -107,7 +107,7 @@ def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
     results = []
     for line, row in rows:
         where = f"{path}: line {line}"
-        x, y, third, fourth = (_number(row[column], where, commas) for column in box)
+        x, y, third, fourth = (_number(row[column], where, delimiter) for column in box)
         size = [third - x, fourth - y] if corners else [third, fourth]
         if min(size) < 0:
             raise DataError(f"{where} has a box whose end is before its beginning; mend it.")
@@ -117,23 +117,20 @@ def _read_table(path: Path, truth: dict[str, Any]) -> list[Result]:
                 "image_id": images.find((row[image] or "").strip(), where)["id"],
                 "category_id": ids.get(said, f"class {said}"),
                 "bbox": [x, y, *size],
-                "score": _number(row[score], where, commas),
+                "score": _number(row[score], where, delimiter),
             }
         )
     return results
 
 
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], bool]:
-    """The names of the columns, each row with its line, and whether decimals may have commas.
-
-    They may where the columns are divided by semicolons or tabs, as spreadsheets do.
-    """
+def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], str]:
+    """The names of the columns, each row with its line, and what divides the columns."""
     lines = _text(path).splitlines()
     delimiter = delimiter_of(lines[0]) if lines else ","
     reader = csv.DictReader(lines, restkey="", delimiter=delimiter)
     try:
         header = list(reader.fieldnames or ())
-        return header, [(reader.line_num, row) for row in reader], delimiter != ","
+        return header, [(reader.line_num, row) for row in reader], delimiter
     except csv.Error as error:
         raise DataError(
             f"{path}: line {reader.line_num} is no row of a table ({error})."
@@ -211,10 +208,10 @@ def _size(image: dict[str, Any], where: str) -> tuple[float, float]:
     return known[0], known[1]
 
 
-def _number(text: str | None, where: str, commas: bool = False) -> float:
+def _number(text: str | None, where: str, delimiter: str = ",") -> float:
     said = text or ""
     try:
-        value = float(said.replace(",", ".") if commas else said)
+        value = float(with_point(said, delimiter))
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

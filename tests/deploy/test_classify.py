@@ -126,6 +126,10 @@ def test_boxes_of_a_table_are_cut_as_crops_are(frames, tmp_path):
     [row] = table(out)
     assert (row["label_before_"], row["label_before"]) == ("bee", "x")
     assert row["label"] == rows[0]["label"]
+    # A spreadsheet's semicolons and decimal commas.
+    found.write_text("frame;class;x1;y1;x2;y2\na.png;bee;10,0;10,0;40,0;30,0\n")
+    assert classify(*argv, "--boxes", found) == 0
+    assert [row["probability"] for row in table(out)] == [rows[0]["probability"]]
     # The same boxes, cut by `detkd crop` and called as images of a folder.
     images = [{"id": at, "file_name": f"{name}.png"} for at, name in enumerate("ab")]
     boxes = [(0, [10, 10, 30, 20]), (0, [-5, -5, 17, 25]), (1, [70, 50, 9, 9])]

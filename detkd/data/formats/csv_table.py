@@ -34,7 +34,7 @@ from detkd.data.records import (
 )
 from detkd.encoding import decode
 from detkd.errors import DataError
-from detkd.tables import delimiter_of
+from detkd.tables import delimiter_of, with_point
 
 # What each column may be called, in lower case with _ for blanks. The first that is there counts.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -172,7 +172,7 @@ def _is_plain_row(cells: Sequence[str], delimiter: str) -> bool:
 
 def _points(values: Sequence[str], delimiter: str) -> list[str]:
     """Numbers with decimal points, where a spreadsheet printed decimal commas."""
-    return list(values) if delimiter == "," else [each.replace(",", ".") for each in values]
+    return [with_point(each, delimiter) for each in values]
 
 
 def _columns(cells: list[str], names: list[str], said: Mapping[str, str]) -> dict[str, int]:
