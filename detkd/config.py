@@ -147,7 +147,8 @@ class TermConfig:
     Args:
         name: a loss of `detkd/distill/losses`, or my_module:MyLoss.
         at: features it compares, such as p3 or roi.logits.
-        weight: factor in front of the mean loss, or {published: W}.
+        weight: factor in front of the mean loss, or {published: W}; with `balance: auto` its pull
+            as a share of the task's.
         options: arguments of the loss.
         schedule: when it counts.
     """
@@ -241,7 +242,8 @@ class TrainConfig:
         weight_decay: not applied to norms and biases.
         momentum: of sgd.
         schedule: cosine, step (a tenth at 2/3 and at 8/9 of the steps), one_cycle or constant.
-        warmup: steps over which the learning rate grows linearly.
+        warmup: steps over which the learning rate grows linearly; one_cycle has a rise of its own,
+            of 30 % of the steps.
         ema: decay of the averaged weights that are judged and kept; 0 keeps the last ones.
         clip: largest norm of the gradient; 0 does not clip.
         accumulate: batches whose gradients are added up before a step.
@@ -443,13 +445,19 @@ class LabelLossConfig:
     weight: float = 1.0
 
 
+def the_answer() -> list[TermConfig]:
+    """What a classifier's teacher says of the classes: the recipe of docs/marine.md."""
+    return [TermConfig("kl", ["logits"], 1.0, {"temperature": 4.0})]
+
+
 @dataclass
 class TeachConfig:
     """The teacher of a classifier and what the student learns from it.
 
     Args:
         teacher: checkpoint of the teacher.
-        losses: the distillation terms, at logits, pooled and c2..c5.
+        losses: the distillation terms, at logits, pooled and c2..c5; without them softened classes
+            (kl at logits, temperature 4, weight 1).
         balance: fixed weights; auto (a weight is the term's pull at the backbone as a share of the
             task's); or surgery (a term that pulls against the task sits out the step).
         cache: keep what the teacher says of each view, and compute it once; views have to come
@@ -460,7 +468,7 @@ class TeachConfig:
     """
 
     teacher: str
-    losses: list[TermConfig] = field(default_factory=list)
+    losses: list[TermConfig] = field(default_factory=the_answer)
     balance: Literal["fixed", "auto", "surgery"] = "fixed"
     cache: bool = False
     cache_folder: str | None = None

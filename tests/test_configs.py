@@ -165,6 +165,24 @@ def test_a_teacher_alone_gives_its_answers(tmp_path):
     assert [term.name for term in added] == [*(term.name for term in losses()), "pkd"]
 
 
+def test_a_key_of_one_term_of_the_list_is_no_option(tmp_path):
+    """It would change the last term alone, and nobody would be told."""
+    config = tmp_path / "a.yaml"
+    config.write_text("data: {train: a.json, val: b.json}\ndistill: {teacher: t.pt}\n")
+    for key in ("weight=1", "schedule.stop=0.5", "options={}"):
+        argv = ["--config", str(config), f"--distill.losses.{key}"]
+        with pytest.raises(ConfigError, match="give the whole list"):
+            read_experiment("x", argv, description="", epilog="")
+
+
+def test_a_classifiers_teacher_alone_gives_softened_classes(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("data: {train: a}\ndistill: {teacher: t.pt}\n")
+    argv = ["--config", str(config)]
+    read_one = read_kind(ClassifierExperiment, "x", argv, description="", epilog="")[0]
+    assert read_one.distill.losses == [TermConfig("kl", ["logits"], 1.0, {"temperature": 4.0})]
+
+
 def test_a_loss_can_be_added_to_a_list(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text(

@@ -255,6 +255,12 @@ def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].removesuffix("+")
+            if name.startswith("distill.losses."):
+                raise ConfigError(
+                    f"--{name}: each term of the list has this key, and one of them is not told "
+                    "apart here; give the whole list, --distill.losses='[{name: kl, at: "
+                    "[roi.logits], weight: 4}]', or edit the config."
+                )
             if name.split(".losses")[0] not in flags and name not in flags:
                 raise ConfigError(f"unknown option '--{name}'{_nearest(name, sorted(flags))}")
 

@@ -160,8 +160,9 @@ def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float
         return temperature, options.threshold
     if decisions is None:
         raise DataError(
-            f"{options.checkpoint or options.model}: holds no threshold, for it is of an older "
-            "detkd; name one with --threshold, or 0 to have a class for everything."
+            f"{options.checkpoint or options.model}: holds no threshold, for its training has "
+            "not ended (--resume goes on with it), or it is of an older detkd; name one with "
+            "--threshold, or 0 to have a class for everything."
         )
     if decisions.unknown is None:
         print(

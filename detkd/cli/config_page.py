@@ -12,6 +12,12 @@ from detkd.cli.arguments import PARTS
 from detkd.config import AnyExperiment, ClassifierExperiment, Experiment
 from detkd.files import write_atomic
 
+OF_A_LIST = (
+    "`distill.losses` is a list, and what follows are the keys of each of its entries: "
+    "`losses: [{name: kl, at: [roi.logits], weight: 4}, ...]`. On the command line and in a "
+    "study's `set` the list is given as a whole."
+)
+
 
 def _is_part(value: Any) -> bool:
     """Whether a default is made of keys of its own, which have their own table."""
@@ -38,6 +44,8 @@ def _of_kind(kind: type[AnyExperiment], title: str) -> list[str]:
             continue
         summary = (part.__doc__ or "").strip().splitlines()[0]
         lines += [f"## {title}{prefix or 'top level'}", "", summary, ""]
+        if prefix == "distill.losses":
+            lines += [OF_A_LIST, ""]
         lines += ["| key | default | meaning |", "|---|---|---|"]
         meanings = _meanings(part.__doc__ or "")
         for field in fields(part):

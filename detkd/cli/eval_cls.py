@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   detkd eval-cls --checkpoint runs/marine-distill/best.pt --side test --out judged
   detkd eval-cls --checkpoint runs/marine-distill/best.pt --data others --unknown debris bubble
   detkd eval-cls --checkpoint runs/marine-distill/best.pt --against runs/marine-student
-  detkd eval-cls --checkpoint runs/self-resnet18/best.pt --cut c3 --cut-out resnet18-c3.pt
+  detkd eval-cls --checkpoint runs/self-resnet18-distill/best.pt --cut c3 --cut-out resnet18-c3.pt
 """
 
 

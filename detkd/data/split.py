@@ -92,6 +92,7 @@ def groups_in_names(pattern: str, names: Sequence[str], said: str) -> list[str |
     Raises:
         DataError: no regular expression, or one that finds nothing in any name.
     """
+    without = "null" if said.startswith("data.") else "none"  # a key of a config, or a flag
     try:
         matches = [re.search(pattern, name) for name in names]
     except re.error as error:
@@ -101,7 +102,7 @@ def groups_in_names(pattern: str, names: Sequence[str], said: str) -> list[str |
         first = names[0] if names else "no image at all"
         raise DataError(
             f"{said}: '{pattern}' matches none of the file names ({first}, ...); give another, or "
-            "none where each image stands alone."
+            f"{without} where each image stands alone."
         )
     return found
 

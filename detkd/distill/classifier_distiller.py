@@ -147,6 +147,11 @@ def build_classifier_distiller(
         ConfigError: classes, sizes or features of the two do not fit, or views that never come
             again are to be kept.
     """
+    if not distill.losses:
+        raise ConfigError(
+            "distill.losses: names no term, so that the teacher says nothing; leave the key out "
+            "for softened classes, or leave 'distill' out."
+        )
     if student.classes != teacher.classes:
         differing = sorted(set(student.classes) ^ set(teacher.classes))
         what = f"only one has '{differing[0]}'" if differing else "their order differs"
@@ -161,7 +166,7 @@ def build_classifier_distiller(
             f"set image_size: {teacher.image_size}."
         )
     cache = None
-    if distill.cache and distill.losses:
+    if distill.cache:
         names = sorted({name for term in distill.losses for name in term.at})
         held = all(name in ONE_CELL for name in names)  # small enough for the memory
         folder = Path(distill.cache_folder) if distill.cache_folder else own_folder()

@@ -16,6 +16,7 @@ from detkd.distill.cache import MapCache, autocast_dtype, marks_of
 from detkd.distill.frames import SEEN, boxes_of_teacher, ignoring, split_batch
 from detkd.distill.head_maps import head_maps
 from detkd.distill.outputs import Outputs
+from detkd.distill.schedule import idle_from
 from detkd.distill.sharing import (
     Plan,
     apply_sharing,
@@ -317,6 +318,12 @@ def build_distiller(
         raise ConfigError(
             "distill.task_from: until then the terms of distill.losses count alone, and there are "
             "none; name some, or leave task_from out."
+        )
+    if (resting := idle_from(distill.losses, distill.task_from)) is not None:
+        raise ConfigError(
+            f"distill.task_from: until {distill.task_from:g} of the training the terms count "
+            f"alone, and from {resting:g} on none of them does; let one's schedule reach from 0 to "
+            f"{distill.task_from:g}, or leave task_from out."
         )
     plan = plan_sharing(student, teacher, distill.heads, distill.freeze_until)
     if plan.joint and (distill.pseudo is not None or cache):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from detkd.config import ScheduleConfig
+from detkd.config import ScheduleConfig, TermConfig
 
 
 def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
@@ -25,3 +26,13 @@ def factor(schedule: ScheduleConfig, step: int, steps: int) -> float:
         "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
     }[schedule.decay]
     return grown * left * schedule.every
+
+
+def idle_from(terms: Sequence[TermConfig], until: float) -> float | None:
+    """The share of the training from which on no term counts, before `until`; None if one does."""
+    at = 0.0
+    for schedule in sorted((term.schedule for term in terms), key=lambda each: each.start):
+        if schedule.start > at:
+            break
+        at = max(at, schedule.stop)
+    return at if at < until else None

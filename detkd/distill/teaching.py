@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from detkd.config import TermConfig
+from detkd.config import PublishedWeight, TermConfig
 from detkd.distill.adapters import Adapter
 from detkd.distill.balance import Balance, Kind
 from detkd.distill.terms import Term
+from detkd.errors import ConfigError
 from detkd.models.network import Network
 
 Net = TypeVar("Net", bound=Network)
@@ -53,6 +54,8 @@ class Teaching(nn.Module, Generic[Net]):
             teacher.eval().requires_grad_(False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.balance = Balance(balance, len(terms))
+        if balance == "auto":
+            _check_shares(terms)
         self.sizes: dict[str, float] = {}
         self.terms = nn.ModuleList()
         seen: Counter[str] = Counter()
@@ -88,14 +91,21 @@ class Teaching(nn.Module, Generic[Net]):
 
     def lines(self) -> list[str]:
         """What is done to compare the two, one line each, to be read before the training."""
-        return [
-            f"{term.label}: the student's {name} goes through a 1x1 convolution from "
-            f"{adapter.project.in_channels} to the teacher's {adapter.project.out_channels} "
-            "channels"
-            for term in self.at_step()[0]
-            for name, adapter in term.adapters.items()
-            if isinstance(adapter, Adapter) and isinstance(adapter.project, nn.Conv2d)
-        ]
+        told = []
+        for term in self.at_step()[0]:
+            if self.balance.kind == "auto" and term.weight > 1:
+                told.append(
+                    f"{term.label}: its weight of {term.weight:g} is a share of the task's pull "
+                    f"(distill.balance: auto), so it pulls {term.weight:g} times as hard"
+                )
+            told += [
+                f"{term.label}: the student's {name} goes through a 1x1 convolution from "
+                f"{adapter.project.in_channels} to the teacher's {adapter.project.out_channels} "
+                "channels"
+                for name, adapter in term.adapters.items()
+                if isinstance(adapter, Adapter) and isinstance(adapter.project, nn.Conv2d)
+            ]
+        return told
 
     def at_step(self) -> tuple[list[Term], list[float]]:
         """The terms, and the weight of each at this step: 0 where it is off."""
@@ -164,3 +174,14 @@ def of_student(name: str) -> bool:
 def idle(module: nn.Module, like: Tensor) -> Tensor:
     """Zero, with a gradient of zero: where processes share weights, those at rest need one, too."""
     return like.new_zeros(()) + sum(p.sum() * 0.0 for p in module.parameters() if p.requires_grad)
+
+
+def _check_shares(terms: Sequence[TermConfig]) -> None:
+    """Refuse published weights where a weight is a share of the task's pull."""
+    for term in terms:
+        if isinstance(term.weight, PublishedWeight):
+            raise ConfigError(
+                f"distill.losses: '{term.name}': with distill.balance: auto a weight is the term's "
+                "pull as a share of the task's, which no published weight is; give a number, such "
+                "as 0.5."
+            )

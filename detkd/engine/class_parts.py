@@ -55,7 +55,11 @@ class Sides:
         """
         chosen = {"train": self.train, "val": self.val, "test": self.test}[name]
         if chosen is None:
-            raise DataError(f"{self.train.source}: has no side '{name}'; give data.ratios a share.")
+            raise DataError(
+                f"{self.train.source}: has no side '{name}'; give data.ratios a share of it. Where "
+                "data.val names other images nothing is divided: 'detkd eval-cls --data' judges "
+                "images of a third source."
+            )
         return chosen
 
     @property

@@ -76,7 +76,12 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
         raise ConfigError(
             "the classifier has no exits; train one with model.exits, or leave --early out."
         )
-    sure = decisions.early if decisions else None
+    if decisions is None:
+        raise ConfigError(
+            "the checkpoint does not say when an exit is sure, for its training has not ended "
+            "(--resume goes on with it), or it is of an older detkd; leave --early out."
+        )
+    sure = decisions.early
     if sure is None:
         raise ConfigError("no exit was sure enough on the validation images; leave --early out.")
     whole = answering(network, decisions, device)

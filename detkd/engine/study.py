@@ -33,11 +33,12 @@ import yaml
 
 from detkd.config import AnyExperiment, Experiment
 from detkd.data.dataset import digest_of_sides
+from detkd.distill.losses import source_from_outside
 from detkd.engine.class_parts import digest_of_division
 from detkd.engine.figures import KINDS, Kind
 from detkd.engine.run import FREE_KEYS, NEW_KEYS, RunFolder
 from detkd.errors import ConfigError
-from detkd.files import digest_of_tree, write_atomic
+from detkd.files import digest_of, digest_of_tree, write_atomic
 
 Resolve = Callable[[list[str]], AnyExperiment]
 GAP = ("plain", "teacher")
@@ -337,6 +338,9 @@ def _settings(experiment: AnyExperiment, teacher: str) -> str:
         tree.pop("self_distill", None)  # where it is not used, it decides nothing
     if tree["distill"]:
         tree["distill"]["teacher"] = teacher
+        for term in tree["distill"]["losses"]:
+            if source := source_from_outside(term["name"]):
+                term["source"] = digest_of(source)
     return digest_of_tree(tree)
 
 

@@ -51,5 +51,5 @@ class Watch:
                     f"step {step}: the term '{name}' was {total / task:.0f} times the task loss "
                     f"over the last {WINDOW} steps and drowns it. Divide its weight by "
                     f"{total / task:.0f} or more; --suggest-weights measures what suits, and "
-                    "distill.balance: auto keeps to it."
+                    "distill.balance: auto with a weight of 0.5 keeps to it."
                 )

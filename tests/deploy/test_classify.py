@@ -2,6 +2,9 @@
 
 import csv
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,7 +203,7 @@ def test_what_cannot_be_classified_with_is_refused_in_a_sentence(frames, tmp_pat
     (tmp_path / "r.json").write_text("[]")
     for argv, said in (
         ([tmp_path / "no", "--checkpoint", best], "no such folder, or no image in it"),
-        ([frames, "--checkpoint", older], "holds no threshold"),
+        ([frames, "--checkpoint", older], "holds no threshold, for its training has not ended"),
         ([frames, "--checkpoint", best, "--threshold", "2"], "is no probability"),
         ([frames, "--checkpoint", best, "--boxes", tmp_path / "t.csv"], "four of a box"),
         ([frames, "--checkpoint", best, "--boxes", tmp_path / "r.json"], "--gt names"),
@@ -232,6 +235,16 @@ def test_an_export_says_what_its_checkpoint_says(frames, tmp_path, capsys):
             assert one[key] == other[key]
         if one["probability"]:
             assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=2e-4)
+    # The page's own lines, without detkd.
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text()
+    code = page.split("## A classifier without detkd")[1].split("```python")[1].split("```")[0]
+    (frames / "a.png").rename(tmp_path / "crop.png")
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    label, probability = said.stdout.split()
+    assert label == tables[0][0]["label"]
+    assert float(probability) == pytest.approx(float(tables[0][0]["probability"]), abs=1e-4)
     assert launch("export", [*argv, "--gt", "x.json"]) == 2
     assert "--gt: is for detectors" in capsys.readouterr().err
     argv = [str(frames), "--model", str(exported), "--out", str(tmp_path / "found")]
@@ -289,6 +302,10 @@ def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys)
     for model, said in (
         (["--checkpoint", checkpoint_of(tmp_path / "none.pt")], "has no exits"),
         (["--checkpoint", checkpoint_of(tmp_path / "y.pt", exits=["c2"])], "no exit was sure"),
+        (
+            ["--checkpoint", checkpoint_of(tmp_path / "z.pt", exits=["c2"], decisions=None)],
+            "does not say when an exit is sure",
+        ),
         (["--model", tmp_path], "an export has no exits"),
     ):
         assert classify(frames, *model, "--out", out, "--early") == 2

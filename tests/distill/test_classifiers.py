@@ -164,6 +164,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(pair, changes, said):
         build_classifier_distiller(network(**changes), pair[1], TeachConfig("t.pt"))
 
 
+def test_a_teacher_that_would_say_nothing_is_refused(pair):
+    with pytest.raises(ConfigError, match="names no term, so that the teacher says nothing"):
+        build_classifier_distiller(*pair, TeachConfig("t.pt", []))
+
+
 def test_the_state_leaves_the_teacher_out_and_comes_back_whole(pair, batch):
     distiller = ClassifierDistiller(*pair, TERMS, steps=5).train()
     distiller(*batch)

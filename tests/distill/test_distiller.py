@@ -258,6 +258,24 @@ def test_what_does_not_fit_is_refused_in_a_sentence(teacher, changes, said):
         build_distiller(small(**changes), teacher, DistillConfig("t.pt", "inherit"))
 
 
+def timed(start, stop):
+    return TermConfig("pkd", ["p3"], schedule=ScheduleConfig(start=start, stop=stop))
+
+
+def test_terms_that_take_turns_leave_no_step_idle(student, teacher):
+    terms = [timed(0.3, 0.6), timed(0.0, 0.4)]
+    config = DistillConfig("t.pt", losses=terms, task_from=0.6)
+    assert build_distiller(student, teacher, config).task_from == 0.6
+
+
+def test_no_published_weight_is_a_share_of_the_tasks_pull(student, teacher):
+    terms = [TermConfig("pkd", ["p3"], PublishedWeight(6.0)), TermConfig("kl", ["roi.logits"], 4.0)]
+    with pytest.raises(ConfigError, match=r"'pkd': with .* a weight is the term's pull"):
+        Distiller(student, teacher, terms, balance="auto")
+    told = Distiller(student, teacher, terms[1:], balance="auto").lines()
+    assert "pulls 4 times as hard" in told[-1]
+
+
 def test_parts_that_fit_are_shared_beside_parts_that_do_not(teacher):
     """The neck has no anchors, and the RoI head no levels."""
     other = small(anchor_sizes=[[16.0, 24.0], [32.0, 48.0]])
@@ -277,6 +295,11 @@ def test_parts_that_fit_are_shared_beside_parts_that_do_not(teacher):
     ("changes", "said"),
     [
         ({"task_from": 0.5, "losses": []}, "distill.task_from: .* and there are none"),
+        (
+            {"task_from": 0.6, "losses": [timed(0.0, 0.3), timed(0.4, 1.0)]},
+            "from 0.3 on none of them does",
+        ),
+        ({"task_from": 0.6, "losses": [timed(0.1, 1.0)]}, "from 0 on none of them does"),
         ({"heads": "inherit", "freeze_until": 0.5}, "nothing is; set distill.heads: freeze"),
         ({"heads": "none", "freeze_until": 0.5}, "nothing is; set distill.heads: freeze"),
     ],

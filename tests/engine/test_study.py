@@ -247,6 +247,24 @@ def test_a_row_whose_settings_change_begins_anew(study):
     assert results.rows["a"]["seeds"] == [2]
 
 
+def test_a_row_whose_loss_from_outside_changes_is_another(study, monkeypatch):
+    monkeypatch.syspath_prepend(str(study))
+    code = "from torch import nn\nclass Mine(nn.Module):\n    pass\n"
+    (study / "their_losses.py").write_text(code)
+    tree = yaml.safe_load((study / "study.yaml").read_text())
+    losses = {"distill.losses": [{"name": "their_losses:Mine", "at": ["p3"]}]}
+    alter(study, rows={**tree["rows"], "pkd": {"config": "distill.yaml", "set": losses}})
+
+    def digest():
+        [*_, task] = plan(read_study(study / "study.yaml"), [0], resolve, ["pkd"])
+        return task.settings
+
+    before = digest()
+    assert digest() == before
+    (study / "their_losses.py").write_text(code + "# mended\n")
+    assert digest() != before
+
+
 def test_a_row_that_was_run_before_there_was_a_test_is_judged_on_it(study, scenes):
     path = study / "study.yaml"
     figures = {"val_map": 0.5, "test_map": None, "test_ap50": None, "seconds": 1.0}

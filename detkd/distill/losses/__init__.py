@@ -10,6 +10,7 @@ import importlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -89,7 +90,8 @@ def build_loss(
     if unknown:
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise ConfigError(f"distill.losses: '{name}' has no option '{unknown[0]}'; {takes}.")
-    _check_numbers(name, options, {key: parameters[key].default for key in options})
+    if name in LOSSES:
+        _check_numbers(name, options, {key: parameters[key].default for key in options})
     given = {
         "channels": teacher_channels[0] if teacher_channels else 0,
         "student_channels": student_channels,
@@ -102,7 +104,10 @@ def build_loss(
 
 
 def _check_numbers(name: str, options: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
-    """Refuse what is no number where the loss has one by itself, and temperatures of 0."""
+    """Refuse what is no number where the loss has one by itself, and temperatures of 0.
+
+    Of our losses, whose whole numbers are counts; one from outside knows its own options.
+    """
     for key, value in options.items():
         default = usual[key]
         if isinstance(default, bool) or not isinstance(default, int | float):
@@ -129,6 +134,18 @@ def find_loss(name: str) -> type[nn.Module]:
             "and my_module:MyLoss from outside."
         )
     return loss
+
+
+def source_from_outside(name: str) -> Path | None:
+    """The file of a loss from outside the package; None of ours, which a version stands for.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if ":" not in name:
+        return None
+    file = inspect.getsourcefile(_from_outside(name))
+    return Path(file) if file else None
 
 
 def _from_outside(name: str) -> type[nn.Module]:
