@@ -106,7 +106,7 @@ def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[st
         if key == "AP" and row["spread"] is not None:
             return f"{value:.3f} ± {row['spread']:.3f}"
         if key == "milliseconds":
-            return f"{value:.1f}" if value < 10 else f"{value:.0f}"
+            return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"  # three characters wide
         if key == "interval":
             return limits(value)
         if key in ("p", "p_adjusted"):
