@@ -261,7 +261,7 @@ def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
                     "apart here; give the whole list, --distill.losses='[{name: kl, at: "
                     "[roi.logits], weight: 4}]', or edit the config."
                 )
-            if name.split(".losses")[0] not in flags and name not in flags:
+            if name not in flags:
                 raise ConfigError(f"unknown option '--{name}'{_nearest(name, sorted(flags))}")
 
 
