@@ -61,6 +61,13 @@ def show_classes(metrics: dict[str, Any]) -> None:
             f"stopping early: top-1 {number(early['early']['top1'])}, {early['saved']:.0%} of the "
             "operations saved"
         )
+        if (known := early.get("unknown", {})) and known["threshold"] is not None:
+            console.print(
+                f"'unknown' below {known['threshold']:.2f} there: {known['coverage']:.0%} get a "
+                f"class, of which {number(known['accuracy'])} are right; calibration error "
+                f"{number(early['calibration']['ece_scaled'])} at temperature "
+                f"{early['calibration']['temperature']:.2f}"
+            )
     if metrics["chosen_on"]["measured_there"]:
         console.print("temperature and thresholds were chosen on these images, and flatter here")
     if metrics["intervals"].get("groups") == 1:

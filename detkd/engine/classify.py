@@ -76,15 +76,16 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
         raise ConfigError(
             "the classifier has no exits; train one with model.exits, or leave --early out."
         )
-    if decisions is None:
+    if decisions and decisions.early is None:
+        raise ConfigError("no exit was sure enough on the validation images; leave --early out.")
+    if decisions is None or decisions.early is None or decisions.early_temperature is None:
         raise ConfigError(
-            "the checkpoint does not say when an exit is sure, for its training has not ended "
-            "(--resume goes on with it), or it is of an older detkd; leave --early out."
+            "the checkpoint does not say when an exit is sure and what that is worth, for its "
+            "training has not ended (--resume goes on with it), or it is of an older detkd; leave "
+            "--early out."
         )
     sure = decisions.early
-    if sure is None:
-        raise ConfigError("no exit was sure enough on the validation images; leave --early out.")
-    whole = answering(network, decisions, device)
+    whole = answering(network, decisions.of_early, device)
 
     def early(images: np.ndarray) -> tuple[list[str], np.ndarray]:
         stopped = [classify_early(network, torch.from_numpy(x).to(device), sure) for x in images]

@@ -1,7 +1,9 @@
 """How sure a score is, and whether two runs differ: samples drawn anew, as for a detector's mAP.
 
 The scores of a drawn data set follow from three numbers of each class: how many images of it there
-are, how many were called so, and how many were called so rightly.
+are, how many were called so, and how many were called so rightly. A class that a draw happens to
+lack is left out of that draw's means, as the detectors' AP has it: counted as an F1 of 0 where it
+was called, it would draw the interval below the score.
 """
 
 from __future__ import annotations
@@ -119,12 +121,13 @@ class Said:
         ones = np.eye(probabilities.shape[1], dtype=np.float32)
         self.truths, self.called = ones[labels], ones[probabilities.argmax(1)]
         self.hits = self.truths * self.called
+        self.absent = self.truths.sum(0) == 0  # classes [K] of which there is no image at all
 
 
 def drawn_scores(said: Said, weights: np.ndarray) -> dict[str, np.ndarray]:
     """The scores [draws] of data sets that hold each image as often as `weights` [draws, N] say."""
     times = weights.astype(np.float32)
-    return _scores(times @ said.truths, times @ said.called, times @ said.hits)
+    return _scores(times @ said.truths, times @ said.called, times @ said.hits, said.absent)
 
 
 def exchanged_scores(ours: Said, theirs: Said, swapped: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,19 +138,22 @@ def exchanged_scores(ours: Said, theirs: Said, swapped: np.ndarray) -> dict[str,
         one.sum(0) + swaps @ (other - one)
         for one, other in ((ours.called, theirs.called), (ours.hits, theirs.hits))
     )
-    return _scores(truths, called, hits)
+    return _scores(truths, called, hits, ours.absent)
 
 
-def _scores(truths: np.ndarray, called: np.ndarray, hits: np.ndarray) -> dict[str, np.ndarray]:
+def _scores(
+    truths: np.ndarray, called: np.ndarray, hits: np.ndarray, absent: np.ndarray
+) -> dict[str, np.ndarray]:
     """The scores of data sets by their images of each class [draws, K]; see `class_scores`."""
     truths, called, hits = (each.astype(np.float64) for each in (truths, called, hits))
-    there, counted = truths > 0, truths + called > 0
+    there = truths > 0
+    counted = there | (absent & (called > 0))
     recall = hits / np.maximum(truths, 1)
     f1 = 2 * hits / np.maximum(truths + called, 1)
     return {
         "top1": hits.sum(1) / truths.sum(1),
         "balanced_accuracy": recall.sum(1) / there.sum(1),
-        "macro_f1": f1.sum(1) / counted.sum(1),
+        "macro_f1": (f1 * counted).sum(1) / counted.sum(1),
     }
 
 

@@ -16,7 +16,7 @@ from detkd.evaluation.calibration import calibration_error, scaled
 from detkd.evaluation.class_intervals import DRAWS, bootstrap_scores
 from detkd.evaluation.classes import class_scores, confusion, per_class, softmax
 from detkd.evaluation.decisions import Decisions
-from detkd.evaluation.early import early_table
+from detkd.evaluation.early import early_table, stopped
 from detkd.evaluation.unknown import at_threshold, coverage_curve, of_foreign
 
 CURVE_POINTS = 50  # of the coverage curve that are kept
@@ -110,20 +110,13 @@ def judge_classes(
     mended = scaled(judged.logits, decisions.temperature)
     curve = coverage_curve(mended, labels)
     step = max(1, len(curve) // CURVE_POINTS)
+    trust = _trust(judged.logits, labels, decisions)
     document: dict[str, Any] = {
         "classes": class_scores(probabilities, labels),
         "per_class": per_class(probabilities, labels, judged.classes),
         "confusion": confusion(probabilities, labels).tolist(),
-        "calibration": {
-            "ece": calibration_error(probabilities, labels),
-            "temperature": decisions.temperature,
-            "ece_scaled": calibration_error(mended, labels),
-        },
-        "unknown": {
-            "asked_accuracy": decisions.accuracy,
-            **at_threshold(mended, labels, decisions.unknown),
-            "curve": curve[::-1][::step][::-1],
-        },
+        "calibration": trust["calibration"],
+        "unknown": {**trust["unknown"], "curve": curve[::-1][::step][::-1]},
         "intervals": {},
     }
     if foreign is not None:
@@ -134,11 +127,30 @@ def judge_classes(
     if judged.exits is not None and flops:
         early = math.inf if decisions.early is None else decisions.early
         document["early"] = early_table(judged.exits, labels, flops, alone, early)
+        if decisions.early_temperature is not None:
+            chosen = stopped(judged.exits, early)
+            document["early"] |= _trust(chosen, labels, decisions.of_early)
     if bootstrap:
         document["intervals"] = bootstrap_scores(
             probabilities, labels, judged.groups, draws=bootstrap
         )
     return document
+
+
+def _trust(logits: np.ndarray, labels: np.ndarray, decisions: Decisions) -> dict[str, Any]:
+    """What the probabilities of these logits are worth: calibration, and 'unknown'."""
+    mended = scaled(logits, decisions.temperature)
+    return {
+        "calibration": {
+            "ece": calibration_error(softmax(logits), labels),
+            "temperature": decisions.temperature,
+            "ece_scaled": calibration_error(mended, labels),
+        },
+        "unknown": {
+            "asked_accuracy": decisions.accuracy,
+            **at_threshold(mended, labels, decisions.unknown),
+        },
+    }
 
 
 def pooled(folds: Mapping[str, ClassPredictions]) -> ClassPredictions:

@@ -15,6 +15,11 @@ def stops(exit_logits: np.ndarray, threshold: float) -> np.ndarray:
     return _first(softmax(exit_logits).max(2), threshold)
 
 
+def stopped(exit_logits: np.ndarray, threshold: float) -> np.ndarray:
+    """The logits [N, K] with which each image stops, of logits [N, E, K] by depth."""
+    return exit_logits[np.arange(len(exit_logits)), stops(exit_logits, threshold)]
+
+
 def _first(sure: np.ndarray, threshold: float) -> np.ndarray:
     """The first exit [N] that is as sure as that, of confidences [N, E]; the last always is."""
     enough = sure >= threshold
@@ -56,7 +61,6 @@ def early_table(
     """
     at = stops(exit_logits, threshold)
     cost = np.array(list(flops.values()), dtype=float)
-    chosen = exit_logits[np.arange(len(at)), at]
     return {
         "threshold": threshold if np.isfinite(threshold) else None,
         "exits": {
@@ -67,7 +71,7 @@ def early_table(
             }
             for place, name in enumerate(flops)
         },
-        "early": class_scores(softmax(chosen), labels),
+        "early": class_scores(softmax(stopped(exit_logits, threshold)), labels),
         "flops": float(cost[at].mean()),
         "flops_alone": alone,
         "saved": float(1 - cost[at].mean() / alone),

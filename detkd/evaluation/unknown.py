@@ -34,11 +34,17 @@ def unknown_threshold(
 ) -> float | None:
     """The lowest threshold from which on those that get a class are right with this share.
 
-    Images below it are 'unknown'. None where no threshold reaches it. Choose it on validation
-    images.
+    Images below it are 'unknown'. Those that get a class are 1/(1 - accuracy) at least: of fewer,
+    all right, as a single wrong one would be too many, says nothing of such a share. None where no
+    threshold reaches it. Choose it on validation images.
     """
-    enough = [p for p in coverage_curve(probabilities, labels) if p["accuracy"] >= accuracy]
-    return enough[-1]["threshold"] if enough else None
+    enough = [
+        point["threshold"]
+        for point in coverage_curve(probabilities, labels)
+        if point["accuracy"] >= accuracy
+        and point["coverage"] * len(labels) * (1 - accuracy) >= 1 - 1e-9
+    ]
+    return enough[-1] if enough else None
 
 
 def at_threshold(

@@ -277,7 +277,8 @@ def test_a_network_that_was_cut_is_exported_with_nothing_of_the_rest(tmp_path):
 
 
 def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys):
-    chosen = vars(Decisions(2.0, 0.95, 0.0, None, {"side": "val"}))
+    # What is chosen for those that stop early counts, and not the head's.
+    chosen = vars(Decisions(9.0, 0.95, 0.99, None, {"side": "val"}, 2.0, 0.0))
     best = checkpoint_of(tmp_path / "best.pt", exits=["c2", "c3"])
     checkpoint = torch.load(best, weights_only=True)
     network, out = Classifier.load(best), tmp_path / "x.csv"
@@ -296,6 +297,7 @@ def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys)
             assert row["exit"] == ("c2", "c3", "last")[place]
             assert f"{row['exit']}: {(at == place).sum()}" in said
             found = (logits[place] / 2).softmax(0)
+            assert row["label"] == row["most_likely"]
             assert row["most_likely"] == CLASSES[int(found.argmax())]
             assert float(row["probability"]) == pytest.approx(float(found.max()), abs=1e-4)
         assert table(out)[2]["exit"] == ""  # could not be looked at
@@ -305,6 +307,17 @@ def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys)
         (
             ["--checkpoint", checkpoint_of(tmp_path / "z.pt", exits=["c2"], decisions=None)],
             "does not say when an exit is sure",
+        ),
+        (
+            [
+                "--checkpoint",
+                checkpoint_of(
+                    tmp_path / "o.pt",
+                    exits=["c2"],
+                    decisions=vars(Decisions(2.0, 0.95, 0.0, 0.5, {"side": "val"})),
+                ),
+            ],
+            "of an older detkd",
         ),
         (["--model", tmp_path], "an export has no exits"),
     ):

@@ -532,6 +532,10 @@ def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path
     assert early["flops_alone"] < exits["last"]["flops"]  # without the exits on the way
     assert early["saved"] == pytest.approx(1 - spent / early["flops_alone"])
     assert exits["c2"]["flops"] < exits["c3"]["flops"] < exits["last"]["flops"]
+    decisions = torch.load(tmp_path / "run/best.pt", weights_only=True)["decisions"]
+    if decisions["early"] is not None:
+        assert early["calibration"]["temperature"] == decisions["early_temperature"]
+        assert early["unknown"]["threshold"] == decisions["early_unknown"]
     best, cut = tmp_path / "run/best.pt", tmp_path / "c3.pt"
     made = ["--checkpoint", best, "--cut", "c3", "--cut-out", cut]
     assert judge(*made, "--out", tmp_path / "j") == 0

@@ -151,6 +151,19 @@ def test_drawn_and_exchanged_scores_are_those_of_the_images():
                 assert found[name][at] == pytest.approx(scores[name])
 
 
+def test_a_class_that_a_draw_lacks_is_left_out_of_its_means():
+    labels = np.array([0, 0, 1, 2])
+    called = said(0, 1, 1, 3, k=4)
+    whole = drawn_scores(Said(called, labels), np.array([[1, 1, 1, 1]]))
+    # F1 of the four is 2/3, 2/3, 0 and 0: of the last there is no image, and it was called.
+    assert whole["macro_f1"] == pytest.approx(1 / 3)
+    assert whole["macro_f1"][0] == pytest.approx(class_scores(called, labels)["macro_f1"])
+    without = drawn_scores(Said(called, labels), np.array([[1, 1, 0, 0], [0, 0, 1, 1]]))
+    # Class 1 was called in the first draw, and class 3 in the second, of which there never was one.
+    assert without["macro_f1"] == pytest.approx([2 / 3, 1 / 3])
+    assert without["balanced_accuracy"] == pytest.approx([1 / 2, 1 / 2])
+
+
 def test_two_runs_on_the_same_images():
     labels = np.zeros(20, dtype=int)
     weak, strong = said(*[0] * 10, *[1] * 10), said(*[0] * 19, 1)
@@ -205,11 +218,22 @@ def test_coverage_and_the_threshold_of_unknown():
     curve = coverage_curve(rows, labels)
     assert [point["coverage"] for point in curve] == [0.25, 0.5, 0.75, 1.0]
     assert [point["accuracy"] for point in curve] == pytest.approx([1, 1, 2 / 3, 3 / 4])
-    assert unknown_threshold(rows, labels, accuracy=0.9) == pytest.approx(0.9)
     assert unknown_threshold(rows, labels, accuracy=0.75) == pytest.approx(0.7)
-    assert unknown_threshold(rows, np.ones(4, int), accuracy=0.9) is None
+    assert unknown_threshold(rows, np.ones(4, int), accuracy=0.75) is None
     assert at_threshold(rows, labels, 0.8)["coverage"] == 0.75
     assert at_threshold(rows, labels, None) == {"threshold": None, "coverage": 0, "accuracy": None}
+
+
+def test_a_share_of_right_ones_wants_as_many_images_as_can_show_it():
+    sure = np.linspace(0.5, 0.99, 24)
+    rows, labels = np.concatenate([said(0, sure=each) for each in sure]), np.zeros(24, int)
+    labels[0] = 1
+    assert unknown_threshold(rows, labels, accuracy=0.95) == pytest.approx(sure[0])  # 23 of 24
+    labels[:5] = 1
+    assert unknown_threshold(rows, labels, accuracy=0.95) == pytest.approx(sure[4])  # 19 of 20
+    labels[5] = 1
+    assert unknown_threshold(rows, labels, accuracy=0.95) is None  # 18 of 18 are too few
+    assert unknown_threshold(rows, np.zeros(24, int), accuracy=1.0) is None  # no number shows it
 
 
 def test_images_of_equal_confidence_are_accepted_together():
@@ -275,11 +299,26 @@ def test_decisions_are_chosen_once_and_come_back_from_a_checkpoint():
     labels = np.array([0, 0, 0])
     chosen = choose_decisions(logits[:, -1], labels, logits, {"side": "val"})
     assert chosen.early == pytest.approx(0.8)
-    assert chosen.unknown == scaled(logits[:, -1], chosen.temperature).max(1).min()
+    assert chosen.unknown is None  # three images, all right, say nothing of 95 %
+    assert chosen.early_unknown is None
+    loose = choose_decisions(logits[:, -1], labels, logits, {"side": "val"}, accuracy=0.5)
+    assert loose.unknown == scaled(logits[:, -1], loose.temperature).max(1).min()
+    stop = np.stack([logits[0, 0], logits[1, 1], logits[2, 0]])
+    assert loose.early_temperature == fit_temperature(stop, labels)
+    assert loose.early_unknown == scaled(stop, loose.early_temperature).max(1).min()
+    assert loose.of_early.temperature == loose.early_temperature
+    assert loose.of_early.unknown == loose.early_unknown
+    before = {name: value for name, value in vars(loose).items() if "early_" not in name}
+    assert decisions_in({"decisions": before}, "x.pt").early_temperature is None
     assert choose_decisions(logits[:, -1], labels, None, {}).early is None
     assert decisions_in({"decisions": vars(chosen)}, "x.pt") == chosen
     assert decisions_in({}, "x.pt") is None
-    for broken in ({"temperature": 0.0}, {"early": float("nan")}, {"unknown": "much"}):
+    for broken in (
+        {"temperature": 0.0},
+        {"early": float("nan")},
+        {"unknown": "much"},
+        {"early_temperature": 0.0},
+    ):
         with pytest.raises(CheckpointError, match=r"x.pt: its temperature and thresholds"):
             decisions_in({"decisions": {**vars(chosen), **broken}}, "x.pt")
     with pytest.raises(CheckpointError, match="cannot be understood"):
