@@ -15,6 +15,7 @@ from detkd.engine.figures import Line
 from detkd.engine.study import AT, SETTINGS, Study, Task, line_of, row_of
 from detkd.errors import ConfigError
 from detkd.evaluation.paired import holm
+from detkd.evaluation.welch import welch_interval
 from detkd.files import digest_of, locked, write_json
 
 
@@ -219,7 +220,8 @@ class Results:
     def differences(self) -> list[dict[str, str]]:
         """The paired tests that are asked for by `against`, as text; empty where there are none.
 
-        `p of all` is Holm's for the number that is asked for.
+        `p of all` is Holm's for the number that is asked for. What other seeds would change is in
+        `over seeds` alone, on these images.
         """
         title, key = self.study.kind.tested
         told = [
@@ -232,11 +234,16 @@ class Results:
         # Those that have not been run yet are among the tests, too.
         asked = sum(len(row.against) for row in self.study.rows.values())
         chances = holm([line["p"] for _, _, line in told] + [1.0] * (asked - len(told)))
+        of_seed = {
+            name: [value for value in line[self.study.kind.test] if value is not None]
+            for name, line in self._lines()
+        }
         return [
             {
                 "row": name,
                 "less": other,
                 f"difference of {title}, 95 %": _difference(line),
+                "over seeds, 95 %": _limits(welch_interval(of_seed[name], of_seed[other])) or "-",
                 "p": f"{line['p']:.3f}",
                 "p of all": f"{of_all:.3f}",
             }
@@ -263,10 +270,17 @@ class Results:
                 )
 
     def _closed(self, name: str, means: dict[str, float]) -> str:
-        """How much of the way between its two rows a row goes; nothing where it does not go up."""
+        """How much of the way between its two rows a row goes.
+
+        Nothing where it does not go up, or is not shown to: a share of what may be nothing.
+        """
         gap = self.study.rows[name].gap if name in self.study.rows else ()
         if not gap or not {name, *gap} <= means.keys():
             return "-"
+        key = self.study.kind.tested[1]
+        for test in self.rows[gap[1]].get("paired", []):
+            if test["against"] == gap[0] and (limits := test[key]["interval"]) and limits[0] <= 0:
+                return "-"
         low, high = (means[end] for end in gap)
         return f"{round(100 * (means[name] - low) / (high - low))}%" if high > low else "-"
 
@@ -320,8 +334,12 @@ def _put(row: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _difference(line: dict[str, Any]) -> str:
-    between = " ({:+.3f} to {:+.3f})".format(*line["interval"]) if line["interval"] else ""
+    between = f" ({_limits(line['interval'])})" if line["interval"] else ""
     return f"{line['difference']:+.3f}{between}"
+
+
+def _limits(interval: Sequence[float] | None) -> str:
+    return "{:+.3f} to {:+.3f}".format(*interval) if interval else ""
 
 
 def _is_of(row: dict[str, Any], task: Task) -> bool:

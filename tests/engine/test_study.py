@@ -475,10 +475,15 @@ def test_differences_that_are_asked_for_by_hand(study):
         "row": "best",
         "less": "teacher",
         "difference of test mAP, 95 %": "-0.200",
+        "over seeds, 95 %": "-",  # of one seed there is no spread
         "p": "0.020",
         "p of all": "0.040",  # two are asked for, and one has been run
     }
     assert results.differences() == [asked]
+    for name, scores in (("best", [0.6, 0.8]), ("teacher", [0.1, 0.3])):
+        results.rows[name]["test_map"] = scores
+    limits = {"over seeds, 95 %": "-0.108 to +1.108"}  # .5 and 4.3027 times the root of .02
+    assert results.differences() == [{**asked, **limits}]
     tests[1]["AP"]["p"] = None  # a test without boxes
     assert results.differences() == []
 
@@ -517,6 +522,10 @@ def test_the_gap_can_be_between_other_rows_and_old_results_lack_new_scores(study
         results.add(Task(name, 0, study, [], "s"), {**found, "test_balanced": None, **costs})
     table = {row["row"]: row for row in Results(of).table()}
     assert [row["gap closed"] for row in table.values()] == ["100%", "0%", "25%", "-"]
+    for low, closed in ((0.1, "25%"), (-0.1, "-")):  # a gap that may be none is not shared
+        line = {"difference": 0.2, "interval": [low, 0.3], "p": 0.1}
+        results.rows["full"]["paired"] = [{"against": "small", "balanced_accuracy": line}]
+        assert results.table()[2]["gap closed"] == closed
     assert table["own"] == {
         "row": "own",
         "seeds": "1",
