@@ -105,6 +105,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="classes of --data that it does not know: are their images told as 'unknown'?",
     )
     parser.add_argument("--train-data", type=Path, help="where the config's images lie now")
+    parser.add_argument("--val-data", type=Path, help="the same of its data.val, where it has one")
     parser.add_argument("--out", type=Path, help="for metrics.json, predictions.json, plots/")
     parser.add_argument(
         "--against",
@@ -129,7 +130,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
     if options.folds and options.side == "test":
         raise ConfigError("--side: folds are judged by what each said of its validation images.")
-    of_checkpoint = ("data", "train_data", "cut", "cut_out")
+    of_checkpoint = ("data", "train_data", "val_data", "cut", "cut_out")
     if options.folds and (given := [name for name in of_checkpoint if getattr(options, name)]):
         flag = given[0].replace("_", "-")
         raise ConfigError(f"--{flag}: is for a checkpoint; folds are judged by their predictions.")
@@ -196,14 +197,36 @@ def _sides(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Sides:
     from detkd.engine.class_parts import data_of, sides_as_trained
 
     config = data_of(checkpoint, options.checkpoint)
-    if options.train_data:
-        config.train = str(options.train_data)
-    elif not Path(config.train).exists():
-        raise DataError(
-            f"{config.train}: is gone, and {options.checkpoint} is to be judged, or its thresholds "
-            "chosen, on its images; --train-data names where they lie now."
+    if options.val_data and not config.val:
+        raise ConfigError(
+            "--val-data: its validation images are a side of data.train; leave it out."
         )
+    for name in ("train", "val"):
+        if moved := getattr(options, f"{name}_data"):
+            setattr(config, name, str(moved))
+        elif (source := getattr(config, name)) and not Path(source).exists():
+            raise DataError(
+                f"{source}: is gone, and {options.checkpoint} is to be judged, or its thresholds "
+                f"chosen, on its images; --{name}-data names where they lie now."
+            )
     return sides_as_trained(config, checkpoint, options.checkpoint)
+
+
+def _tell_learned(
+    options: argparse.Namespace, checkpoint: dict[str, Any], judged: LabelledSet
+) -> None:
+    """Say how many of the images the network has learned from, as far as these are there."""
+    from detkd.data.labelled_images import in_both
+
+    try:
+        learned = _sides(options, checkpoint).train
+    except DataError:
+        return
+    if shared := in_both(learned, judged):
+        print(
+            f"{len(shared)} of the {len(judged.images)} images are among those that it has learned "
+            f"from, and flatter; the first is {shared[0].file}."
+        )
 
 
 def _dataset(data: LabelledSet, network: Classifier) -> ClassDataset:
@@ -229,4 +252,5 @@ def _images(
     except DataError as error:
         print(f"{error} So each image of {options.data} without a group stands alone.")
     known, foreign = other.known_to(network.classes, options.unknown, options.checkpoint)
+    _tell_learned(options, checkpoint, known)
     return _dataset(known, network), _dataset(foreign, network) if foreign.images else None

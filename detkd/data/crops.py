@@ -76,6 +76,11 @@ def write_crops(document: Mapping[str, Any], root: Path, out: Path, rule: CropRu
     if out.exists():
         raise DataError(f"{out}: is there already; name a new folder, or remove it.")
     names = {category["id"]: str(category["name"]) for category in document["categories"]}
+    if blank := [key for key, name in names.items() if not name.strip()]:
+        raise DataError(
+            f"{root}: category {blank[0]} of its COCO file has no name, so that crops of it would "
+            "have no label; name it."
+        )
     for name in rule.unknown:
         if name not in names.values():
             raise DataError(f"--unknown: no class '{name}'; there are {', '.join(names.values())}.")

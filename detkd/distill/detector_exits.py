@@ -11,7 +11,7 @@ from detkd.distill.outputs import match_proposals
 from detkd.distill.self_distiller import Said, SelfTeaching
 from detkd.distill.taps import read
 from detkd.errors import ConfigError
-from detkd.models.backbones import Feature
+from detkd.models.backbones import Feature, is_signed
 from detkd.models.class_heads import Exit, exit_stages
 from detkd.models.detector import Detector
 from detkd.models.roi_features import RoIAlign
@@ -67,6 +67,7 @@ class DetectorSelfDistiller(SelfTeaching[Detector]):
                 alike,
                 head.out_features,
                 attention_kind=config.exit_attention,
+                signed=is_signed(detector.backbone.body, self.deepest),
             )
             if model.classifier == "sigmoid":
                 rare_at_first(exit_.classes)

@@ -12,7 +12,7 @@ import yaml
 from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes
 from detkd.engine.curves import plot_curves
-from detkd.engine.run import RunFolder
+from detkd.engine.run import FREE_KEYS, RunFolder, flattened
 from detkd.errors import DataError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.class_intervals import DRAWS
@@ -81,29 +81,44 @@ def judge_folds(
 
 
 def _check_folds(runs: Sequence[Path]) -> None:
-    """Refuse runs that are not all the folds of one division, each once, as their configs say."""
+    """Refuse runs that are not all the folds of one config, each once, as they say themselves.
+
+    What may differ is where a fold is kept, and its teacher, which has folds of its own.
+    """
     said = []
     for run in runs:
         try:
             tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-            said.append(dict(tree["data"]))
+            said.append(_of_all_folds(tree) | {"fold": tree["data"].get("fold")})
         except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
             raise DataError(
                 f"{run}: holds no config.yaml of a run; name the run folders of all folds."
             ) from error
-    folds, numbers = said[0].get("folds"), [data.pop("fold", None) for data in said]
-    if not folds or any(data != said[0] for data in said):
-        odd = next((run for run, data in zip(runs, said, strict=True) if data != said[0]), runs[0])
-        raise DataError(
-            f"{odd}: is no fold of the division of {runs[0]}; name runs of one config, that differ "
-            "in data.fold alone."
-        )
+    numbers = [one.pop("fold") for one in said]
+    folds = said[0].get(("data", "folds"))
+    if not folds:
+        raise DataError(f"{runs[0]}: is no fold, for data.folds is 0; judge it with --checkpoint.")
+    for run, one in zip(runs, said, strict=True):
+        if odd := sorted(
+            key for key in one.keys() | said[0].keys() if one.get(key) != said[0].get(key)
+        ):
+            raise DataError(
+                f"{run}: is no fold of what {runs[0]} is one of: {'.'.join(odd[0])} is "
+                f"{one.get(odd[0])!r} in one and {said[0].get(odd[0])!r} in the other; name runs "
+                "of one config, that differ in data.fold alone."
+            )
     if set(numbers) != set(range(folds)):
         missing = ", ".join(str(at) for at in range(folds) if at not in numbers)
         raise DataError(
             f"--folds: of the {folds} folds {missing} is missing; name the runs of all, or the "
             "images of that one are judged by nobody."
         )
+
+
+def _of_all_folds(tree: dict[str, Any]) -> dict[Any, Any]:
+    """What the folds of a config have in common, by the parts of its keys."""
+    own = {("name",), ("data", "fold"), ("distill", "teacher"), *FREE_KEYS}
+    return {key: value for key, value in flattened(tree).items() if key not in own}
 
 
 def write_class_judgement(

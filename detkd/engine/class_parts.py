@@ -32,7 +32,7 @@ from detkd.evaluation.class_judge import ClassPredictions
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.files import digest_of_tree
 from detkd.models.class_heads import Exit
-from detkd.models.classifier import Classifier, build_classifier
+from detkd.models.classifier import Classifier, build_classifier, without_exits
 from detkd.models.network import Network
 from detkd.models.weights import levels_in, read_checkpoint
 
@@ -63,13 +63,8 @@ class Sides:
         return chosen
 
     @property
-    def digest(self) -> str | None:
-        """Digest of which images, with their labels and groups, are on which side.
-
-        None where nothing was divided, for the validation images are a source of their own.
-        """
-        if self.val.source != self.train.source:
-            return None
+    def digest(self) -> str:
+        """Digest of which images, with their labels and groups, are on which side."""
         sides = {"train": self.train, "val": self.val, "test": self.test}
         told = {
             side: sorted([image.file, image.label, image.group or ""] for image in part.images)
@@ -94,15 +89,16 @@ def check_division(
     if before and division and before != division:
         raise DataError(
             f"{source}: its images are divided otherwise than when {path} was trained, for some "
-            "have come, gone, or changed their label or group, so that it has learned from images "
-            "that are kept back now. Put them as they were, or train anew; 'detkd eval-cls --data' "
-            "judges images that it has never seen."
+            "have come, gone, or changed their side, label or group, so that it may have learned "
+            "from images that are kept back now. Put them as they were, or train anew; 'detkd "
+            "eval-cls --data' judges images that it has never seen."
         )
 
 
 def digest_of_division(data: ClassDataConfig) -> str | None:
     """The digest of the sides as the config divides them; None where the images are not there."""
-    return sides_of(data).digest if Path(data.train).exists() else None
+    there = all(Path(source).exists() for source in (data.train, data.val) if source)
+    return sides_of(data).digest if there else None
 
 
 def sides_of(data: ClassDataConfig) -> Sides:
@@ -116,6 +112,11 @@ def sides_of(data: ClassDataConfig) -> Sides:
         raise ConfigError("data.folds: folds are made of data.train alone; leave data.val out.")
     whole = read_labelled(data.train).grouped(data.group_pattern, data.group_gap)
     whole = whole.without(data.leave_out)
+    if len(whole.classes) < 2:
+        raise DataError(
+            f"data.leave_out: leaves {', '.join(whole.classes) or 'no class'} of {data.train}; two "
+            "classes at least are needed."
+        )
     if data.val:
         val = read_labelled(data.val).grouped(data.group_pattern, data.group_gap)
         val = val.without([name for name in data.leave_out if name in val.classes])
@@ -248,7 +249,12 @@ def build_class_trainable(
             "model.cut: a network that ends at an exit has no deeper one to teach it; leave "
             "self_distill out, or train the whole and cut it with 'detkd eval-cls --cut'."
         )
-    if model.exits and not own and not model.cut:
+    if model.cut and model.exits:
+        raise ConfigError(
+            "model.exits: a network that ends at the exit on model.cut has no others; leave one of "
+            "the two out."
+        )
+    if model.exits and not own:
         raise ConfigError("model.exits: exits are trained by self_distill; give it, or leave them.")
     torch.manual_seed(experiment.train.seed)
     network = build_classifier(
@@ -284,7 +290,7 @@ def build_class_trainable(
         )
     return build_classifier_distiller(
         network,
-        Classifier.load(distill.teacher),
+        without_exits(Classifier.load(distill.teacher)),
         distill,
         steps=all_steps(experiment.train, len(loader)),
         images=len(dataset),

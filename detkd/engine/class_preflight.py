@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detkd.config import ClassDataConfig, ClassifierExperiment
 from detkd.data.class_dataset import ClassDataset
-from detkd.engine.class_parts import SCORES, predict_classes
+from detkd.data.labelled_images import in_both
+from detkd.engine.class_parts import (
+    SCORES,
+    data_of,
+    digest_of_division,
+    predict_classes,
+    sides_of,
+)
 from detkd.engine.preflight import FAR_BELOW
-from detkd.errors import DataError, UserError
+from detkd.errors import CheckpointError, DataError, UserError
 from detkd.evaluation.classes import class_scores
 from detkd.models.classifier import classifier_from
 from detkd.models.weights import read_checkpoint
@@ -34,21 +42,43 @@ def check_class_teacher(
 def check_lesson(
     checkpoint: dict[str, Any], path: str, data: ClassDataConfig, division: str | None
 ) -> None:
-    """Compare a student's division with that of its teacher, where both are of one source.
+    """Look whether a teacher has learned from images that are kept back from its student.
 
-    A teacher of another one has learned from images that are kept back from the student, and hands
-    on what it knows of them.
+    It would hand on what it knows of them. Which it has learned from is worked out by its config,
+    as long as its images are there; they are compared by content, whatever they are called.
 
     Raises:
-        DataError: it is another one.
+        DataError: it has, or the student's source was divided otherwise then.
     """
-    before, said = checkpoint.get("division"), checkpoint["config"].get("data", {})
-    same_source = str(said.get("train")) == data.train
-    if before and division and before != division and same_source:
+    before = checkpoint.get("division")
+    if before and before == division:
+        return
+    try:
+        theirs = data_of(checkpoint, path)
+    except CheckpointError:  # of another version; its images are not known
+        return
+    advice = (
+        "train it with the same data.ratios, split_seed, folds, fold and groups, and with the "
+        "images that there are now."
+    )
+    now = digest_of_division(theirs)
+    if now is None:  # its images are gone
+        return
+    if before and now != before:  # which of them it has learned from is not known any more
+        if Path(theirs.train).resolve() == Path(data.train).resolve():
+            raise DataError(
+                f"{path}: the images of {data.train} are others than when the teacher was trained, "
+                f"so that it may have learned from some that are kept back now; {advice}"
+            )
+        return
+    learned, ours = sides_of(theirs).train, sides_of(data)
+    kept_back = [
+        image for side in (ours.val, ours.test) if side for image in in_both(learned, side)
+    ]
+    if kept_back:
         raise DataError(
-            f"{path}: the teacher has learned from images of {data.train} that are kept back now, "
-            "for its training divided them otherwise; train it with the same data.ratios, "
-            "split_seed, folds, fold and groups, and with the images that there are now."
+            f"{path}: the teacher has learned from images of {data.train} that are kept back now: "
+            f"{len(kept_back)} of them, the first is {kept_back[0].file}; {advice}"
         )
 
 

@@ -15,6 +15,7 @@ from detkd.data.crops import UNKNOWN
 from detkd.errors import ConfigError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.decisions import Decisions
+from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier
 from detkd.models.early_exit import classify_early
 from detkd.pixels import Levels
@@ -75,6 +76,10 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
     if not network.exits:
         raise ConfigError(
             "the classifier has no exits; train one with model.exits, or leave --early out."
+        )
+    if isinstance(network.backbone, TimmBackbone):
+        raise ConfigError(
+            "a timm network runs as a whole: it cannot stop early; leave --early out."
         )
     if decisions and decisions.early is None:
         raise ConfigError("no exit was sure enough on the validation images; leave --early out.")

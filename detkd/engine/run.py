@@ -94,8 +94,8 @@ class RunFolder:
             yield
 
     def _same(self, experiment: AnyExperiment) -> None:
-        old = _flat(yaml.safe_load(self.config.read_text()) or {})
-        new = _flat(experiment.as_dict())
+        old = flattened(yaml.safe_load(self.config.read_text()) or {})
+        new = flattened(experiment.as_dict())
         for key in sorted(old.keys() | new.keys()):
             before = old.get(key, NEW_KEYS.get(key))
             if key not in FREE_KEYS and before != new.get(key):
@@ -181,8 +181,10 @@ def _tensorboard(folder: Path, purge_step: int) -> SummaryWriter:
     return SummaryWriter(str(folder), purge_step=purge_step or None)
 
 
-def _flat(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+def flattened(tree: dict[str, Any], prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     flat: dict[tuple[str, ...], Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
+        flat |= (
+            flattened(value, (*prefix, key)) if isinstance(value, dict) else {(*prefix, key): value}
+        )
     return flat

@@ -268,6 +268,16 @@ def measure_stages(stages: Mapping[str, nn.Module]) -> dict[str, Feature]:
     return features
 
 
+@torch.no_grad()
+def is_signed(backbone: Backbone, name: str) -> bool:
+    """Whether this feature can be negative: no ReLU is the last of it. Read off a small image."""
+    training = backbone.training
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = backbone.eval()(noise)[name]
+    backbone.train(training)
+    return bool((found < 0).any())
+
+
 def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:
     import timm
 

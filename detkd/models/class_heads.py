@@ -47,10 +47,22 @@ class Exit(nn.Module):
     deepest stage, at the width of its own stage and at a quarter of the deepest one's at most, and
     only there widens to the deepest stage's channels, so that the two can be compared cell by cell.
     A stage that has the resolution already is narrowed by a pointwise convolution.
+
+    Args:
+        feature, deepest: of its stage, and of the deepest one.
+        classes: how many there are.
+        attention_kind: behind the bottleneck.
+        signed: the deepest stage has both signs, which a ReLU could not say.
     """
 
     def __init__(
-        self, feature: Feature, deepest: Feature, classes: int, *, attention_kind: str = "eca"
+        self,
+        feature: Feature,
+        deepest: Feature,
+        classes: int,
+        *,
+        attention_kind: str = "eca",
+        signed: bool = False,
     ) -> None:
         super().__init__()
         middle = min(feature.channels, max(8, deepest.channels // 4))
@@ -61,7 +73,9 @@ class Exit(nn.Module):
         ]
         self.bottleneck = nn.Sequential(
             *(narrow or [Conv2dNormActivation(feature.channels, middle, 1)]),
-            Conv2dNormActivation(middle, deepest.channels, 1),
+            Conv2dNormActivation(
+                middle, deepest.channels, 1, activation_layer=None if signed else nn.ReLU
+            ),
             attention(attention_kind, deepest.channels),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -22,6 +22,7 @@ from detkd.models.backbones import (
     Feature,
     TimmBackbone,
     build_backbone,
+    is_signed,
     measure_stages,
     published_network,
 )
@@ -222,8 +223,14 @@ def without_exits(network: Classifier) -> Classifier:
 
 
 def _exit(backbone: Backbone, name: str, config: ClassifierConfig, classes: int) -> Exit:
-    deepest = list(backbone.features.values())[-1]
-    return Exit(backbone.features[name], deepest, classes, attention_kind=config.exit_attention)
+    last, deepest = list(backbone.features.items())[-1]
+    return Exit(
+        backbone.features[name],
+        deepest,
+        classes,
+        attention_kind=config.exit_attention,
+        signed=is_signed(backbone, last),
+    )
 
 
 def _cut_backbone(backbone: Backbone, last: str) -> Backbone:
@@ -237,7 +244,7 @@ def _cut_backbone(backbone: Backbone, last: str) -> Backbone:
         mean=backbone.mean,
         std=backbone.std,
     )
-    cut.frozen = [stage for stage in backbone.frozen if stage in list(cut.stages.values())]
+    cut.frozen = [stage for stage in backbone.frozen if stage in list(cut.modules())]
     return cut
 
 
@@ -261,11 +268,17 @@ def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
             list(backbone.features.values())[-1].channels, classes, config, nn.Identity()
         )
     compressed = config.convolutions != "full"
+    if compressed and config.frozen_stages:
+        raise ConfigError(
+            f"model.frozen_stages: {config.convolutions} convolutions begin at random, and would "
+            "stay so; leave it at 0."
+        )
     if compressed and not compress(backbone, config.convolutions, config.groups):
         raise ConfigError(
             f"model.convolutions: '{config.backbone}' has no full convolution of 3x3 that "
             f"{config.convolutions} ones could replace; leave it at full."
         )
+    backbone.freeze(config.frozen_stages)  # the blocks behind its stages learn all the same
     if config.attention != "none":
         if isinstance(backbone, TimmBackbone):
             raise ConfigError(
@@ -274,7 +287,6 @@ def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
         for name, feature in backbone.features.items():
             block = attention(config.attention, feature.channels)
             backbone.stages[name] = nn.Sequential(backbone.stages[name], block)
-    backbone.freeze(config.frozen_stages)
     return backbone, head
 
 

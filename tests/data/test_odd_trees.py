@@ -362,3 +362,14 @@ def test_names_that_are_no_text_go_through_every_command(tmp_path, capsys):
     assert launch("split", [str(out), "--out", str(tmp_path / "sides")]) == 0
     assert launch("crop", [str(out), str(tmp_path / "crops")]) == 0
     assert len(examine(out).images) == 3
+
+
+def test_crops_of_a_class_without_a_name_are_refused(tmp_path, capsys):
+    picture(tmp_path / "one.jpg")
+    coco(tmp_path / "all.json", [{"bbox": [10, 10, 20, 20]}])
+    document = json.loads((tmp_path / "all.json").read_text())
+    document["categories"][0]["name"] = " "
+    (tmp_path / "all.json").write_text(json.dumps(document))
+    assert launch("crop", [str(tmp_path / "all.json"), str(tmp_path / "crops")]) == 2
+    assert "category 1 of its COCO file has no name" in capsys.readouterr().err
+    assert not (tmp_path / "crops").exists()

@@ -187,7 +187,9 @@ def test_a_student_learns_from_a_teacher_and_its_cache_changes_nothing(tiny, tmp
     assert {"loss_label", "kl@logits", "cosine@pooled", "pull/kl"} <= set(log[0])
 
 
-def test_a_teacher_that_has_learned_from_what_is_kept_back_is_refused(tiny, tmp_path, capsys):
+def test_a_teacher_that_has_learned_from_what_is_kept_back_is_refused(
+    tiny, tmp_path, crops, capsys
+):
     assert train(tiny("t", train__epochs=1), tmp_path / "t") == 0
     losses = [{"name": "kl", "at": ["logits"]}]
     distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": losses, "preflight": 0}
@@ -199,6 +201,81 @@ def test_a_teacher_that_has_learned_from_what_is_kept_back_is_refused(tiny, tmp_
         assert "the teacher has learned from images of" in said and said.count("\n") == 1
         shutil.rmtree(tmp_path / "s")
     assert train(config, tmp_path / "s") == 0
+    # Whatever the images are called: a copy of them, divided otherwise, has the same content.
+    shutil.copytree(crops.parent, tmp_path / "copy")
+    copy = ["--data.train", str(tmp_path / "copy/some.csv")]
+    assert train(config, tmp_path / "s2", *copy, "--data.split_seed", "3") == 2
+    assert "that are kept back now: " in capsys.readouterr().err
+    assert train(config, tmp_path / "s3", *copy) == 0
+
+
+def test_a_teacher_that_was_validated_elsewhere_has_learned_from_all_of_its_own(
+    tiny, tmp_path, crops, capsys
+):
+    train_table, val_table = halves(crops)
+    assert train(tiny("t", train__epochs=1), tmp_path / "t", *sources(train_table, val_table)) == 0
+    distill = {"teacher": str(tmp_path / "t/best.pt"), "preflight": 0}
+    config = tiny("s", distill=distill, train__epochs=1)
+    capsys.readouterr()
+    assert train(config, tmp_path / "s", "--data.train", str(train_table)) == 2
+    assert "the teacher has learned from images of" in capsys.readouterr().err
+    assert train(config, tmp_path / "s2", *sources(train_table, val_table)) == 0
+
+
+def test_a_class_that_is_left_alone_is_nothing_to_tell_apart(tiny, tmp_path, crops, capsys):
+    labels = sorted({row.split(",")[1] for row in crops.read_text().splitlines()[1:]})
+    for left_out, said in ((labels[1:], labels[0]), (labels, "no class")):
+        assert train(tiny(data__leave_out=left_out), tmp_path / "run") == 2
+        assert f"data.leave_out: leaves {said} of" in capsys.readouterr().err
+
+
+def halves(crops):
+    """Two tables of crops, by their groups: all but the last, and the last."""
+    head, *rows = crops.read_text().splitlines()
+    last = sorted({row.split(",")[2] for row in rows})[-1]
+    tables = crops.with_name("most.csv"), crops.with_name("rest.csv")
+    for at, table in enumerate(tables):
+        kept = [row for row in rows if (row.split(",")[2] == last) == bool(at)]
+        table.write_text("\n".join([head, *kept]) + "\n")
+    return tables
+
+
+def sources(train_table, val_table):
+    return ["--data.train", str(train_table), "--data.val", str(val_table)]
+
+
+def test_an_image_that_goes_over_to_a_validation_source_of_its_own_is_noticed(
+    tiny, tmp_path, crops, capsys
+):
+    config, run = tiny(train__epochs=1), tmp_path / "run"
+    train_table, val_table = halves(crops)
+    assert train(config, run, *sources(train_table, val_table)) == 0
+    best = ["--checkpoint", run / "best.pt"]
+    assert judge(*best) == 0
+    capsys.readouterr()
+    assert judge(*best, "--data", train_table) == 0  # the very images that were learned from
+    n = len(train_table.read_text().splitlines()) - 1
+    assert f"{n} of the {n} images are among those that it has learned" in capsys.readouterr().out
+    assert judge(*best, "--data", val_table) == 0
+    assert "has learned" not in capsys.readouterr().out
+    rows = train_table.read_text().splitlines()
+    train_table.write_text("\n".join(rows[:-1]) + "\n")
+    val_table.write_text(val_table.read_text() + rows[-1] + "\n")
+    for refused in (
+        train(config, run, *sources(train_table, val_table), "--resume"),
+        judge(*best),
+    ):
+        assert refused == 2
+    assert capsys.readouterr().err.count("divided otherwise than when") == 2
+    train_table, val_table = halves(crops)
+    moved = [each.rename(each.with_name(f"moved-{each.name}")) for each in (train_table, val_table)]
+    for flags, said in (
+        ([], "--train-data names where"),
+        (["--train-data", moved[0]], "--val-data names where"),
+    ):
+        assert judge(*best, *flags) == 2
+        assert said in capsys.readouterr().err
+    assert judge(*best, "--train-data", moved[0], "--val-data", moved[1]) == 0
 
 
 def test_validation_images_that_are_learned_from_are_refused(tiny, tmp_path, crops, capsys):
@@ -333,11 +410,17 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
     tree = yaml.safe_load((other / "config.yaml").read_text())
     tree["data"]["split_seed"] = 7
     (other / "config.yaml").write_text(yaml.safe_dump(tree))
+    wider = tmp_path / "wider"
+    shutil.copytree(runs[1], wider)
+    tree = yaml.safe_load((runs[1] / "config.yaml").read_text())
+    tree["model"]["backbone"] = "shallow_x1"
+    (wider / "config.yaml").write_text(yaml.safe_dump(tree))
     capsys.readouterr()
     for argv, said in (
         ([runs[0]], "of the 2 folds 1 is missing"),
         ([runs[0], runs[0] / "../fold-0", runs[1]], "which"),
         ([runs[0], other, runs[1]], "differ in data.fold alone"),
+        ([runs[0], wider], "model.backbone is 'shallow_x1' in one"),
         ([runs[0], tmp_path], "holds no config.yaml of a run"),
         ([*runs, "--cut", "c2"], "--cut: is for a checkpoint"),
     ):
@@ -376,7 +459,8 @@ def test_a_teacher_is_looked_at_all_over_the_images(tiny, tmp_path, crops, monke
         ({"self_distill": {}}, "there is no exit to be taught"),
         ({"model": EXITS}, "exits are trained by self_distill"),
         ({"model": {**EXITS, "cut": "c3"}, "self_distill": {}}, "has no deeper one to teach it"),
-        ({"model": {**EXITS, "cut": "c3"}, "train__batch_size": 1}, "take 2 images or more"),
+        ({"model": {**EXITS, "cut": "c3"}}, "has no others; leave one of the two out"),
+        ({"model": {**EXITS, "exits": [], "cut": "c3"}, "train__batch_size": 1}, "take 2 images"),
         ({"data__ratios": [1, 0, 0]}, "leave nothing to train or to judge on"),
         ({"data__leave_out": ["elephant"]}, "has no class 'elephant' to leave out"),
         ({"data__augment": "upside"}, "no augmentation 'upside'"),

@@ -16,7 +16,7 @@ from detkd.models.attention import (
     HybridAttention,
     kernel_size,
 )
-from detkd.models.backbones import Feature
+from detkd.models.backbones import Feature, is_signed
 from detkd.models.class_heads import Exit
 from detkd.models.classifier import Classifier, build_classifier, cut_at, without_exits
 from detkd.models.compression import Shuffle, compress
@@ -326,6 +326,39 @@ def test_other_networks_have_exits_and_are_cut_there(backbone, convolutions):
 
 
 @pytest.mark.parametrize(
+    ("backbone", "signed"),
+    [
+        ("resnet18", False),
+        ("shallow_x1", False),
+        ("mobilenet_v2", True),
+        ("mobilenet_v3_small", True),
+        ("timm/tf_efficientnet_lite0", True),
+    ],
+)
+def test_an_exit_can_say_what_the_deepest_stage_can(backbone, signed):
+    network = build(backbone, exits=["c3"]).eval()
+    assert is_signed(network.backbone, network.deepest) == signed
+    assert not network.backbone.training
+    said = network.read(torch.randn(4, 3, 64, 64))
+    assert bool((said[network.deepest] < 0).any()) == signed
+    assert bool((said["c3.features"] < 0).any()) == signed
+
+
+def test_attention_behind_a_frozen_stage_learns():
+    network = build("resnet18", attention="cbam", frozen_stages=2)
+    loss = network.train()(torch.rand(2, 3, 64, 64), [{"label": torch.tensor(0)}] * 2)["loss_label"]
+    loss.backward()
+    for name in ("c2", "c3"):
+        frozen, block = network.backbone.stages[name]
+        assert not any(p.requires_grad for p in frozen.parameters())
+        assert not any(m.training for m in frozen.modules())
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters())
+    cut = build("resnet18", attention="cbam", frozen_stages=1, cut="c3").train()
+    assert not cut.backbone.stages["c2"][0].training
+    assert cut.backbone.stages["c3"][0].training
+
+
+@pytest.mark.parametrize(
     ("backbone", "convolutions"),
     [("resnet18", "depthwise"), ("vgg11", "depthwise"), ("shallow_x1", "full")],
 )
@@ -353,6 +386,10 @@ def test_stopping_at_an_exit_saves_operations(backbone, convolutions):
         ({"convolutions": "grouped", "weights": "x.pt"}, "start from scratch"),
         ({"backbone": "shallow_x1", "convolutions": "depthwise"}, "has no full convolution of 3x3"),
         ({"frozen_stages": 9}, "more than the 4 stages"),
+        (
+            {"backbone": "resnet18", "convolutions": "grouped", "frozen_stages": 1},
+            "model.frozen_stages: grouped convolutions begin at random",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_in_a_sentence(changes, said):
