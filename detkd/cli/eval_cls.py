@@ -39,8 +39,7 @@ def main(argv: list[str]) -> int:
     from detkd.evaluation.class_judge import aligned, read_predictions
 
     if options.folds:
-        said, metrics = judge_folds(options.folds, options.bootstrap)
-        root = None
+        said, metrics, root = judge_folds(options.folds, options.bootstrap)
     else:
         said, metrics, root = _judge(options)
     if options.against:
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _judge(options: argparse.Namespace) -> tuple[ClassPredictions, dict[str, Any], Path]:
+def _judge(options: argparse.Namespace) -> tuple[ClassPredictions, dict[str, Any], Path | None]:
     """What the checkpoint's network says, all that is known about it, and where the images lie."""
     from detkd.engine.class_judging import judge_said
     from detkd.engine.class_parts import predict_classes

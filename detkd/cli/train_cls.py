@@ -50,7 +50,7 @@ def run_classifier(
         check_division,
         open_class_data,
     )
-    from detkd.engine.class_preflight import check_class_teacher
+    from detkd.engine.class_preflight import check_class_teacher, tell_begun
     from detkd.engine.devices import build_fabric
     from detkd.engine.fit import fit
     from detkd.engine.run import RunFolder
@@ -68,6 +68,7 @@ def run_classifier(
                 before = read_checkpoint(run.last)
                 check_division(train_set.division, train_set.data.source, before, run.last)
             run.open(experiment, resume=resume, data=train_set.division)
+            tell_begun(experiment, train_set)
         check_class_teacher(experiment, train_set, val_set)
         judge = build_class_judge(val_set, experiment)
         fit(trainable, loader, judge, experiment, run, fabric, scores=SCORES, resume=resume)

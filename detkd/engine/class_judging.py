@@ -65,23 +65,27 @@ def judge_said(
 
 def judge_folds(
     runs: Sequence[Path], bootstrap: int = DRAWS
-) -> tuple[ClassPredictions, dict[str, Any]]:
+) -> tuple[ClassPredictions, dict[str, Any], Path | None]:
     """What the runs of all folds said, each of the images that it was validated on, as one.
+
+    And all that is known about it, and where the images lie, if they are still there.
 
     Raises:
         DataError: a run without predictions, or runs that are not the folds of one division.
     """
-    _check_folds(runs)
+    images = _check_folds(runs)
     said = pooled({str(run): read_predictions(run / "predictions.json") for run in runs})
     source = f"{len(runs)} folds"
     chosen_on = _images(said, "val", source)
     decisions = choose_decisions(said.logits, said.labels, None, chosen_on)
     metrics = judge_classes(said, decisions, bootstrap=bootstrap)
-    return said, {**_where(said, decisions, "val", source), **metrics}
+    root = images if images.is_dir() else images.parent
+    known = root if all((root / file).is_file() for file in said.files) else None
+    return said, {**_where(said, decisions, "val", source), **metrics}, known
 
 
-def _check_folds(runs: Sequence[Path]) -> None:
-    """Refuse runs that are not all the folds of one config, each once, as they say themselves.
+def _check_folds(runs: Sequence[Path]) -> Path:
+    """Refuse runs that are not all the folds of one config, each once; where their images are from.
 
     What may differ is where a fold is kept, and its teacher, which has folds of its own.
     """
@@ -90,7 +94,7 @@ def _check_folds(runs: Sequence[Path]) -> None:
         try:
             tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
             said.append(_of_all_folds(tree) | {"fold": tree["data"].get("fold")})
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
+        except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{run}: holds no config.yaml of a run; name the run folders of all folds."
             ) from error
@@ -113,6 +117,7 @@ def _check_folds(runs: Sequence[Path]) -> None:
             f"--folds: of the {folds} folds {missing} is missing; name the runs of all, or the "
             "images of that one are judged by nobody."
         )
+    return Path(str(said[0]["data", "train"]))
 
 
 def _of_all_folds(tree: dict[str, Any]) -> dict[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,12 @@ import numpy as np
 from detkd.config import ClassDataConfig, ClassifierExperiment
 from detkd.data.class_dataset import ClassDataset
 from detkd.data.labelled_images import in_both
-from detkd.engine.class_parts import (
-    SCORES,
-    data_of,
-    digest_of_division,
-    predict_classes,
-    sides_of,
-)
+from detkd.engine.class_parts import SCORES, data_of, predict_classes, sides_of
 from detkd.engine.preflight import FAR_BELOW
-from detkd.errors import CheckpointError, DataError, UserError
+from detkd.errors import DataError, UserError
 from detkd.evaluation.classes import class_scores
-from detkd.models.classifier import classifier_from
-from detkd.models.weights import read_checkpoint
+from detkd.models.classifier import Classifier, classifier_from
+from detkd.models.weights import is_checkpoint, read_checkpoint
 
 
 def check_class_teacher(
@@ -35,51 +30,71 @@ def check_class_teacher(
     """
     if distill := experiment.distill:
         checkpoint = read_checkpoint(distill.teacher)
-        check_lesson(checkpoint, distill.teacher, experiment.data, train_set.division)
+        if learned := seen_before(checkpoint, experiment.data, train_set.division):
+            raise DataError(
+                f"{distill.teacher}: the teacher {learned}; train it with the same data.ratios, "
+                "split_seed, folds, fold and groups, and with the images that there are now."
+            )
         check_knowledge(checkpoint, distill.teacher, val_set, distill.preflight)
 
 
-def check_lesson(
-    checkpoint: dict[str, Any], path: str, data: ClassDataConfig, division: str | None
-) -> None:
-    """Look whether a teacher has learned from images that are kept back from its student.
+def tell_begun(experiment: ClassifierExperiment, train_set: ClassDataset) -> None:
+    """Say so where a classifier's backbone begins as one that has seen what is kept back now.
 
-    It would hand on what it knows of them. Which it has learned from is worked out by its config,
-    as long as its images are there; they are compared by content, whatever they are called.
+    It is no error: a lab's images grow, and a training may go on from the one before.
+    """
+    weights = experiment.model.weights
+    if weights is None or not is_checkpoint(weights):
+        return
+    checkpoint = read_checkpoint(weights)
+    if checkpoint.get("network") != Classifier.kind:
+        return
+    if learned := seen_before(checkpoint, experiment.data, train_set.division):
+        print(f"{weights} {learned}: scores on these flatter.")
 
-    Raises:
-        DataError: it has, or the student's source was divided otherwise then.
+
+def seen_before(
+    checkpoint: Mapping[str, Any], data: ClassDataConfig, division: str | None
+) -> str | None:
+    """What a network has learned from that these settings keep back, as a sentence's end.
+
+    Which images it has learned from is worked out by its config, as long as they are there; they
+    are compared by content, whatever they are called. None where there are none, or nothing is
+    known of them.
+
+    Args:
+        checkpoint: of the network.
+        data: that are divided, or have a source of their own to validate on.
+        division: their digest.
     """
     before = checkpoint.get("division")
     if before and before == division:
-        return
+        return None
     try:
-        theirs = data_of(checkpoint, path)
-    except CheckpointError:  # of another version; its images are not known
-        return
-    advice = (
-        "train it with the same data.ratios, split_seed, folds, fold and groups, and with the "
-        "images that there are now."
-    )
-    now = digest_of_division(theirs)
-    if now is None:  # its images are gone
-        return
-    if before and now != before:  # which of them it has learned from is not known any more
+        theirs = data_of(checkpoint, "")
+        there = sides_of(theirs)
+    except UserError:  # gone, changed, or of another version
+        there = None
+        theirs = ClassDataConfig(str(checkpoint["config"].get("data", {}).get("train")))
+    if before and (there is None or there.digest != before):
         if Path(theirs.train).resolve() == Path(data.train).resolve():
-            raise DataError(
-                f"{path}: the images of {data.train} are others than when the teacher was trained, "
-                f"so that it may have learned from some that are kept back now; {advice}"
+            return (
+                f"has learned from images of {data.train} that were others then, so that some of "
+                "them may be kept back now"
             )
-        return
-    learned, ours = sides_of(theirs).train, sides_of(data)
-    kept_back = [
-        image for side in (ours.val, ours.test) if side for image in in_both(learned, side)
+        return None
+    if there is None:
+        return None
+    ours = sides_of(data)
+    found = [
+        image for side in (ours.val, ours.test) if side for image in in_both(there.train, side)
     ]
-    if kept_back:
-        raise DataError(
-            f"{path}: the teacher has learned from images of {data.train} that are kept back now: "
-            f"{len(kept_back)} of them, the first is {kept_back[0].file}; {advice}"
-        )
+    if not found:
+        return None
+    return (
+        f"has learned from images of {data.train} that are kept back now, {len(found)} of them, "
+        f"{found[0].file} for one"
+    )
 
 
 def check_knowledge(

@@ -255,6 +255,9 @@ def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
             f"model.weights: {config.convolutions} convolutions start from scratch; leave the "
             "weights out."
         )
+    attended = _has_attention(config.weights) if config.attention != "none" else None
+    if attended:  # its blocks are weights, too: they are loaded when these are there
+        config = ClassifierConfig(**{**vars(config), "weights": None})
     if config.backbone in BEHIND:
         backbone, head = _published(config, classes)
     else:
@@ -287,7 +290,17 @@ def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
         for name, feature in backbone.features.items():
             block = attention(config.attention, feature.channels)
             backbone.stages[name] = nn.Sequential(backbone.stages[name], block)
+    if attended:
+        load_weights(backbone, attended)
     return backbone, head
+
+
+def _has_attention(weights: str | None) -> str | None:
+    """The file, if it is a checkpoint whose network has attention behind its stages."""
+    if weights is None or not is_checkpoint(weights):
+        return None
+    model = read_checkpoint(weights)["config"].get("model", {})
+    return weights if model.get("attention", "none") != "none" else None
 
 
 def _published(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:

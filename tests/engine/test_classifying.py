@@ -205,8 +205,30 @@ def test_a_teacher_that_has_learned_from_what_is_kept_back_is_refused(
     shutil.copytree(crops.parent, tmp_path / "copy")
     copy = ["--data.train", str(tmp_path / "copy/some.csv")]
     assert train(config, tmp_path / "s2", *copy, "--data.split_seed", "3") == 2
-    assert "that are kept back now: " in capsys.readouterr().err
+    assert "that are kept back now, " in capsys.readouterr().err
     assert train(config, tmp_path / "s3", *copy) == 0
+    # To begin as a network that has seen them is allowed, and told.
+    begun = ["--model.weights", str(tmp_path / "t/best.pt")]
+    plain = tiny("plain", train__epochs=1)
+    capsys.readouterr()
+    assert train(plain, tmp_path / "w", *begun) == 0
+    assert "flatter" not in capsys.readouterr().out
+    assert train(plain, tmp_path / "w2", *begun, "--data.split_seed", "3") == 0
+    assert "best.pt has learned from images of" in capsys.readouterr().out
+
+
+def test_what_a_teachers_own_images_have_become_is_nothing_to_a_student_of_others(
+    tiny, tmp_path, crops
+):
+    shutil.copytree(crops.parent, tmp_path / "theirs")
+    source = tmp_path / "theirs/some.csv"
+    assert train(tiny("t", train__epochs=1), tmp_path / "t", "--data.train", str(source)) == 0
+    distill = {"teacher": str(tmp_path / "t/best.pt"), "preflight": 0}
+    config = tiny("s", distill=distill, train__epochs=1)
+    rows = source.read_text().splitlines()
+    for at, left in enumerate((rows[:2], rows[:-1])):  # no classes any more; one image less
+        source.write_text("\n".join(left) + "\n")
+        assert train(config, tmp_path / f"s{at}", "--data.split_seed", "3") == 0
 
 
 def test_a_teacher_that_was_validated_elsewhere_has_learned_from_all_of_its_own(
@@ -395,6 +417,7 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
     parts = [read_predictions(run / "predictions.json") for run in runs]
     whole = read_predictions(tmp_path / "all/predictions.json")
     assert whole.files == parts[0].files + parts[1].files
+    assert (tmp_path / "all/plots/worst_mistakes.png").is_file()
     metrics = json.loads((tmp_path / "all/metrics.json").read_text())
     right = sum(int((part.logits.argmax(1) == part.labels).sum()) for part in parts)
     assert metrics["classes"]["top1"] == pytest.approx(right / len(whole.files))
@@ -410,6 +433,9 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
     tree = yaml.safe_load((other / "config.yaml").read_text())
     tree["data"]["split_seed"] = 7
     (other / "config.yaml").write_text(yaml.safe_dump(tree))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.yaml").write_text("data:\n")
     wider = tmp_path / "wider"
     shutil.copytree(runs[1], wider)
     tree = yaml.safe_load((runs[1] / "config.yaml").read_text())
@@ -422,6 +448,7 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
         ([runs[0], other, runs[1]], "differ in data.fold alone"),
         ([runs[0], wider], "model.backbone is 'shallow_x1' in one"),
         ([runs[0], tmp_path], "holds no config.yaml of a run"),
+        ([runs[0], empty], "holds no config.yaml of a run"),
         ([*runs, "--cut", "c2"], "--cut: is for a checkpoint"),
     ):
         assert judge("--folds", *argv) == 2

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 from detkd.cli.arguments import read_kind
-from detkd.config import ClassifierConfig, ClassifierExperiment, LabelLossConfig
+from detkd.config import (
+    ClassDataConfig,
+    ClassifierConfig,
+    ClassifierExperiment,
+    LabelLossConfig,
+)
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.attention import (
     CellGate,
@@ -342,6 +347,31 @@ def test_an_exit_can_say_what_the_deepest_stage_can(backbone, signed):
     said = network.read(torch.randn(4, 3, 64, 64))
     assert bool((said[network.deepest] < 0).any()) == signed
     assert bool((said["c3.features"] < 0).any()) == signed
+
+
+def test_a_network_with_attention_begins_as_its_own_checkpoint(tmp_path):
+    experiment = ClassifierExperiment(
+        ClassDataConfig("x", image_size=32), ClassifierConfig("shallow_x0.5", attention="cbam")
+    )
+    before = build("shallow_x0.5", attention="cbam", size=32)
+    with torch.no_grad():
+        for parameter in before.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tree = {
+        "version": "0",
+        "network": "classifier",
+        "config": experiment.as_dict(),
+        "classes": list(CLASSES),
+        "weights": before.state_dict(),
+    }
+    torch.save(tree, tmp_path / "best.pt")
+    weights = str(tmp_path / "best.pt")
+    begun = build("shallow_x0.5", attention="cbam", size=32, weights=weights)
+    for key, value in before.backbone.state_dict().items():
+        assert torch.equal(value, begun.backbone.state_dict()[key]), key
+    assert not torch.equal(before.head.classes.weight, begun.head.classes.weight)
+    with pytest.raises(CheckpointError, match="is it the file of another network"):
+        build("shallow_x0.5", size=32, weights=weights)
 
 
 def test_attention_behind_a_frozen_stage_learns():
