@@ -187,6 +187,12 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
             f"{data.train}: no image of '{empty[0]}' is left to learn from; its images are of too "
             "few groups. Leave it out (data.leave_out), or divide otherwise (data.split_seed)."
         )
+    named = [{image.group for image in side.images} - {None} for side in (sides.train, sides.val)]
+    if data.val and (shared := sorted(map(str, named[0] & named[1]))):
+        print(
+            f"{data.val}: {len(shared)} of its samples are called as samples of {data.train} are, "
+            f"'{shared[0]}' for one; if they are the same, scores on them flatter."
+        )
     levels = sides.train.levels
     if experiment.distill:  # 16 bits are mapped as the teacher saw them
         levels = levels_in(read_checkpoint(experiment.distill.teacher)) or levels

@@ -234,15 +234,25 @@ def test_what_a_network_has_learned_from_is_found_by_content(tiny, tmp_path, cro
 
 
 def test_a_teacher_that_was_validated_elsewhere_has_learned_from_all_of_its_own(
-    tiny, tmp_path, crops
+    tiny, tmp_path, crops, capsys
 ):
     train_table, val_table = halves(crops)
     argv = sources(train_table, val_table)
     assert train(tiny(train__epochs=1), tmp_path / "t", *argv) == 0
+    assert "are called as samples" not in capsys.readouterr().out
     teacher = read_checkpoint(tmp_path / "t/best.pt")
     assert "are kept back now, " in seen(teacher, train_table)
     assert "are kept back now, " in seen(teacher, val_table, val=str(train_table))
     assert seen(teacher, train_table, val=str(val_table)) is None
+    # Other images of a sample that is learned from are told.
+    rows = train_table.read_text().splitlines()
+    train_table.write_text("\n".join(rows[:-1]) + "\n")
+    val_table.write_text("\n".join([*val_table.read_text().splitlines(), rows[-1]]) + "\n")
+    assert train(tiny(train__epochs=1), tmp_path / "u", *argv) == 0
+    sample = rows[-1].split(",")[2]
+    assert f"1 of its samples are called as samples of {train_table} are, '{sample}'" in (
+        capsys.readouterr().out
+    )
 
 
 def test_a_class_that_is_left_alone_is_nothing_to_tell_apart(tiny, tmp_path, crops, capsys):
