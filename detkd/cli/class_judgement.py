@@ -61,12 +61,15 @@ def show_classes(metrics: dict[str, Any]) -> None:
             f"stopping early: top-1 {number(early['early']['top1'])}, {early['saved']:.0%} of the "
             "operations saved"
         )
+        if said := early.get("calibration"):
+            console.print(
+                f"calibration error there: {number(said['ece'])}, {number(said['ece_scaled'])} at "
+                f"temperature {said['temperature']:.2f}"
+            )
         if (known := early.get("unknown", {})) and known["threshold"] is not None:
             console.print(
                 f"'unknown' below {known['threshold']:.2f} there: {known['coverage']:.0%} get a "
-                f"class, of which {number(known['accuracy'])} are right; calibration error "
-                f"{number(early['calibration']['ece_scaled'])} at temperature "
-                f"{early['calibration']['temperature']:.2f}"
+                f"class, of which {number(known['accuracy'])} are right"
             )
     if metrics["chosen_on"]["measured_there"]:
         console.print("temperature and thresholds were chosen on these images, and flatter here")

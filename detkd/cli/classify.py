@@ -166,8 +166,8 @@ def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float
         )
     if decisions.unknown is None:
         print(
-            f"no threshold had {decisions.accuracy:.0%} of the validation images right, or too few "
-            "images to tell: all are 'unknown'; --threshold names another"
+            f"no threshold had {decisions.accuracy:.0%} of the validation images right, or these "
+            "were too few to tell: all are 'unknown'; --threshold names another"
         )
         return temperature, float("inf")
     return temperature, decisions.unknown

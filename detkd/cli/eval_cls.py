@@ -216,10 +216,13 @@ def _tell_learned(
 ) -> None:
     """Say how many of the images the network has learned from, as far as these are there."""
     from detkd.data.labelled_images import in_both
+    from detkd.engine.class_parts import data_of
 
     try:
         learned = _sides(options, checkpoint).train
     except DataError:
+        if Path(options.train_data or data_of(checkpoint, options.checkpoint).train).exists():
+            print("which of these it has learned from is not known: those of its training changed.")
         return
     if shared := in_both(learned, judged):
         print(

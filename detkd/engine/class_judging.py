@@ -12,7 +12,7 @@ import yaml
 from detkd.data.class_dataset import ClassDataset
 from detkd.engine.class_parts import predict_classes
 from detkd.engine.curves import plot_curves
-from detkd.engine.run import FREE_KEYS, RunFolder, flattened
+from detkd.engine.run import FREE_KEYS, NEW_KEYS, RunFolder, flattened
 from detkd.errors import DataError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.class_intervals import DRAWS
@@ -87,13 +87,14 @@ def judge_folds(
 def _check_folds(runs: Sequence[Path]) -> Path:
     """Refuse runs that are not all the folds of one config, each once; where their images are from.
 
-    What may differ is where a fold is kept, and its teacher, which has folds of its own.
+    What may differ is where a fold is kept, and its teacher or start, which may have folds, too.
     """
     said = []
     for run in runs:
         try:
             tree = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
             said.append(_of_all_folds(tree) | {"fold": tree["data"].get("fold")})
+            images = Path(tree["data"]["train"])
         except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"{run}: holds no config.yaml of a run; name the run folders of all folds."
@@ -117,13 +118,14 @@ def _check_folds(runs: Sequence[Path]) -> Path:
             f"--folds: of the {folds} folds {missing} is missing; name the runs of all, or the "
             "images of that one are judged by nobody."
         )
-    return Path(str(said[0]["data", "train"]))
+    return images
 
 
 def _of_all_folds(tree: dict[str, Any]) -> dict[Any, Any]:
     """What the folds of a config have in common, by the parts of its keys."""
-    own = {("name",), ("data", "fold"), ("distill", "teacher"), *FREE_KEYS}
-    return {key: value for key, value in flattened(tree).items() if key not in own}
+    own = {("name",), ("data", "fold"), ("distill", "teacher"), ("model", "weights"), *FREE_KEYS}
+    told = {**NEW_KEYS, **flattened(tree)}
+    return {key: value for key, value in told.items() if key not in own}
 
 
 def write_class_judgement(

@@ -89,9 +89,9 @@ def check_division(
     if before and division and before != division:
         raise DataError(
             f"{source}: its images are divided otherwise than when {path} was trained, for some "
-            "have come, gone, or changed their side, label or group, so that it may have learned "
-            "from images that are kept back now. Put them as they were, or train anew; 'detkd "
-            "eval-cls --data' judges images that it has never seen."
+            "(or some of data.val) have come, gone, or changed their label or group, so that it "
+            "may have learned from images that are kept back now. Put them as they were, or train "
+            "anew; 'detkd eval-cls --data' judges images that it has never seen."
         )
 
 

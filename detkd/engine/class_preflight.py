@@ -10,7 +10,7 @@ import numpy as np
 
 from detkd.config import ClassDataConfig, ClassifierExperiment
 from detkd.data.class_dataset import ClassDataset
-from detkd.data.labelled_images import in_both
+from detkd.data.labelled_images import in_both, read_labelled
 from detkd.engine.class_parts import SCORES, data_of, predict_classes, sides_of
 from detkd.engine.preflight import FAR_BELOW
 from detkd.errors import DataError, UserError
@@ -70,25 +70,27 @@ def seen_before(
     before = checkpoint.get("division")
     if before and before == division:
         return None
+    theirs = None
     try:
         theirs = data_of(checkpoint, "")
-        there = sides_of(theirs)
+        if theirs.val:  # nothing was divided
+            learned, known = read_labelled(theirs.train).without(theirs.leave_out), True
+        else:
+            sides = sides_of(theirs)
+            learned, known = sides.train, before in (None, sides.digest)
     except UserError:  # gone, changed, or of another version
-        there = None
-        theirs = ClassDataConfig(str(checkpoint["config"].get("data", {}).get("train")))
-    if before and (there is None or there.digest != before):
+        learned, known = None, not before
+    if theirs and not known:
         if Path(theirs.train).resolve() == Path(data.train).resolve():
             return (
                 f"has learned from images of {data.train} that were others then, so that some of "
                 "them may be kept back now"
             )
         return None
-    if there is None:
+    if learned is None:
         return None
     ours = sides_of(data)
-    found = [
-        image for side in (ours.val, ours.test) if side for image in in_both(there.train, side)
-    ]
+    found = [image for side in (ours.val, ours.test) if side for image in in_both(learned, side)]
     if not found:
         return None
     return (

@@ -34,8 +34,8 @@ def unknown_threshold(
 ) -> float | None:
     """The lowest threshold from which on those that get a class are right with this share.
 
-    Images below it are 'unknown'. Those that get a class are 1/(1 - accuracy) at least: of fewer,
-    all right, as a single wrong one would be too many, says nothing of such a share. None where no
+    Images below it are 'unknown'. Those that get a class are 1/(1 - accuracy) at least: among fewer
+    a single wrong one would break the share, so that all being right shows nothing. None where no
     threshold reaches it. Choose it on validation images.
     """
     enough = [

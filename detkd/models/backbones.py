@@ -269,13 +269,20 @@ def measure_stages(stages: Mapping[str, nn.Module]) -> dict[str, Feature]:
 
 
 @torch.no_grad()
-def is_signed(backbone: Backbone, name: str) -> bool:
-    """Whether this feature can be negative: no ReLU is the last of it. Read off a small image."""
+def is_signed(backbone: Backbone, name: str, size: int = 64) -> bool:
+    """Whether this feature can be negative: no ReLU is the last of it.
+
+    Read off an image of noise of this size; of a network that takes no such image it is not known,
+    and not said.
+    """
     training = backbone.training
-    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    found = backbone.eval()(noise)[name]
-    backbone.train(training)
-    return bool((found < 0).any())
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        return bool((backbone.eval()(noise)[name] < 0).any())
+    except (AssertionError, RuntimeError):  # timm's, of a fixed size
+        return False
+    finally:
+        backbone.train(training)
 
 
 def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:

@@ -177,10 +177,10 @@ def build_classifier(
     if config.cut:
         exit_stages([config.cut], backbone, "model.cut")
         cut = _cut_backbone(backbone, config.cut)
-        exit_ = _exit(backbone, config.cut, config, len(classes))
+        exit_ = _exit(backbone, config.cut, config, len(classes), image_size)
         return Classifier(cut, exit_, {}, classes, image_size, config, criterion)
     exits = {
-        name: _exit(backbone, name, config, len(classes))
+        name: _exit(backbone, name, config, len(classes), image_size)
         for name in exit_stages(config.exits, backbone, "model.exits")
     }
     return Classifier(backbone, head, exits, classes, image_size, config, criterion)
@@ -222,14 +222,14 @@ def without_exits(network: Classifier) -> Classifier:
     return alone.eval()
 
 
-def _exit(backbone: Backbone, name: str, config: ClassifierConfig, classes: int) -> Exit:
+def _exit(backbone: Backbone, name: str, config: ClassifierConfig, classes: int, size: int) -> Exit:
     last, deepest = list(backbone.features.items())[-1]
     return Exit(
         backbone.features[name],
         deepest,
         classes,
         attention_kind=config.exit_attention,
-        signed=is_signed(backbone, last),
+        signed=is_signed(backbone, last, size),
     )
 
 

@@ -29,6 +29,7 @@ from detkd.engine.figures import class_figures
 from detkd.engine.run import RunFolder, read_log
 from detkd.engine.study import plan, read_study
 from detkd.evaluation.class_judge import read_predictions
+from detkd.evaluation.decisions import Decisions
 from detkd.models.classifier import Classifier, without_exits
 from detkd.models.network import load_network
 from detkd.models.weights import read_checkpoint
@@ -654,11 +655,16 @@ def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path
     assert early["flops_alone"] < exits["last"]["flops"]  # without the exits on the way
     assert early["saved"] == pytest.approx(1 - spent / early["flops_alone"])
     assert exits["c2"]["flops"] < exits["c3"]["flops"] < exits["last"]["flops"]
-    decisions = torch.load(tmp_path / "run/best.pt", weights_only=True)["decisions"]
-    if decisions["early"] is not None:
-        assert early["calibration"]["temperature"] == decisions["early_temperature"]
-        assert early["unknown"]["threshold"] == decisions["early_unknown"]
     best, cut = tmp_path / "run/best.pt", tmp_path / "c3.pt"
+    checkpoint = torch.load(best, weights_only=True)
+    apart = Decisions(9.0, 0.95, 0.9, 0.4, checkpoint["decisions"]["chosen_on"], 2.0, 0.3)
+    torch.save({**checkpoint, "decisions": vars(apart)}, tmp_path / "apart.pt")
+    assert judge("--checkpoint", tmp_path / "apart.pt", "--out", tmp_path / "apart") == 0
+    told = json.loads((tmp_path / "apart/metrics.json").read_text())
+    for part, temperature, threshold in ((told, 9.0, 0.9), (told["early"], 2.0, 0.3)):
+        assert part["calibration"]["temperature"] == temperature
+        assert part["unknown"]["threshold"] == threshold
+    assert "'unknown' below 0.30 there" in capsys.readouterr().out
     made = ["--checkpoint", best, "--cut", "c3", "--cut-out", cut]
     assert judge(*made, "--out", tmp_path / "j") == 0
     judged = json.loads((tmp_path / "j/metrics.json").read_text())
