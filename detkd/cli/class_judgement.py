@@ -37,11 +37,7 @@ def show_classes(metrics: dict[str, Any]) -> None:
         shown = [number(row[key]) for key in ("precision", "recall", "f1")]
         classes.add_row(plain(name), *shown, str(row["truths"]))
     console.print(classes)
-    if unknown["threshold"] is not None:
-        console.print(
-            f"'unknown' below {unknown['threshold']:.2f}: {unknown['coverage']:.0%} get a class, "
-            f"of which {number(unknown['accuracy'])} are right"
-        )
+    _show_unknown(console, unknown)
     if foreign := unknown.get("foreign"):
         told = foreign["per_class"].items()
         shares = ", ".join(f"{name} {row['rejected']:.0%} of {row['images']}" for name, row in told)
@@ -66,17 +62,23 @@ def show_classes(metrics: dict[str, Any]) -> None:
                 f"calibration error there: {number(said['ece'])}, {number(said['ece_scaled'])} at "
                 f"temperature {said['temperature']:.2f}"
             )
-        if (known := early.get("unknown", {})) and known["threshold"] is not None:
-            console.print(
-                f"'unknown' below {known['threshold']:.2f} there: {known['coverage']:.0%} get a "
-                f"class, of which {number(known['accuracy'])} are right"
-            )
+            _show_unknown(console, early["unknown"], " there")
     if metrics["chosen_on"]["measured_there"]:
         console.print("temperature and thresholds were chosen on these images, and flatter here")
     if metrics["intervals"].get("groups") == 1:
         console.print(ONE_SAMPLE)
     if against := metrics.get("against"):
         _show_against(console, against)
+
+
+def _show_unknown(console: Console, unknown: dict[str, Any], where: str = "") -> None:
+    from detkd.evaluation.report import number
+
+    if unknown["threshold"] is not None:
+        console.print(
+            f"'unknown' below {unknown['threshold']:.2f}{where}: {unknown['coverage']:.0%} get a "
+            f"class, of which {number(unknown['accuracy'])} are right"
+        )
 
 
 def _show_against(console: Console, against: dict[str, Any]) -> None:

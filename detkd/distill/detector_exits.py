@@ -59,6 +59,7 @@ class DetectorSelfDistiller(SelfTeaching[Detector]):
         for name in (*names, self.deepest):
             self.cut[name] = RoIAlign({name: stages[name]}, model.roi_size, round(model.roi_scale))
         head = detector.roi_heads.box_predictor.cls_score
+        signed = is_signed(detector.backbone.body, self.deepest)
         for name in names:
             # All stages are cut out at one size, so an exit has no resolution to halve.
             alike = Feature(stages[self.deepest].channels, stages[name].stride)
@@ -67,7 +68,7 @@ class DetectorSelfDistiller(SelfTeaching[Detector]):
                 alike,
                 head.out_features,
                 attention_kind=config.exit_attention,
-                signed=is_signed(detector.backbone.body, self.deepest),
+                signed=signed,
             )
             if model.classifier == "sigmoid":
                 rare_at_first(exit_.classes)

@@ -177,12 +177,10 @@ def build_classifier(
     if config.cut:
         exit_stages([config.cut], backbone, "model.cut")
         cut = _cut_backbone(backbone, config.cut)
-        exit_ = _exit(backbone, config.cut, config, len(classes), image_size)
+        (exit_,) = _exits(backbone, [config.cut], config, len(classes), image_size).values()
         return Classifier(cut, exit_, {}, classes, image_size, config, criterion)
-    exits = {
-        name: _exit(backbone, name, config, len(classes), image_size)
-        for name in exit_stages(config.exits, backbone, "model.exits")
-    }
+    names = exit_stages(config.exits, backbone, "model.exits")
+    exits = _exits(backbone, names, config, len(classes), image_size)
     return Classifier(backbone, head, exits, classes, image_size, config, criterion)
 
 
@@ -222,15 +220,21 @@ def without_exits(network: Classifier) -> Classifier:
     return alone.eval()
 
 
-def _exit(backbone: Backbone, name: str, config: ClassifierConfig, classes: int, size: int) -> Exit:
+def _exits(
+    backbone: Backbone, names: Sequence[str], config: ClassifierConfig, classes: int, size: int
+) -> dict[str, Exit]:
     last, deepest = list(backbone.features.items())[-1]
-    return Exit(
-        backbone.features[name],
-        deepest,
-        classes,
-        attention_kind=config.exit_attention,
-        signed=is_signed(backbone, last, size),
-    )
+    signed = bool(names) and is_signed(backbone, last, size)
+    return {
+        name: Exit(
+            backbone.features[name],
+            deepest,
+            classes,
+            attention_kind=config.exit_attention,
+            signed=signed,
+        )
+        for name in names
+    }
 
 
 def _cut_backbone(backbone: Backbone, last: str) -> Backbone:
