@@ -25,7 +25,6 @@ from detkd.evaluation.class_judge import (
 from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.decisions import Decisions, choose_decisions
 from detkd.files import write_json, write_with
-from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, without_exits
 from detkd.models.early_exit import LAST, exit_flops
 from detkd.models.weights import read_checkpoint
@@ -166,8 +165,8 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def _can_stop(network: Classifier) -> bool:
-    """Whether there are exits at which it can stop; timm's networks run as a whole."""
-    return bool(network.exits) and not isinstance(network.backbone, TimmBackbone)
+    """Whether there are exits at which it can stop; some of timm's networks run as a whole."""
+    return bool(network.exits) and not network.backbone.whole
 
 
 def _where(

@@ -15,7 +15,6 @@ from detkd.data.crops import UNKNOWN
 from detkd.errors import ConfigError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.decisions import Decisions
-from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier
 from detkd.models.early_exit import classify_early
 from detkd.pixels import Levels
@@ -77,9 +76,9 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
         raise ConfigError(
             "the classifier has no exits; train one with model.exits, or leave --early out."
         )
-    if isinstance(network.backbone, TimmBackbone):
+    if network.backbone.whole:
         raise ConfigError(
-            "a timm network runs as a whole: it cannot stop early; leave --early out."
+            "this network of timm runs as a whole: it cannot stop early; leave --early out."
         )
     if decisions and decisions.early is None:
         raise ConfigError("no exit was sure enough on the validation images; leave --early out.")

@@ -25,7 +25,6 @@ from detkd.evaluation.class_judge import ClassPredictions, aligned, read_predict
 from detkd.evaluation.classes import class_scores, softmax
 from detkd.evaluation.paired import enough_draws, paired_means
 from detkd.files import digest_of, write_json
-from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, classifier_from, cut_at
 from detkd.models.costs import classifier_cost
 from detkd.models.weights import read_checkpoint
@@ -137,7 +136,7 @@ def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
         **_scores(on_val, on_test),
         "seconds": _seconds(run),
         **_cost(network),
-        "exits": {} if isinstance(network.backbone, TimmBackbone) else _exits(network, sides),
+        "exits": {} if network.backbone.whole else _exits(network, sides),
     }
 
 

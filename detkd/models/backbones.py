@@ -6,7 +6,7 @@ in timm is there already as `timm/NAME`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,10 @@ class Backbone(nn.Module):
     """Stages in a row; those named in `features` are returned.
 
     `mean` and `std` (RGB, 0..1) say how the images must be normalised. `bare` are the stages that
-    only pool: of VGG the deepest, of ShuffleNet the first.
+    only pool: of VGG the deepest, of ShuffleNet the first. `whole` says that it cannot be split.
     """
+
+    whole = False
 
     def __init__(
         self,
@@ -55,21 +57,49 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         self.frozen: list[nn.Module] = []
 
+    def split(self) -> dict[str, nn.Module]:
+        """Its stages by name; one after the other they give its features.
+
+        Raises:
+            ConfigError: it runs as a whole.
+        """
+        return dict(self.stages)
+
+    def until(self, last: str) -> Backbone:
+        """The backbone that ends with the stage `last`; it shares the weights of this one.
+
+        Raises:
+            ConfigError: it runs as a whole.
+        """
+        stages = self.split()
+        kept = list(stages)[: list(stages).index(last) + 1]
+        cut = Backbone(
+            {name: stages[name] for name in kept},
+            {name: self.features[name] for name in kept if name in self.features},
+            mean=self.mean,
+            std=self.std,
+        )
+        there = set(cut.modules())
+        cut.frozen = [module for module in self.frozen if module in there]
+        return cut
+
     def freeze(self, count: int) -> None:
         """Train neither weights nor statistics of the stem and the first `count` stages."""
-        names = [name for name in self.stages if name in self.features]
-        if count > len(names):
-            raise ConfigError(f"model.frozen_stages: {count} is more than the {len(names)} stages.")
+        if count > len(self.features):
+            raise ConfigError(
+                f"model.frozen_stages: {count} is more than the {len(self.features)} stages."
+            )
         if count:
-            last = list(self.stages).index(names[count - 1])
-            self.frozen = list(self.stages.values())[: last + 1]
-            for stage in self.frozen:
+            stages = self.split()
+            last = list(stages).index(list(self.features)[count - 1])
+            for stage in list(stages.values())[: last + 1]:
                 stage.requires_grad_(False)
+                self.frozen += stage.modules()
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
-        for stage in self.frozen:
-            stage.eval()
+        for module in self.frozen:
+            module.eval()
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -83,7 +113,11 @@ class Backbone(nn.Module):
 
 
 class TimmBackbone(Backbone):
-    """A `features_only` network of timm; it cannot be cut into stages, so it is one."""
+    """A `features_only` network of timm, whose weights keep timm's names.
+
+    It is split where its layers run one after the other; where they do not (most transformers), it
+    is `whole`.
+    """
 
     def __init__(
         self, net: nn.Module, names: list[str], **normalisation: tuple[float, ...]
@@ -94,13 +128,61 @@ class TimmBackbone(Backbone):
             for name, channels, stride in zip(names, info.channels(), info.reduction(), strict=True)
         }
         super().__init__({"net": net}, features, **normalisation)
+        self.channels_last = getattr(net, "output_fmt", "NCHW") == "NHWC"
+        self.layers = {} if self.channels_last else _layers_in_a_row(net, names)
+        self.whole = not self.layers
+        if not self.whole:
+            self.bare = {name for name, stage in self.split().items() if not [*stage.parameters()]}
 
-    def freeze(self, count: int) -> None:
-        if count:
-            raise ConfigError("model.frozen_stages: a timm backbone cannot be frozen by stages.")
+    def split(self) -> dict[str, nn.Module]:
+        if self.whole:
+            raise ConfigError(
+                "model.backbone: this network of timm runs as a whole, not layer by layer: there "
+                "is no cut, frozen stage, attention or early stop in it."
+            )
+        net = self.stages["net"]  # asked anew: layers may have been replaced, by frozen norms, say
+        return {
+            name: nn.Sequential(*map(net.get_submodule, layers))
+            for name, layers in self.layers.items()
+        }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.features, self.stages["net"](x), strict=True))
+        found = self.stages["net"](x)
+        if self.channels_last:
+            found = [y.permute(0, 3, 1, 2) for y in found]
+        return dict(zip(self.features, found, strict=True))
+
+
+@torch.no_grad()
+def _layers_in_a_row(net: nn.Module, names: Sequence[str]) -> dict[str, list[str]]:
+    """The layers of each stage, if running them one after the other gives its features.
+
+    They are the children of `net` in their order, `Sequential`s taken apart. Else, and of a network
+    that takes no image of 64 px, it is empty.
+    """
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    layers = iter(_flat(net))
+    found: dict[str, list[str]] = {}
+    net.eval()
+    try:
+        for name, wanted in zip(names, net(x), strict=True):
+            found[name] = []
+            while not (found[name] and torch.equal(x, wanted)):
+                found[name].append(next(layers))
+                x = net.get_submodule(found[name][-1])(x)
+    except Exception:  # no layer is left, or one takes more than the one before gives: any error
+        return {}
+    finally:
+        net.train()
+    return found
+
+
+def _flat(net: nn.Module) -> Iterator[str]:
+    for name, child in net.named_children():
+        if type(child) is nn.Sequential:
+            yield from (f"{name}.{inner}" for inner, _ in child.named_children())
+        else:
+            yield name
 
 
 def resnet_stages(net: Any) -> dict[str, nn.Module]:

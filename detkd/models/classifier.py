@@ -20,7 +20,6 @@ from detkd.models.backbones import STAGES as PUBLISHED
 from detkd.models.backbones import (
     Backbone,
     Feature,
-    TimmBackbone,
     build_backbone,
     is_signed,
     measure_stages,
@@ -176,7 +175,7 @@ def build_classifier(
     backbone, head = _parts(config, len(classes))
     if config.cut:
         exit_stages([config.cut], backbone, "model.cut")
-        cut = _cut_backbone(backbone, config.cut)
+        cut = backbone.until(config.cut)
         (exit_,) = _exits(backbone, [config.cut], config, len(classes), image_size).values()
         return Classifier(cut, exit_, {}, classes, image_size, config, criterion)
     names = exit_stages(config.exits, backbone, "model.exits")
@@ -198,7 +197,7 @@ def cut_at(network: Classifier, stage: str) -> Classifier:
     exit_ = network.exits[stage]
     assert isinstance(exit_, Exit)
     config = ClassifierConfig(**{**vars(network.config), "cut": stage})
-    backbone = _cut_backbone(network.backbone, stage)
+    backbone = network.backbone.until(stage)
     cut = Classifier(backbone, exit_, {}, network.classes, network.image_size, config, network.loss)
     cut.levels = network.levels
     return cut.eval()
@@ -237,21 +236,6 @@ def _exits(
     }
 
 
-def _cut_backbone(backbone: Backbone, last: str) -> Backbone:
-    if isinstance(backbone, TimmBackbone):
-        raise ConfigError("model.cut: a timm backbone cannot be cut at a stage.")
-    names = list(backbone.stages)
-    kept = names[: names.index(last) + 1]
-    cut = Backbone(
-        {name: backbone.stages[name] for name in kept},
-        {name: backbone.features[name] for name in kept if name in backbone.features},
-        mean=backbone.mean,
-        std=backbone.std,
-    )
-    cut.frozen = [stage for stage in backbone.frozen if stage in list(cut.modules())]
-    return cut
-
-
 def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
     """Backbone and head, with weights, attention and cheaper convolutions as the config says."""
     if config.weights and config.convolutions != "full":
@@ -285,12 +269,11 @@ def _parts(config: ClassifierConfig, classes: int) -> tuple[Backbone, Head]:
             f"model.convolutions: '{config.backbone}' has no full convolution of 3x3 that "
             f"{config.convolutions} ones could replace; leave it at full."
         )
+    attends = config.attention != "none"
+    if attends:  # a network of timm becomes a row of stages, with room behind each
+        backbone = backbone.until(list(backbone.features)[-1])
     backbone.freeze(config.frozen_stages)  # the blocks behind its stages learn all the same
-    if config.attention != "none":
-        if isinstance(backbone, TimmBackbone):
-            raise ConfigError(
-                "model.attention: there is no room behind a stage of timm's networks."
-            )
+    if attends:
         for name, feature in backbone.features.items():
             block = attention(config.attention, feature.channels)
             backbone.stages[name] = nn.Sequential(backbone.stages[name], block)

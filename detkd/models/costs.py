@@ -10,7 +10,6 @@ from torch import Tensor
 
 from detkd.config import ClassifierConfig
 from detkd.markdown import markdown_table
-from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier, build_classifier, cut_at, without_exits
 from detkd.models.detector import Detector
 from detkd.models.early_exit import LAST, exit_flops
@@ -101,9 +100,9 @@ def cost_table(
 def classifier_cost(network: Classifier) -> ClassifierCost:
     """What a network costs for one image, with its exits.
 
-    The operations of a timm backbone, which runs as a whole, are without them.
+    The operations of a backbone that runs as a whole are without them.
     """
-    runs = without_exits(network) if isinstance(network.backbone, TimmBackbone) else network
+    runs = without_exits(network) if network.backbone.whole else network
     return ClassifierCost(
         sum(weight.numel() for weight in network.parameters()),
         sum(weight.numel() for weight in network.backbone.parameters()),

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from detkd.errors import ConfigError
-from detkd.models.backbones import TimmBackbone
 from detkd.models.classifier import Classifier
 
 LAST = "last"  # the name of the head, as the deepest of the exits
@@ -20,15 +18,13 @@ def each_exit(network: Classifier, images: Tensor) -> Iterator[tuple[str, Tensor
     Stages run as far as the exit that is asked for, and no further.
 
     Raises:
-        ConfigError: exits on a timm backbone, which runs as a whole.
+        ConfigError: exits on a backbone that runs as a whole.
     """
     x = network.batch(images)
-    if isinstance(network.backbone, TimmBackbone):
-        if network.exits:
-            raise ConfigError("a timm backbone runs as a whole: it cannot stop at an exit.")
+    if network.backbone.whole and not network.exits:
         yield LAST, network.head(network.backbone(x)[network.deepest])[1].float()
         return
-    for name, stage in network.backbone.stages.items():
+    for name, stage in network.backbone.split().items():
         x = stage(x)
         if name in network.exits:
             yield name, network.exits[name](x)[1].float()

@@ -48,7 +48,7 @@ def checkpoint_of(path, *, unknown=0.5, exits=(), **more):
 
 
 def timm_checkpoint(path):
-    config = ClassifierConfig("timm/resnet10t", exits=["c2"])
+    config = ClassifierConfig("timm/test_mambaout", exits=["c2"])
     network = build_classifier(config, CLASSES, 32)
     experiment = ClassifierExperiment(ClassDataConfig("crops", image_size=32), config)
     tree = {"config": experiment.as_dict(), "weights": network.state_dict()}
@@ -327,7 +327,10 @@ def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys)
             ],
             "of an older detkd",
         ),
-        (["--checkpoint", timm_checkpoint(tmp_path / "timm.pt")], "a timm network runs as a whole"),
+        (
+            ["--checkpoint", timm_checkpoint(tmp_path / "timm.pt")],
+            "network of timm runs as a whole",
+        ),
         (["--model", tmp_path], "an export has no exits"),
     ):
         assert classify(frames, *model, "--out", out, "--early") == 2

@@ -198,3 +198,42 @@ def test_frozen_stages_are_trained_in_no_way():
     assert all(torch.equal(after[k], v) for k, v in before.items())
     with pytest.raises(ConfigError, match="more than the 4 stages"):
         build_backbone("resnet18", frozen_stages=5)
+
+
+@pytest.mark.parametrize("frozen_norm", [False, True])
+def test_frozen_stages_of_timm_are_trained_in_no_way(frozen_norm):
+    name = "timm/test_efficientnet"
+    backbone = build_backbone(name, frozen_stages=2, frozen_norm=frozen_norm).train()
+    frozen = [f"stages.net.{layer}" for stage in ("c2", "c3") for layer in backbone.layers[stage]]
+    assert frozen[:2] == ["stages.net.conv_stem", "stages.net.bn1"]
+    learning = [name for name, p in backbone.named_parameters() if p.requires_grad]
+    assert learning
+    assert not [name for name in learning if name.startswith(tuple(f"{f}." for f in frozen))]
+    assert sum(p.numel() for p in backbone.until("c3").parameters() if p.requires_grad) == 0
+    before = {k: v.clone() for k, v in backbone.state_dict().items() if k.startswith(tuple(frozen))}
+    backbone(torch.rand(2, 3, 64, 64))
+    after = backbone.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet", "resnet18"])
+def test_the_backbone_until_a_stage_gives_the_same_and_has_nothing_of_the_rest(name):
+    backbone = build_backbone(name, frozen_stages=1)
+    cut = backbone.until("c3")
+    image = torch.rand(1, 3, 64, 64)
+    found, whole = cut.eval()(image), backbone.eval()(image)
+    assert list(found) == list(cut.features) == ["c2", "c3"]
+    assert all(torch.equal(found[key], whole[key]) for key in found)
+    weights, rest = set(cut.parameters()), set(backbone.parameters())
+    assert weights < rest
+    norms = [m for m in cut.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {norm.training for norm in norms} == {False, True}  # the first stage is still frozen
+
+
+def test_features_of_a_network_whose_channels_are_last_are_turned():
+    backbone = build_backbone("timm/test_mambaout").eval()
+    assert backbone.whole
+    found = backbone(torch.rand(1, 3, 64, 96))
+    for key, feature in backbone.features.items():
+        size = (1, feature.channels, 64 // feature.stride, 96 // feature.stride)
+        assert found[key].shape == size

@@ -217,12 +217,14 @@ def test_the_marine_student_keeps_to_its_share_of_mobilenet_v3_small():
 
 
 @pytest.mark.parametrize("attention", ["cbam", "eca"])
-def test_with_attention_a_network_starts_as_it_was(attention):
-    plain, other = build("resnet18").eval(), build("resnet18", attention=attention).eval()
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/test_resnet"])
+def test_with_attention_a_network_starts_as_it_was(backbone, attention):
+    plain, other = build(backbone).eval(), build(backbone, attention=attention).eval()
     missing = other.load_state_dict(plain.state_dict(), strict=False).missing_keys
     assert missing  # the blocks, and the stages that lie one deeper now
-    for name in ("c2", "c3", "c4", "c5"):
-        other.backbone.stages[name][0].load_state_dict(plain.backbone.stages[name].state_dict())
+    for name, stage in plain.backbone.split().items():
+        there = other.backbone.stages[name]
+        (there[0] if name in plain.features else there).load_state_dict(stage.state_dict())
     x = torch.rand(2, 3, 64, 64)
     assert torch.allclose(plain(x)[0]["logits"], other(x)[0]["logits"], atol=1e-6)
 
@@ -319,7 +321,13 @@ def test_an_exit_narrows_a_wide_stage_while_it_halves_it():
 
 @pytest.mark.parametrize(
     ("backbone", "convolutions"),
-    [("mobilenet_v2", "full"), ("squeezenet", "full"), ("resnet50", "depthwise")],
+    [
+        ("mobilenet_v2", "full"),
+        ("squeezenet", "full"),
+        ("resnet50", "depthwise"),
+        ("timm/resnet10t", "grouped"),
+        ("timm/test_efficientnet", "full"),
+    ],
 )
 def test_other_networks_have_exits_and_are_cut_there(backbone, convolutions):
     network = build(backbone, convolutions=convolutions, exits=["c2", "c3"]).eval()
@@ -328,6 +336,26 @@ def test_other_networks_have_exits_and_are_cut_there(backbone, convolutions):
         cut = cut_at(network, stage)
         assert torch.equal(cut(image)[0]["logits"], network(image)[0]["exits"][at])
         assert parameters(cut) < parameters(network) / 2
+        ends = build(backbone, convolutions=convolutions, cut=stage).eval()
+        ends.load_state_dict(cut.state_dict())
+        assert torch.equal(ends(image)[0]["logits"], cut(image)[0]["logits"])
+    until = exit_flops(network, 64)
+    assert until["c2"] < until["c3"] < until[LAST]
+    where, logits = classify_early(network, image[0], 0.0)
+    assert where == "c2"
+    assert torch.equal(logits, network(image)[0]["exits"][0])
+
+
+def test_a_network_that_runs_as_a_whole_has_exits_and_is_not_taken_apart():
+    network = build("timm/test_mambaout", exits=["c2"]).eval()  # its channels are last
+    assert network.backbone.whole
+    found = network([torch.rand(3, 64, 64)])[0]
+    assert found["exits"].shape == (2, len(CLASSES))
+    with pytest.raises(ConfigError, match="runs as a whole"):
+        cut_at(network, "c2")
+    for key in ({"cut": "c2"}, {"attention": "eca"}, {"frozen_stages": 1}):
+        with pytest.raises(ConfigError, match="runs as a whole"):
+            build("timm/test_mambaout", **key)
 
 
 @pytest.mark.parametrize(
@@ -374,8 +402,9 @@ def test_a_network_with_attention_begins_as_its_own_checkpoint(tmp_path):
         build("shallow_x0.5", size=32, weights=weights)
 
 
-def test_attention_behind_a_frozen_stage_learns():
-    network = build("resnet18", attention="cbam", frozen_stages=2)
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/test_resnet"])
+def test_attention_behind_a_frozen_stage_learns(backbone):
+    network = build(backbone, attention="cbam", frozen_stages=2)
     loss = network.train()(torch.rand(2, 3, 64, 64), [{"label": torch.tensor(0)}] * 2)["loss_label"]
     loss.backward()
     for name in ("c2", "c3"):
@@ -383,7 +412,7 @@ def test_attention_behind_a_frozen_stage_learns():
         assert not any(p.requires_grad for p in frozen.parameters())
         assert not any(m.training for m in frozen.modules())
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in block.parameters())
-    cut = build("resnet18", attention="cbam", frozen_stages=1, cut="c3").train()
+    cut = build(backbone, attention="cbam", frozen_stages=1, cut="c3").train()
     assert not cut.backbone.stages["c2"][0].training
     assert cut.backbone.stages["c3"][0].training
 
