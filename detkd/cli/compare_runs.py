@@ -8,7 +8,8 @@ Without --gt they are judged on the validation data that they have in common. Th
 the measure: 'kept' is the share of its mAP; with --plain, 'gap' is the share of the gap between
 that run and the first that is closed. 'difference' is the mAP less that of --plain, or else of the
 first run, with the interval and p-value of a paired test over samples, as of 'detkd eval
---against'. A run is judged once on the same truth, and read from RUN/judged/ after that.
+--against'; 'over seeds' is its interval for other trainings. A run is judged once on the same
+truth, and read from RUN/judged/ after that.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def main(argv: list[str]) -> int:
     if options.out:
         from detkd.engine.report import write_comparison
 
-        write_comparison(options.out, judged, table, _cells(table), truth, tests, _test_note(tests))
+        note = _test_note(tests, table)
+        write_comparison(options.out, judged, table, _cells(table), truth, tests, note)
         print(f"written: {options.out}/comparison.html, .json, .md and .png, curves.png")
     return 0
 
@@ -79,12 +81,13 @@ COLUMNS = {
     "closed": "gap",
     "difference": "difference",
     "interval": "95 %",
+    "over_seeds": "over seeds",
     "p": "p",
     "p_adjusted": "p of all",
     "seconds": "minutes",
 }
 TEXT = ("run", "backbone")
-TEST = ("difference", "interval", "p", "p_adjusted")
+TEST = ("difference", "interval", "over_seeds", "p", "p_adjusted")
 
 
 def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[str, str]]:
@@ -106,8 +109,10 @@ def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[st
         if key == "AP" and row["spread"] is not None:
             return f"{value:.3f} ± {row['spread']:.3f}"
         if key == "milliseconds":
+            if value >= 999.5:
+                return f"{value / 1000:.1f}s"
             return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"  # three characters wide
-        if key == "interval":
+        if key in ("interval", "over_seeds"):
             return limits(value)
         if key in ("p", "p_adjusted"):
             return number(value, 4)
@@ -124,17 +129,22 @@ def _cells(table: list[dict[str, Any]], *, narrow: bool = False) -> list[dict[st
     return [{title: say(row, key) for key, title in shown.items()} for row in table]
 
 
-def _test_note(tests: dict[str, Any]) -> str:
+def _test_note(tests: dict[str, Any], table: list[dict[str, Any]]) -> str:
     """What the columns of the paired test mean; nothing where there was none."""
     if not tests:
         return ""
     first = next(iter(tests["rows"].values()))
     rows = len(tests["rows"])
-    return (
-        f"difference: mAP less that of {tests['against']}; 95 % and p: paired by {first['unit']} "
-        f"({first['groups']}), {first['draws']} draws, for these trainings (other seeds vary "
-        f"besides){f'; p of all: Holm, for {rows} rows' if rows > 1 else ''}"
-    )
+    luck = "over seeds: 95 % for other trainings on these images"
+    parts = [
+        f"difference: mAP less that of {tests['against']}",
+        f"95 % and p: paired by {first['unit']} ({first['groups']}), {first['draws']} draws, for "
+        "these trainings",
+        luck if any(row["over_seeds"] for row in table) else "other seeds vary besides",
+    ]
+    if rows > 1:
+        parts.append(f"p of all: Holm, for {rows} rows")
+    return "; ".join(parts)
 
 
 def _show(table: list[dict[str, Any]], tests: dict[str, Any], truth: Path) -> None:
@@ -157,7 +167,7 @@ def _show(table: list[dict[str, Any]], tests: dict[str, Any], truth: Path) -> No
         titles = [COLUMNS[key] for key in ("run", *TEST)]
         chosen = [{title: row[title] for title in titles if title in row} for row in tested]
         console.print(_on_screen(chosen, f"mAP less that of {tests['against']}"))
-        console.print(Text(_test_note(tests)), style="dim")
+        console.print(Text(_test_note(tests, table)), style="dim")
 
 
 def _on_screen(cells: list[dict[str, str]], title: str) -> Any:
@@ -168,7 +178,10 @@ def _on_screen(cells: list[dict[str, str]], title: str) -> Any:
 
     shown = Table(title=Text(title), box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column in cells[0]:
-        shown.add_column(column, justify="left" if column in TEXT else "right", no_wrap=True)
+        if column in TEXT:  # where there is no room, names are folded, and no number is cut
+            shown.add_column(column, overflow="fold")
+        else:
+            shown.add_column(column, justify="right", no_wrap=True)
     for row in cells:
         shown.add_row(*map(Text, row.values()))
     return shown

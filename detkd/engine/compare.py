@@ -23,6 +23,7 @@ from detkd.evaluation.case import Case, build_case
 from detkd.evaluation.coco_map import coco_map
 from detkd.evaluation.paired import enough_draws, holm, paired_means
 from detkd.evaluation.results import check_truth
+from detkd.evaluation.welch import welch_interval
 from detkd.files import digest_of, write_json
 
 # Counts up whenever a checkpoint may find other things than before (2: no mixed batches).
@@ -153,17 +154,19 @@ def rows(
 
     With the run of a `plain` student, `closed` is the share of the gap between its row and the
     first. Of several runs the row has means; `spread` is the sample standard deviation of their
-    mAP. `tests` are the paired tests by row, of which the table has what is said of AP.
+    mAP. `tests` are the paired tests by row, of which the table has what is said of AP; beside it
+    `over_seeds` is the difference's interval for other trainings on the same samples.
     """
+    scores = {name: _known(group, "AP") for name, group in groups.items()}
     means = {name: _mean(group, "AP") for name, group in groups.items()}
     best = next(iter(means.values()))
     below = _row_of(plain, groups)
     low = None if below is None else means[below]
+    against = scores[below or next(iter(groups))]
     table = []
     for name, group in groups.items():
         first, score = group[0], means[name]
         test = (tests or {}).get(name, {}).get("AP", {})
-        scores = [run.scores["AP"] for run in group if run.scores["AP"] is not None]
         closed = None
         if low is not None and best is not None and score is not None and best != low:
             closed = (score - low) / (best - low)
@@ -176,12 +179,13 @@ def rows(
                 "parameters": first.cost.parameters,
                 "gflops": first.cost.gflops,
                 "AP": score,
-                "spread": statistics.stdev(scores) if len(scores) > 1 else None,
+                "spread": statistics.stdev(scores[name]) if len(scores[name]) > 1 else None,
                 "AP50": _mean(group, "AP50"),
                 "milliseconds": statistics.mean(run.cost.milliseconds for run in group),
                 "kept": score / best if best and score is not None else None,
                 "closed": closed,
                 **{key: test.get(key) for key in ("difference", "interval", "p", "p_adjusted")},
+                "over_seeds": welch_interval(scores[name], against) if test else None,
                 "seconds": statistics.mean(_seconds(run.run) for run in group),
             }
         )
@@ -199,8 +203,12 @@ def _kept(run: Path, truth: Path) -> Path:
 
 
 def _mean(group: Sequence[JudgedRun], key: str) -> float | None:
-    known = [run.scores[key] for run in group if run.scores[key] is not None]
+    known = _known(group, key)
     return statistics.mean(known) if known else None
+
+
+def _known(group: Sequence[JudgedRun], key: str) -> list[float]:
+    return [run.scores[key] for run in group if run.scores[key] is not None]
 
 
 def _seconds(run: Path) -> float:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from detkd.engine.parts import build_loader, build_trainable, open_data
 from detkd.engine.run import RunFolder
 from detkd.engine.similarity import cka, similarity, start_of
 from detkd.evaluation.coco_map import coco_map
+from detkd.evaluation.welch import welch_interval
 from detkd.models.detector import Detector
 
 
@@ -177,15 +179,47 @@ def test_a_row_of_seeds_has_the_name_that_is_left_without_them(names, groups):
     assert {name: len(group) for name, group in by_row(runs, by_seed=True).items()} == groups
 
 
+def test_a_difference_of_seeds_has_an_interval_over_them(run, scenes):
+    judged = judge_run(run, scenes / "all.json")
+    scores = {
+        "s-plain-0": 0.5,
+        "s-plain-1": 0.52,
+        "s-best-0": 0.6,
+        "s-best-1": 0.63,
+        "s-one-0": 0.9,
+    }
+    runs = [
+        replace(judged, run=run.with_name(name), scores=judged.scores | {"AP": score})
+        for name, score in scores.items()
+    ]
+    groups = by_row(runs, by_seed=True)
+    tests = paired_rows(groups, scenes / "all.json", draws=10)["rows"]
+    plain, best, one = rows(groups, tests=tests)
+    assert plain["over_seeds"] is None
+    assert one["over_seeds"] is None
+    assert best["over_seeds"] == welch_interval([0.6, 0.63], [0.5, 0.52])
+    low, high = best["over_seeds"]
+    assert (low + high) / 2 == pytest.approx(0.105)
+    assert rows(groups)[1]["over_seeds"] is None
+
+
 def test_the_table_fits_a_terminal_with_seeds_and_gap(run, scenes, tmp_path, capsys):
+    truth = scenes / "all.json"
+    judge_run(run, truth)
     for name in ("s-teacher-0", "s-teacher-1", "s-plain-0"):
         shutil.copytree(run, tmp_path / name)
+        kept = tmp_path / name / "judged/all.json"
+        tree = json.loads(kept.read_text())
+        tree["cost"]["milliseconds"] = {"s-plain-0": 1234.0}.get(name, 12345.0)
+        kept.write_text(json.dumps(tree))
     argv = [str(tmp_path / f"s-{name}") for name in ("teacher-0", "teacher-1", "plain-0")]
     argv += ["--gt", str(scenes / "all.json"), "--by-seed", "--plain", argv[2]]
     assert launch("compare", argv) == 0
     said = capsys.readouterr().out
     assert "…" not in said
     assert "±" in said
+    assert "12.3s" in said
+    assert "1.2s" in said
     assert max(map(len, said.splitlines())) <= 80
 
 
