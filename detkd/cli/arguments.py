@@ -251,11 +251,12 @@ def _check_keys(
 def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
     """Refuse an unknown flag, with the nearest right one."""
     ours = ("config", "run", "resume", "suggest-weights", "print_config", "help")
-    flags = {*ours, *_all_keys(kind)}
+    keys_of_terms = "distill.losses."
+    flags = {*ours, *(key for key in _all_keys(kind) if not key.startswith(keys_of_terms))}
     for word in argv:
         if word.startswith("--"):
             name = word[2:].partition("=")[0].removesuffix("+")
-            if name.startswith("distill.losses."):
+            if name.startswith(keys_of_terms):
                 raise ConfigError(
                     f"--{name}: each term of the list has this key, and one of them is not told "
                     "apart here; give the whole list, --distill.losses='[{name: kl, at: "

@@ -177,7 +177,9 @@ def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...]
         CheckpointError: another key is missing, or a shape differs.
     """
     found = read_tensors(path)
+    other = "is it the file of another network?"
     if _has_network(found):
+        other = f"its network is {_described(found['config'])}: have the same, or another file."
         found = {
             key.removeprefix("backbone.").removeprefix("body."): value
             for key, value in found["weights"].items()
@@ -193,13 +195,23 @@ def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...]
     if missing:
         raise CheckpointError(
             f"{path}: {len(missing)} of {len(needed)} weights of {type(module).__name__} are not "
-            f"in it, the first is '{missing[0]}'; is it the file of another network?"
+            f"in it, the first is '{missing[0]}'; {other}"
         )
     for key, value in needed.items():
         if not isinstance(found[key], Tensor) or found[key].shape != value.shape:
             shape = list(getattr(found[key], "shape", []))
             raise CheckpointError(
                 f"{path}: '{key}' has shape {shape} and the network needs {list(value.shape)}; "
-                "is it the file of another network?"
+                f"{other}"
             )
     module.load_state_dict({key: found[key] for key in needed}, strict=False)
+
+
+def _described(config: dict[str, Any]) -> str:
+    """The backbone of a checkpoint's config, and what there is to its weights besides."""
+    model = config.get("model", {})
+    unusual = {"attention": "none", "convolutions": "full"}
+    more = [
+        f"{key}: {model[key]}" for key, usual in unusual.items() if model.get(key, usual) != usual
+    ]
+    return f"'{model.get('backbone')}'{' with ' if more else ''}{' and '.join(more)}"

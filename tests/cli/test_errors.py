@@ -27,6 +27,8 @@ def test_an_unknown_key_of_the_file_names_the_nearest(tiny, capsys):
 def test_an_unknown_option_names_the_nearest(tiny, capsys):
     said = refused(capsys, "train", "--config", tiny(), "--train.batchsize", "3")
     assert "did you mean 'train.batch_size'?" in said
+    said = refused(capsys, "train", "--config", tiny(), "--distill.loses.weight", "3")
+    assert "did you mean 'distill.losses'?" in said  # its keys cannot be given so
 
 
 def test_a_wrong_type_names_key_and_value(tiny, capsys):

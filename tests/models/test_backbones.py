@@ -106,11 +106,16 @@ def test_a_backbone_begins_as_that_of_a_checkpoint(tmp_path, name):
     for prefix in ("backbone.body.", "backbone."):  # a detector's, and a classifier's
         weights = {f"{prefix}{key}": value for key, value in state.items()}
         weights |= {"head.weight": torch.zeros(1), "backbone.neck.x": torch.zeros(1)}
-        checkpoint = {"version": "1", "config": {}, "classes": [], "weights": weights}
+        checkpoint = {
+            "version": "1",
+            "config": {"model": {"backbone": name}},
+            "classes": [],
+            "weights": weights,
+        }
         torch.save(checkpoint, tmp_path / "best.pt")
         begun = build_backbone(name, weights=str(tmp_path / "best.pt")).state_dict()
         assert all(torch.equal(begun[key], value) for key, value in state.items())
-    with pytest.raises(CheckpointError, match="is it the file of another network"):
+    with pytest.raises(CheckpointError, match=f"its network is '{name}': have the same"):
         build_backbone("shallow_x2", weights=str(tmp_path / "best.pt"))
 
 
