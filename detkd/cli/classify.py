@@ -97,8 +97,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         raise DataError(f"--margin: {options.margin} is not from 0 to 4.")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise DataError(f"--threshold: {options.threshold} is no probability; give 0 to 1.")
-    if options.early and options.model:
-        raise DataError("--early: an export has no exits; name the --checkpoint, or leave it out.")
     return options
 
 
@@ -121,17 +119,14 @@ def _asked(options: argparse.Namespace) -> list[Asked]:
 
 
 def _model(options: argparse.Namespace) -> Answering:
-    from detkd.engine.classify import Answering, answering, answering_early
+    from detkd.engine.classify import answering, answering_early, exported
     from detkd.engine.devices import choose_device
     from detkd.evaluation.decisions import decisions_in
     from detkd.models.classifier import classifier_from
     from detkd.models.weights import read_checkpoint
 
     if options.model:
-        from detkd.deploy.class_export import read_exported
-
-        kept = read_exported(options.model)
-        return Answering(kept.network, kept.classes, kept.image_size, kept.levels, kept.decisions)
+        return exported(options.model, early=options.early)
     checkpoint = read_checkpoint(options.checkpoint)
     network = classifier_from(checkpoint, options.checkpoint)
     decisions = decisions_in(checkpoint, options.checkpoint)

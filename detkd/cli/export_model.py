@@ -6,7 +6,8 @@ writes exported/model.onnx (resized frames in; boxes, scores, labels and their c
 detkd.json (classes, sizes, thresholds), parity.json, a model card, and the programs that use it
 without torch: runner.py and counting.pyz. Where the two differ, the folder is called
 exported.failed/ instead, an earlier one stays, and the command ends 1. Of a classifier it writes
-model.onnx (images in, logits of its head out), detkd.json and parity.json, for 'detkd classify'.
+model.onnx (images in, logits of its head out), detkd.json and parity.json, for 'detkd classify';
+where it can stop at exits, exits/ has it taken apart at them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from detkd.files import new_folder
 
 FILES = {  # all that an export writes
     *("model.onnx", "model_parts", "detkd.json", "parity.json", "README.md", "worst", "variants"),
-    *("runner.py", "counting.pyz", "__pycache__"),
+    *("exits", "runner.py", "counting.pyz", "__pycache__"),
 }
 
 

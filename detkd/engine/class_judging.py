@@ -32,7 +32,7 @@ from detkd.models.weights import read_checkpoint
 
 def decide(network: Classifier, said: ClassPredictions, source: object) -> Decisions:
     """Temperature and thresholds by what the network said of its validation images."""
-    exits = said.exits if _can_stop(network) else None
+    exits = said.exits if network.can_stop else None
     return choose_decisions(said.logits, said.labels, exits, _images(said, "val", source))
 
 
@@ -53,7 +53,7 @@ def judge_said(
         source: where the images are from.
     """
     flops, alone = None, 0
-    if _can_stop(network):
+    if network.can_stop:
         size = network.image_size
         flops, alone = exit_flops(network, size), exit_flops(without_exits(network), size)[LAST]
     metrics = judge_classes(
@@ -162,11 +162,6 @@ def final_class_judgement(
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint as a whole or not at all."""
     write_with(path, lambda stream: torch.save(checkpoint, stream))
-
-
-def _can_stop(network: Classifier) -> bool:
-    """Whether there are exits at which it can stop; some of timm's networks run as a whole."""
-    return bool(network.exits) and not network.backbone.whole
 
 
 def _where(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from detkd.data.class_inputs import Asked, pixels_of
 from detkd.data.crops import UNKNOWN
@@ -16,7 +17,7 @@ from detkd.errors import ConfigError
 from detkd.evaluation.calibration import scaled
 from detkd.evaluation.decisions import Decisions
 from detkd.models.classifier import Classifier
-from detkd.models.early_exit import classify_early
+from detkd.models.early_exit import each_exit, first_sure
 from detkd.pixels import Levels
 
 
@@ -80,6 +81,45 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
         raise ConfigError(
             "this network of timm runs as a whole: it cannot stop early; leave --early out."
         )
+    whole = answering(network, decisions, device)
+
+    def exits(images: np.ndarray) -> Iterator[tuple[str, Tensor]]:
+        return each_exit(network, torch.from_numpy(images).to(device))
+
+    return _stopping(whole, exits)
+
+
+def exported(folder: Path, *, early: bool) -> Answering:
+    """An exported classifier at work; with `early` it stops at the first exit that is sure.
+
+    Raises:
+        DataError: no such folder.
+        CheckpointError: it holds something else.
+        ConfigError: with `early`, there are no exits in it, or no threshold from which on one is
+            sure.
+    """
+    from detkd.deploy.class_export import read_exported
+
+    kept = read_exported(folder)
+    whole = Answering(kept.network, kept.classes, kept.image_size, kept.levels, kept.decisions)
+    if not early:
+        return whole
+    stops = kept.exits
+    if stops is None:
+        raise ConfigError(
+            f"{folder}: the export has no exits, for its network has none at which it can stop, or "
+            "it is of an older detkd; export it again, or leave --early out."
+        )
+    return _stopping(
+        whole, lambda images: ((name, torch.from_numpy(z)) for name, z in stops(images))
+    )
+
+
+def _stopping(
+    whole: Answering, exits: Callable[[np.ndarray], Iterator[tuple[str, Tensor]]]
+) -> Answering:
+    """What stops each image at the first of its exits that is sure, as `exits` gives them."""
+    decisions = whole.decisions
     if decisions and decisions.early is None:
         raise ConfigError("no exit was sure enough on the validation images; leave --early out.")
     if decisions is None or decisions.early is None or decisions.early_temperature is None:
@@ -89,13 +129,13 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
             "--early out."
         )
     sure = decisions.early
-    whole = answering(network, decisions.of_early, device)
 
+    @torch.no_grad()
     def early(images: np.ndarray) -> tuple[list[str], np.ndarray]:
-        stopped = [classify_early(network, torch.from_numpy(x).to(device), sure) for x in images]
+        stopped = [first_sure(exits(image[None]), sure) for image in images]
         return [name for name, _ in stopped], torch.stack([x for _, x in stopped]).cpu().numpy()
 
-    return replace(whole, early=early)
+    return replace(whole, early=early, decisions=decisions.of_early)
 
 
 def classify(

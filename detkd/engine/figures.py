@@ -136,7 +136,7 @@ def class_figures(run: Path, _: Path | None = None) -> dict[str, Any]:
         **_scores(on_val, on_test),
         "seconds": _seconds(run),
         **_cost(network),
-        "exits": {} if network.backbone.whole else _exits(network, sides),
+        "exits": _exits(network, sides) if network.can_stop else {},
     }
 
 

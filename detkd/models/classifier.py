@@ -97,6 +97,11 @@ class Classifier(nn.Module):
         """The name of the stage that the head reads."""
         return list(self.backbone.features)[-1]
 
+    @property
+    def can_stop(self) -> bool:
+        """Whether there are exits at which it can stop; some of timm's networks run as a whole."""
+        return bool(self.exits) and not self.backbone.whole
+
     def batch(self, images: Sequence[Tensor] | Tensor) -> Tensor:
         """Images [3, S, S] in 0..1 as one normalised tensor [N, 3, S, S]."""
         stacked = images if isinstance(images, Tensor) else torch.stack(list(images))

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkd.models.classifier import Classifier
 
 LAST = "last"  # the name of the head, as the deepest of the exits
+
+
+def stages_by_exit(network: Classifier) -> dict[str, nn.Sequential]:
+    """The stages from one exit to the next, by the one at their end; those before the head: `last`.
+
+    Raises:
+        ConfigError: the backbone runs as a whole.
+    """
+    parts: dict[str, list[nn.Module]] = {name: [] for name in (*network.exits, LAST)}
+    waiting = iter(parts)
+    name = next(waiting)
+    for stage, layers in network.backbone.split().items():
+        parts[name].append(layers)
+        if stage == name:
+            name = next(waiting)
+    return {name: nn.Sequential(*stages) for name, stages in parts.items()}
 
 
 def each_exit(network: Classifier, images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -24,11 +40,10 @@ def each_exit(network: Classifier, images: Tensor) -> Iterator[tuple[str, Tensor
     if network.backbone.whole and not network.exits:
         yield LAST, network.head(network.backbone(x)[network.deepest])[1].float()
         return
-    for name, stage in network.backbone.split().items():
-        x = stage(x)
-        if name in network.exits:
-            yield name, network.exits[name](x)[1].float()
-    yield LAST, network.head(x)[1].float()
+    for name, stages in stages_by_exit(network).items():
+        x = stages(x)
+        end = network.head if name == LAST else network.exits[name]
+        yield name, end(x)[1].float()
 
 
 @torch.no_grad()
@@ -37,7 +52,12 @@ def classify_early(network: Classifier, image: Tensor, threshold: float) -> tupl
 
     An exit is sure when its greatest probability reaches `threshold`; the head always is.
     """
-    for name, logits in each_exit(network, image[None]):
+    return first_sure(each_exit(network, image[None]), threshold)
+
+
+def first_sure(exits: Iterable[tuple[str, Tensor]], threshold: float) -> tuple[str, Tensor]:
+    """The first of the exits that is sure of its one image, and its logits [K] of [1, K]."""
+    for name, logits in exits:
         if name == LAST or float(logits.softmax(1).max()) >= threshold:
             return name, logits[0]
     raise AssertionError("the head is the last of the exits")

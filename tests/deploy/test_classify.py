@@ -263,6 +263,76 @@ def test_an_export_says_what_its_checkpoint_says(frames, tmp_path, capsys):
     assert "no intact ONNX file" in capsys.readouterr().err
 
 
+def test_an_export_with_exits_stops_where_its_checkpoint_does(frames, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    from detkd.deploy.class_export import read_exported
+    from detkd.deploy.onnx_exits import OnnxExits
+
+    best = checkpoint_of(tmp_path / "best.pt", exits=["c2", "c3"], attention="eca")
+    network = Classifier.load(best)
+    looked = pixels_of(images_of(frames), frames, image_size=32, levels=None, margin=0.1)
+    seen = np.stack([each for each in looked if not isinstance(each, str)])
+    with torch.no_grad():
+        by_exit = torch.stack([each["exits"] for each in network(torch.from_numpy(seen))], 1)
+    sure = sorted(by_exit[0].softmax(1).amax(1).tolist())
+    chosen = Decisions(9.0, 0.95, 0.99, sum(sure) / 2, {"side": "val"}, 2.0, 0.0)
+    checkpoint = torch.load(best, weights_only=True)
+    torch.save({**checkpoint, "decisions": vars(chosen)}, best)
+    exported = tmp_path / "exported"
+    argv = ["--checkpoint", str(best), "--out", str(exported), "--made-frames", "4"]
+    assert launch("export", argv) == 0
+    assert sorted(path.name for path in (exported / "exits").iterdir()) == [
+        "c2.onnx",
+        "c3.onnx",
+        "last.onnx",
+    ]
+    exits = read_exported(exported).exits
+    assert isinstance(exits, OnnxExits)
+    for (name, logits), own in zip(exits(seen), by_exit.numpy(), strict=True):
+        np.testing.assert_allclose(logits, own, atol=1e-4, err_msg=name)
+    ran = []
+    parts = {name: lambda x, n=name, p=p: ran.append(n) or p(x) for name, p in exits.parts.items()}
+    exits.parts = parts
+    next(iter(exits(seen)))
+    assert ran == ["c2"]  # what lies behind does not run
+    tables = []
+    for model in (["--model", exported], ["--checkpoint", best]):
+        assert classify(frames, *model, "--out", tmp_path / "x.csv", "--early") == 1
+        tables.append(table(tmp_path / "x.csv"))
+    assert [row["exit"] == "c2" for row in tables[0]].count(True) == 1
+    for one, other in zip(*tables, strict=True):
+        for key in ("file", "label", "most_likely", "exit"):
+            assert one[key] == other[key]
+        if one["probability"]:
+            assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=2e-4)
+    # The page's own lines, without detkd.
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text()
+    code = [block.split("```")[0] for block in page.split("```python")[1:3]]
+    (frames / "a.png").rename(tmp_path / "crop.png")
+    code.append("print(name, *logits)")
+    said = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()[-1]
+    where, *logits = said.split()
+    assert where == tables[0][0]["exit"]
+    own = by_exit[("c2", "c3", "last").index(where), 0]
+    assert [float(z) * 2 for z in logits] == pytest.approx(own.tolist(), abs=1e-3)
+    capsys.readouterr()
+    kept = json.loads((exported / "detkd.json").read_text())
+    for named, said in (([], "the export has no exits"), (["../c2"], "cannot be understood")):
+        (exported / "detkd.json").write_text(json.dumps({**kept, "exits": named}))
+        assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv", "--early") == 2
+        assert said in capsys.readouterr().err
+    (exported / "detkd.json").write_text(json.dumps(kept))
+    (exported / "exits/c3.onnx").unlink()
+    assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv", "--early") == 2
+    assert "a file of exits/, is missing" in capsys.readouterr().err
+
+
 def test_a_network_that_was_cut_is_exported_with_nothing_of_the_rest(tmp_path):
     onnx = pytest.importorskip("onnx")
     best = checkpoint_of(tmp_path / "best.pt", exits=["c2"])
@@ -331,7 +401,6 @@ def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys)
             ["--checkpoint", timm_checkpoint(tmp_path / "timm.pt")],
             "network of timm runs as a whole",
         ),
-        (["--model", tmp_path], "an export has no exits"),
     ):
         assert classify(frames, *model, "--out", out, "--early") == 2
         assert said in capsys.readouterr().err
