@@ -224,7 +224,7 @@ def test_what_cannot_be_classified_with_is_refused_in_a_sentence(frames, tmp_pat
 
 def test_an_export_says_what_its_checkpoint_says(frames, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
-    best = checkpoint_of(tmp_path / "best.pt", exits=["c2"], sixteen_bit=(10.0, 4000.0))
+    best = checkpoint_of(tmp_path / "best.pt", sixteen_bit=(10.0, 4000.0))
     exported = tmp_path / "exported"
     argv = ["--checkpoint", str(best), "--out", str(exported), "--made-frames", "8"]
     assert launch("export", argv) == 0

@@ -39,6 +39,11 @@ def test_logits_are_those_of_the_network_for_any_number_of_images(name, tmp_path
         assert theirs.shape == (count, 3)
         assert np.ptp(ours) > 1e-3
         np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert [(o.domain, o.version) for o in graph.opset_import if o.domain == ""] == [("", 18)]
+    assert [out.name for out in graph.graph.output] == ["logits"]
+    assert not [weight.name for weight in graph.graph.initializer if "exits" in weight.name]
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no weights beside it
 
 
 def test_the_marine_student_s_logits_are_the_same_to_a_ten_thousandth(tmp_path):
@@ -62,13 +67,3 @@ def test_the_marine_student_s_logits_are_the_same_to_a_ten_thousandth(tmp_path):
     apart, greatest = difference(network, answer, side)
     assert greatest > 3
     assert apart < 1e-4
-
-
-def test_the_graph_has_nothing_of_the_exits(tmp_path):
-    network = build_classifier(NETWORKS["exits"], ("ant", "bee"), 64).eval()
-    write_onnx_classifier(network, tmp_path / "model.onnx")
-    graph = onnx.load(tmp_path / "model.onnx")
-    assert [(o.domain, o.version) for o in graph.opset_import if o.domain == ""] == [("", 18)]
-    assert [out.name for out in graph.graph.output] == ["logits"]
-    assert not [weight.name for weight in graph.graph.initializer if "exits" in weight.name]
-    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]  # no weights beside it
