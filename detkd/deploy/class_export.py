@@ -31,7 +31,7 @@ MOST = 1e-4  # by which a logit may differ, or this share of it
 class ExportedClassifier:
     """What an exported folder holds; `network` gives logits [N, K] of images [N, 3, S, S].
 
-    `exits` are there if the network had some at which it can stop.
+    `exits` are there if they were asked for, and the network had some at which it can stop.
     """
 
     network: OnnxClassifier
@@ -98,8 +98,8 @@ def _image(at: int, size: int) -> np.ndarray:
     return square(frame).transpose(2, 0, 1).astype(np.float32) / 255
 
 
-def read_exported(folder: Path, *, threads: int = 0) -> ExportedClassifier:
-    """The classifier of an exported folder.
+def read_exported(folder: Path, *, exits: bool = False, threads: int = 0) -> ExportedClassifier:
+    """The classifier of an exported folder, with its `exits` if they are asked for.
 
     Raises:
         DataError: no such folder.
@@ -113,19 +113,19 @@ def read_exported(folder: Path, *, threads: int = 0) -> ExportedClassifier:
         )
     try:
         classes, size = tuple(map(str, said["classes"])), int(said["image_size"])
-        names = list(map(str, said.get("exits", [])))
-        if not {*names} <= {*STRIDES, LAST}:  # they become paths
-            raise ValueError(f"exits {names}")
+        names = list(map(str, said.get("exits", []))) if exits else []
+        if names and names != [*(name for name in STRIDES if name in names), LAST]:
+            raise ValueError(f"exits {names}")  # which become paths
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be understood ({error}); export again.") from error
     needed()
     try:
         network = OnnxClassifier(folder / "model.onnx", threads=threads)
-        exits = OnnxExits(folder, names, threads=threads) if names else None
+        parts = OnnxExits(folder, names, threads=threads) if names else None
     except Exception as error:  # ONNX Runtime has many of its own
         what = "model.onnx, or a file of exits/," if names else "model.onnx:"
         raise CheckpointError(
             f"{folder}/{what} is missing, or no intact ONNX file; export again."
         ) from error
     levels = levels_of({"detkd": said})
-    return ExportedClassifier(network, classes, size, levels, decisions_in(said, path), exits)
+    return ExportedClassifier(network, classes, size, levels, decisions_in(said, path), parts)

@@ -24,7 +24,7 @@ FOLDER, FEATURES = "exits", "features"
 class ExitGraph(nn.Module):
     """The stages from one exit to the next: their logits [N, K], and features for the next part.
 
-    The first part takes images [N, 3, S, S] from 0 to 1, the last one hands nothing on.
+    The first part takes images [N, 3, S, S] from 0 to 1; nobody needs the features of the last.
     """
 
     def __init__(self, network: Classifier, name: str, stages: nn.Module, *, first: bool) -> None:
@@ -47,10 +47,9 @@ def write_onnx_exits(network: Classifier, folder: Path) -> list[str]:
     x = torch.rand(2, 3, side, side, device=next(network.parameters()).device)
     many = {0: torch.export.Dim("batch", min=1, max=65536)}
     parts = stages_by_exit(network)
-    for name, stages in parts.items():
-        first = not list((folder / FOLDER).iterdir())
-        graph = ExitGraph(network, name, stages, first=first)
-        path, given = folder / FOLDER / f"{name}.onnx", INPUT if first else FEATURES
+    for at, (name, stages) in enumerate(parts.items()):
+        graph = ExitGraph(network, name, stages, first=at == 0)
+        path, given = folder / FOLDER / f"{name}.onnx", INPUT if at == 0 else FEATURES
         write_graph(graph, x, many, path, given, [OUTPUT, f"{FEATURES}_{name}"])
         with torch.no_grad():
             x = graph(x)[1]

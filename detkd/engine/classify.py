@@ -100,7 +100,7 @@ def exported(folder: Path, *, early: bool) -> Answering:
     """
     from detkd.deploy.class_export import read_exported
 
-    kept = read_exported(folder)
+    kept = read_exported(folder, exits=early)
     whole = Answering(kept.network, kept.classes, kept.image_size, kept.levels, kept.decisions)
     if not early:
         return whole

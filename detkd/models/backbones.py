@@ -6,6 +6,7 @@ in timm is there already as `timm/NAME`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,10 +161,13 @@ def _layers_in_a_row(net: nn.Module, names: Sequence[str]) -> dict[str, list[str
     They are the children of `net` in their order, `Sequential`s taken apart. Else, and of a network
     that takes no image of 64 px, it is empty.
     """
-    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    net = copy.deepcopy(net).eval()
+    for weight in net.parameters():  # a residual block may begin as the identity, and end no stage
+        weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    x = torch.randn(1, 3, 64, 64, generator=generator)
     layers = iter(_flat(net))
     found: dict[str, list[str]] = {}
-    net.eval()
     try:
         for name, wanted in zip(names, net(x), strict=True):
             found[name] = []
@@ -172,8 +176,6 @@ def _layers_in_a_row(net: nn.Module, names: Sequence[str]) -> dict[str, list[str
                 x = net.get_submodule(found[name][-1])(x)
     except Exception:  # no layer is left, or one takes more than the one before gives: any error
         return {}
-    finally:
-        net.train()
     return found
 
 

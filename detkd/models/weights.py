@@ -177,9 +177,9 @@ def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...]
         CheckpointError: another key is missing, or a shape differs.
     """
     found = read_tensors(path)
-    other = "is it the file of another network?"
+    config = None
     if _has_network(found):
-        other = f"its network is {_described(found['config'])}: have the same, or another file."
+        config = found["config"]
         found = {
             key.removeprefix("backbone.").removeprefix("body."): value
             for key, value in found["weights"].items()
@@ -195,23 +195,24 @@ def load_weights(module: nn.Module, path: str | Path, *, unused: tuple[str, ...]
     if missing:
         raise CheckpointError(
             f"{path}: {len(missing)} of {len(needed)} weights of {type(module).__name__} are not "
-            f"in it, the first is '{missing[0]}'; {other}"
+            f"in it, the first is '{missing[0]}'; {_other(config)}"
         )
     for key, value in needed.items():
         if not isinstance(found[key], Tensor) or found[key].shape != value.shape:
             shape = list(getattr(found[key], "shape", []))
             raise CheckpointError(
                 f"{path}: '{key}' has shape {shape} and the network needs {list(value.shape)}; "
-                f"{other}"
+                f"{_other(config)}"
             )
     module.load_state_dict({key: found[key] for key in needed}, strict=False)
 
 
-def _described(config: dict[str, Any]) -> str:
-    """The backbone of a checkpoint's config, and what there is to its weights besides."""
-    model = config.get("model", {})
-    unusual = {"attention": "none", "convolutions": "full"}
-    more = [
-        f"{key}: {model[key]}" for key, usual in unusual.items() if model.get(key, usual) != usual
-    ]
-    return f"'{model.get('backbone')}'{' with ' if more else ''}{' and '.join(more)}"
+def _other(config: Any) -> str:
+    """Why weights may not fit: of a checkpoint's config, what else there is to its network."""
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict):
+        return "is it the file of another network?"
+    usual = {"attention": "none", "convolutions": "full", "cut": None}
+    odd = [f"{key}: {model[key]}" for key, value in usual.items() if model.get(key, value) != value]
+    more = f" with {', '.join(odd)}" if odd else ""
+    return f"it is of '{model.get('backbone')}'{more}: name weights of the same network."

@@ -286,7 +286,8 @@ def test_an_export_with_exits_stops_where_its_checkpoint_does(frames, tmp_path, 
         "c3.onnx",
         "last.onnx",
     ]
-    exits = read_exported(exported).exits
+    assert read_exported(exported).exits is None
+    exits = read_exported(exported, exits=True).exits
     assert isinstance(exits, OnnxExits)
     for (name, logits), own in zip(exits(seen), by_exit.numpy(), strict=True):
         np.testing.assert_allclose(logits, own, atol=1e-4, err_msg=name)
@@ -323,7 +324,11 @@ def test_an_export_with_exits_stops_where_its_checkpoint_does(frames, tmp_path, 
     assert [float(z) * 2 for z in logits] == pytest.approx(own.tolist(), abs=1e-3)
     capsys.readouterr()
     kept = json.loads((exported / "detkd.json").read_text())
-    for named, said in (([], "the export has no exits"), (["../c2"], "cannot be understood")):
+    for named, said in (
+        ([], "the export has no exits"),
+        (["../c2", "last"], "cannot be"),
+        (["c2"], "cannot be"),
+    ):
         (exported / "detkd.json").write_text(json.dumps({**kept, "exits": named}))
         assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv", "--early") == 2
         assert said in capsys.readouterr().err
@@ -331,6 +336,7 @@ def test_an_export_with_exits_stops_where_its_checkpoint_does(frames, tmp_path, 
     (exported / "exits/c3.onnx").unlink()
     assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv", "--early") == 2
     assert "a file of exits/, is missing" in capsys.readouterr().err
+    assert classify(frames, "--model", exported, "--out", tmp_path / "x.csv") == 1  # needs none
 
 
 def test_a_network_that_was_cut_is_exported_with_nothing_of_the_rest(tmp_path):

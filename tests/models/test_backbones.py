@@ -115,7 +115,10 @@ def test_a_backbone_begins_as_that_of_a_checkpoint(tmp_path, name):
         torch.save(checkpoint, tmp_path / "best.pt")
         begun = build_backbone(name, weights=str(tmp_path / "best.pt")).state_dict()
         assert all(torch.equal(begun[key], value) for key, value in state.items())
-    with pytest.raises(CheckpointError, match=f"its network is '{name}': have the same"):
+    torch.save({**checkpoint, "config": None}, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError, match="is it the file of another network"):
+        build_backbone("shallow_x2", weights=str(tmp_path / "odd.pt"))
+    with pytest.raises(CheckpointError, match=f"it is of '{name}': name weights"):
         build_backbone("shallow_x2", weights=str(tmp_path / "best.pt"))
 
 
@@ -205,6 +208,21 @@ def test_frozen_stages_are_trained_in_no_way():
         build_backbone("resnet18", frozen_stages=5)
 
 
+def move(network):
+    """Weights as after a training: a residual block of timm begins as the identity."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+
+
+def test_a_stage_of_timm_ends_where_its_layers_end():
+    layers = build_backbone("timm/resnet18").layers
+    assert layers["c2"] == ["conv1", "bn1", "act1", "maxpool", "layer1.0", "layer1.1"]
+    assert [layers[f"c{at}"] for at in (3, 4, 5)] == [
+        [f"layer{at}.0", f"layer{at}.1"] for at in (2, 3, 4)
+    ]
+
+
 @pytest.mark.parametrize("frozen_norm", [False, True])
 def test_frozen_stages_of_timm_are_trained_in_no_way(frozen_norm):
     name = "timm/test_efficientnet"
@@ -221,9 +239,10 @@ def test_frozen_stages_of_timm_are_trained_in_no_way(frozen_norm):
     assert all(torch.equal(after[k], v) for k, v in before.items())
 
 
-@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_efficientnet", "resnet18"])
+@pytest.mark.parametrize("name", ["timm/resnet18", "timm/test_efficientnet", "resnet18"])
 def test_the_backbone_until_a_stage_gives_the_same_and_has_nothing_of_the_rest(name):
     backbone = build_backbone(name, frozen_stages=1)
+    move(backbone)
     cut = backbone.until("c3")
     image = torch.rand(1, 3, 64, 64)
     found, whole = cut.eval()(image), backbone.eval()(image)
