@@ -198,6 +198,7 @@ def test_a_loss_can_be_added_to_a_list(tmp_path):
 CLASSIFIERS = [
     ("marine/teacher", "marine/student", {"model.backbone", "model.attention", "loss.smoothing"}),
     ("marine/student", "marine/distill", {"distill"}),
+    ("marine/distill", "marine/hint", {"distill"}),
     ("land_use/teacher", "land_use/student", {"model.backbone", "loss.smoothing"}),
     ("land_use/student", "land_use/distill", {"distill"}),
     *[

@@ -57,12 +57,10 @@ class View:
 
     def valid(self, features: Tensor) -> Tensor:
         """Cells [N, 1, h, w] whose centre lies in the image; padding is False."""
-        return torch.stack(
-            [
-                self._inside(features, torch.tensor([[0.0, 0.0, width, height]]))
-                for height, width in self.image_sizes
-            ]
-        )
+        rows, columns = self._cells(features)
+        sizes = torch.tensor(self.image_sizes, device=features.device)
+        in_row, in_column = rows < sizes[:, :1], columns < sizes[:, 1:]  # [N, h], [N, w]
+        return (in_row[:, :, None] & in_column[:, None, :])[:, None]
 
     def near_objects(self, features: Tensor) -> Tensor:
         """Cells [N, 1, h, w] that belong to any object."""
@@ -92,10 +90,6 @@ class View:
         rows = (torch.arange(height, device=features.device) + 0.5) * self.padded_size[0] / height
         columns = (torch.arange(width, device=features.device) + 0.5) * self.padded_size[1] / width
         return rows, columns
-
-    def _inside(self, features: Tensor, boxes: Tensor) -> Tensor:
-        """Cells [1, h, w] whose centre lies in any of the boxes [M, 4]."""
-        return self._covered(features, boxes.to(features.device)).any(0, keepdim=True)
 
     def _covered(self, features: Tensor, boxes: Tensor) -> Tensor:
         """Cells [M, h, w] whose centre lies in each of the boxes [M, 4]."""

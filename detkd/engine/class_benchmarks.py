@@ -36,6 +36,7 @@ STUDENT = ClassifierConfig("shallow_x1")
 RIVAL = ClassifierConfig("mobilenet_v3_small", head="published")
 OWN_TEACHER = ClassifierConfig("resnet18", convolutions="depthwise", exits=["c2", "c3", "c4"])
 TERM = TermConfig("kl", ["logits"], 1.0, {"temperature": 4.0})
+HINT = TermConfig("hint", ["c4"], 6.0)
 IMAGES = 16  # on which a network and what was deployed of it are compared
 LOGITS = 10.0  # of about this size are those of a trained network
 CALLS = 10  # answers in a row, as in a stream of crops
@@ -73,8 +74,8 @@ def bench_classify(
 def _training(steps: int, image_size: int, batch_size: int) -> dict[str, float]:
     """A plain student's step with its batch, and a distilled one's: with the teacher, or its cache.
 
-    The cache holds what is asked for, as from a view's second time on. The teacher's forward pass
-    is measured alone, too.
+    The cache holds what is asked for, as from a view's second time on; with it there is a student
+    with a hint besides, too. The teacher's forward pass is measured alone.
     """
     device, train = choose_device("auto"), TrainConfig()
     teacher = _network(TEACHER, image_size).to(device).eval()
@@ -85,17 +86,17 @@ def _training(steps: int, image_size: int, batch_size: int) -> dict[str, float]:
             for marks in (False, True)
         )
         plain = _network(STUDENT, image_size)
-        live, cached = (
+        live, cached, hinted = (
             build_classifier_distiller(
                 _network(STUDENT, image_size),
                 deepcopy(teacher),
-                TeachConfig("", [TERM], cache=cache, cache_folder=f"{folder}/kept"),
+                TeachConfig("", terms, cache=cache, cache_folder=f"{folder}/kept"),
                 images=batch_size,
                 views=1,
             )
-            for cache in (False, True)
+            for cache, terms in ((False, [TERM]), (True, [TERM]), (True, [TERM, HINT]))
         )
-        for module in (plain, teacher, live, cached):
+        for module in (plain, teacher, live, cached, hinted):
             module.to(device).to(memory_format=torch.channels_last)  # as in `fit`
         batch = torch.stack([dataset[at, 0][0] for at in range(batch_size)]).to(device)
 
@@ -103,11 +104,12 @@ def _training(steps: int, image_size: int, batch_size: int) -> dict[str, float]:
         def forward() -> None:
             teacher(batch)
 
-        plain_s, live_s, cached_s, forward_s = take_turns(
+        plain_s, live_s, cached_s, hinted_s, forward_s = take_turns(
             [
                 _with_its_batch(plain, train, dataset, device),
                 _with_its_batch(live, train, dataset, device),
                 _with_its_batch(cached, train, marked, device),
+                _with_its_batch(hinted, train, marked, device),
                 forward,
             ],
             steps,
@@ -117,9 +119,11 @@ def _training(steps: int, image_size: int, batch_size: int) -> dict[str, float]:
         "teacher_forward_s": forward_s,
         "distilling_step_s": live_s,
         "cached_step_s": cached_s,
+        "cached_hint_step_s": hinted_s,
         "to_sum": live_s / (plain_s + forward_s),
         "to_plain": live_s / plain_s,
         "cached_to_plain": cached_s / plain_s,
+        "cached_hint_to_plain": hinted_s / plain_s,
     }
 
 
