@@ -119,19 +119,38 @@ def _asked(options: argparse.Namespace) -> list[Asked]:
 
 
 def _model(options: argparse.Namespace) -> Answering:
-    from detkd.engine.classify import answering, answering_early, exported
+    from detkd.engine.classify import answering, answering_early
     from detkd.engine.devices import choose_device
     from detkd.evaluation.decisions import decisions_in
     from detkd.models.classifier import classifier_from
     from detkd.models.weights import read_checkpoint
 
     if options.model:
-        return exported(options.model, early=options.early)
+        return _exported(options.model, early=options.early)
     checkpoint = read_checkpoint(options.checkpoint)
     network = classifier_from(checkpoint, options.checkpoint)
     decisions = decisions_in(checkpoint, options.checkpoint)
     at_work = answering_early if options.early else answering
     return at_work(network, decisions, choose_device(options.device))
+
+
+def _exported(folder: Path, *, early: bool) -> Answering:
+    import torch
+
+    from detkd.deploy.class_export import read_exported
+    from detkd.engine.classify import Answering, stopping
+
+    kept = read_exported(folder, exits=early)
+    whole = Answering(kept.network, kept.classes, kept.image_size, kept.levels, kept.decisions)
+    if not early:
+        return whole
+    exits = kept.exits
+    if exits is None:
+        raise DataError(
+            f"{folder}: the export has no exits, for its network has none at which it can stop, or "
+            "it is of an older detkd; export it again, or leave --early out."
+        )
+    return stopping(whole, lambda images: ((n, torch.from_numpy(z)) for n, z in exits(images)))
 
 
 def _with_levels(model: Answering, gt: Path | None) -> Answering:

@@ -86,39 +86,21 @@ def answering_early(network: Classifier, decisions: Decisions | None, device: st
     def exits(images: np.ndarray) -> Iterator[tuple[str, Tensor]]:
         return each_exit(network, torch.from_numpy(images).to(device))
 
-    return _stopping(whole, exits)
+    return stopping(whole, exits)
 
 
-def exported(folder: Path, *, early: bool) -> Answering:
-    """An exported classifier at work; with `early` it stops at the first exit that is sure.
-
-    Raises:
-        DataError: no such folder.
-        CheckpointError: it holds something else.
-        ConfigError: with `early`, there are no exits in it, or no threshold from which on one is
-            sure.
-    """
-    from detkd.deploy.class_export import read_exported
-
-    kept = read_exported(folder, exits=early)
-    whole = Answering(kept.network, kept.classes, kept.image_size, kept.levels, kept.decisions)
-    if not early:
-        return whole
-    stops = kept.exits
-    if stops is None:
-        raise ConfigError(
-            f"{folder}: the export has no exits, for its network has none at which it can stop, or "
-            "it is of an older detkd; export it again, or leave --early out."
-        )
-    return _stopping(
-        whole, lambda images: ((name, torch.from_numpy(z)) for name, z in stops(images))
-    )
-
-
-def _stopping(
+def stopping(
     whole: Answering, exits: Callable[[np.ndarray], Iterator[tuple[str, Tensor]]]
 ) -> Answering:
-    """What stops each image at the first of its exits that is sure, as `exits` gives them."""
+    """A classifier that stops each image at the first exit that is sure of it.
+
+    Args:
+        whole: the same, where all go to the end.
+        exits: gives the logits [N, K] of each exit by its name, the head's last, when asked for.
+
+    Raises:
+        ConfigError: there is no threshold from which on one is sure.
+    """
     decisions = whole.decisions
     if decisions and decisions.early is None:
         raise ConfigError("no exit was sure enough on the validation images; leave --early out.")
