@@ -21,7 +21,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", ["shallow", pytest.param("published", marks=pytest.mark.slow), "exits"]
+)
 def test_logits_are_those_of_the_network_for_any_number_of_images(name, tmp_path):
     torch.manual_seed(0)
     network = build_classifier(NETWORKS[name], ("ant", "bee", "cat"), 64).train()

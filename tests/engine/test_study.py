@@ -65,6 +65,7 @@ def results(folder):
     return json.loads((folder / "docs/results/small.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_a_study_runs_what_is_missing_and_writes_its_table(study, capsys):
     alter(study, teacher_seed=0)
     assert launch("study", [".", "--seeds", "0", "1", "--rows", "pkd"]) == 0
@@ -574,6 +575,7 @@ def test_a_run_that_no_study_has_begun_is_left_alone(study, capsys):
     assert [path.name for path in run.iterdir()] == ["best.pt"]
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_named_and_the_others_go_on(study, capsys):
     tree = yaml.safe_load((study / "study.yaml").read_text())
     tree["rows"]["broken"] = {"config": "student.yaml", "set": {"model.backbone": "no_such"}}
