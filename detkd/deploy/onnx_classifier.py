@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +25,20 @@ class ClassificationGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         network = self.network
-        stages = network.backbone((images - network.mean) / network.std)
+        stages = network.backbone(network.batch(images))
         return network.head(stages[network.deepest])[1]
 
 
 def write_onnx_classifier(network: Classifier, path: Path) -> None:
     """Write the classifier's graph, for any number of images of its own size."""
+    write_graph(ClassificationGraph(network), *any_images(network), path, INPUT, [OUTPUT])
+
+
+def any_images(network: Classifier) -> tuple[Tensor, dict[int, Any]]:
+    """Two images of the network's own size as an example, of which the number is not special."""
     side = network.image_size
-    device = next(network.parameters()).device
-    images = torch.rand(2, 3, side, side, device=device)
-    many = {0: torch.export.Dim("batch", min=1, max=65536)}
-    write_graph(ClassificationGraph(network), images, many, path, INPUT, [OUTPUT])
+    images = torch.rand(2, 3, side, side, device=next(network.parameters()).device)
+    return images, {0: torch.export.Dim("batch", min=1, max=65536)}
 
 
 class OnnxClassifier:

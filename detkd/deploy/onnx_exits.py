@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detkd.deploy.onnx_classifier import INPUT, OUTPUT
+from detkd.deploy.onnx_classifier import INPUT, OUTPUT, any_images
 from detkd.deploy.onnx_model import OnnxNetwork, write_graph
 from detkd.models.classifier import Classifier
-from detkd.models.early_exit import LAST, stages_by_exit
+from detkd.models.early_exit import parts_by_exit
 
 FOLDER, FEATURES = "exits", "features"
 
@@ -27,28 +27,27 @@ class ExitGraph(nn.Module):
     The first part takes images [N, 3, S, S] from 0 to 1; nobody needs the features of the last.
     """
 
-    def __init__(self, network: Classifier, name: str, stages: nn.Module, *, first: bool) -> None:
+    def __init__(
+        self, network: Classifier, stages: nn.Module, end: nn.Module, *, first: bool
+    ) -> None:
         super().__init__()
-        self.network, self.stages, self.first = network, stages, first
-        self.exit = network.head if name == LAST else network.exits[name]
+        self.network, self.stages, self.end, self.first = network, stages, end, first
         self.eval()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.first:
-            x = (x - self.network.mean) / self.network.std
+            x = self.network.batch(x)
         x = self.stages(x)
-        return self.exit(x)[1], x
+        return self.end(x)[1], x
 
 
 def write_onnx_exits(network: Classifier, folder: Path) -> list[str]:
     """Write a file for each exit and the head into `folder`/exits; their names, in that order."""
     (folder / FOLDER).mkdir()
-    side = network.image_size
-    x = torch.rand(2, 3, side, side, device=next(network.parameters()).device)
-    many = {0: torch.export.Dim("batch", min=1, max=65536)}
-    parts = stages_by_exit(network)
-    for at, (name, stages) in enumerate(parts.items()):
-        graph = ExitGraph(network, name, stages, first=at == 0)
+    x, many = any_images(network)
+    parts = parts_by_exit(network)
+    for at, (name, (stages, end)) in enumerate(parts.items()):
+        graph = ExitGraph(network, stages, end, first=at == 0)
         path, given = folder / FOLDER / f"{name}.onnx", INPUT if at == 0 else FEATURES
         write_graph(graph, x, many, path, given, [OUTPUT, f"{FEATURES}_{name}"])
         with torch.no_grad():

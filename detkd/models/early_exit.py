@@ -12,20 +12,22 @@ from detkd.models.classifier import Classifier
 LAST = "last"  # the name of the head, as the deepest of the exits
 
 
-def stages_by_exit(network: Classifier) -> dict[str, nn.Sequential]:
-    """The stages from one exit to the next, by the one at their end; those before the head: `last`.
+def parts_by_exit(network: Classifier) -> dict[str, tuple[nn.Sequential, nn.Module]]:
+    """The stages from one exit to the next, and the exit at their end, by its name.
+
+    The head is the one called `last`.
 
     Raises:
         ConfigError: the backbone runs as a whole.
     """
-    parts: dict[str, list[nn.Module]] = {name: [] for name in (*network.exits, LAST)}
-    waiting = iter(parts)
-    name = next(waiting)
-    for stage, layers in network.backbone.split().items():
-        parts[name].append(layers)
-        if stage == name:
-            name = next(waiting)
-    return {name: nn.Sequential(*stages) for name, stages in parts.items()}
+    parts: dict[str, tuple[nn.Sequential, nn.Module]] = {}
+    passed: list[nn.Module] = []
+    for name, stage in network.backbone.split().items():
+        passed.append(stage)
+        if name in network.exits:
+            parts[name] = nn.Sequential(*passed), network.exits[name]
+            passed = []
+    return {**parts, LAST: (nn.Sequential(*passed), network.head)}
 
 
 def each_exit(network: Classifier, images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -37,12 +39,11 @@ def each_exit(network: Classifier, images: Tensor) -> Iterator[tuple[str, Tensor
         ConfigError: exits on a backbone that runs as a whole.
     """
     x = network.batch(images)
-    if network.backbone.whole and not network.exits:
+    if not network.exits:
         yield LAST, network.head(network.backbone(x)[network.deepest])[1].float()
         return
-    for name, stages in stages_by_exit(network).items():
+    for name, (stages, end) in parts_by_exit(network).items():
         x = stages(x)
-        end = network.head if name == LAST else network.exits[name]
         yield name, end(x)[1].float()
 
 

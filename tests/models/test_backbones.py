@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
+from trained import moved
 
 from detkd.errors import CheckpointError, ConfigError
 from detkd.models.backbones import build_backbone, published_network
@@ -208,13 +209,6 @@ def test_frozen_stages_are_trained_in_no_way():
         build_backbone("resnet18", frozen_stages=5)
 
 
-def move(network):
-    """Weights as after a training: a residual block of timm begins as the identity."""
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.add_(0.1 * torch.randn_like(weight))
-
-
 def test_a_stage_of_timm_ends_where_its_layers_end():
     layers = build_backbone("timm/resnet18").layers
     assert layers["c2"] == ["conv1", "bn1", "act1", "maxpool", "layer1.0", "layer1.1"]
@@ -241,8 +235,7 @@ def test_frozen_stages_of_timm_are_trained_in_no_way(frozen_norm):
 
 @pytest.mark.parametrize("name", ["timm/resnet18", "timm/test_efficientnet", "resnet18"])
 def test_the_backbone_until_a_stage_gives_the_same_and_has_nothing_of_the_rest(name):
-    backbone = build_backbone(name, frozen_stages=1)
-    move(backbone)
+    backbone = moved(build_backbone(name, frozen_stages=1))
     cut = backbone.until("c3")
     image = torch.rand(1, 3, 64, 64)
     found, whole = cut.eval()(image), backbone.eval()(image)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from trained import moved
 
 from detkd.cli.arguments import read_kind
 from detkd.config import (
@@ -45,14 +46,6 @@ EXITS = ["c2", "c3", "c4"]
 def build(backbone="shallow_x0.5", classes=CLASSES, size=64, **changes):
     torch.manual_seed(0)
     return build_classifier(ClassifierConfig(backbone, **changes), classes, size)
-
-
-def moved(network):
-    """The network with weights as after a training: blocks of timm begin as the identity."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return network
 
 
 def read_config(name):
