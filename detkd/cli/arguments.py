@@ -235,13 +235,19 @@ def _check_file(name: str, kind: type[AnyExperiment]) -> Path:
 
 
 def _check_keys(
-    tree: dict[str, Any], part: type, kind: type[AnyExperiment], path: Path, prefix: str
+    tree: dict[str, Any], part: type, kind: type[AnyExperiment], path: Path | str, prefix: str
 ) -> None:
     known = {field.name: field for field in fields(part)}
     for key, value in tree.items():
         if key not in known:
-            nearest = _nearest(prefix + str(key), _all_keys(kind))
-            raise ConfigError(f"{path}: unknown key '{prefix}{key}'{nearest}")
+            whole = f"{prefix}{key}"
+            for other, command in COMMANDS.items():
+                if other is not kind and whole in _all_keys(other):
+                    raise ConfigError(
+                        f"{path}: '{whole}' is a key of 'detkd {command}', and this is "
+                        f"'detkd {COMMANDS[kind]}'; begin the other one, or take the key out."
+                    )
+            raise ConfigError(f"{path}: unknown key '{whole}'{_nearest(whole, _all_keys(kind))}")
         inner = PARTS[kind].get(f"{prefix}{key}")
         for item in value if isinstance(value, list) else [value]:
             if inner and isinstance(item, dict):
@@ -253,9 +259,10 @@ def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
     ours = ("config", "run", "resume", "suggest-weights", "print_config", "help")
     keys_of_terms = "distill.losses."
     flags = {*ours, *(key for key in _all_keys(kind) if not key.startswith(keys_of_terms))}
-    for word in argv:
+    for at, word in enumerate(argv):
         if word.startswith("--"):
-            name = word[2:].partition("=")[0].removesuffix("+")
+            name, equals, value = word[2:].partition("=")
+            name = name.removesuffix("+")
             if name.startswith(keys_of_terms):
                 raise ConfigError(
                     f"--{name}: each term of the list has this key, and one of them is not told "
@@ -264,6 +271,19 @@ def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
                 )
             if name not in flags:
                 raise ConfigError(f"unknown option '--{name}'{_nearest(name, sorted(flags))}")
+            if name in PARTS[kind]:
+                _check_part(name, value if equals else "".join(argv[at + 1 : at + 2]), kind)
+
+
+def _check_part(name: str, value: str, kind: type[AnyExperiment]) -> None:
+    """Refuse an unknown key in the YAML of a flag; what is wrong besides is told later."""
+    try:
+        tree = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return
+    for item in tree if isinstance(tree, list) else [tree]:
+        if isinstance(item, dict):
+            _check_keys(item, PARTS[kind][name], kind, f"--{name}", f"{name}.")
 
 
 TERMS: dict[str, type] = {
@@ -293,6 +313,12 @@ PARTS: dict[type[AnyExperiment], dict[str, type]] = {
 }
 
 
+COMMANDS: dict[type[AnyExperiment], str] = {
+    Experiment: "train",
+    ClassifierExperiment: "train-cls",
+}
+
+
 def _all_keys(kind: type[AnyExperiment]) -> list[str]:
     names = [field.name for field in fields(kind)]
     for prefix, part in PARTS[kind].items():
@@ -316,6 +342,11 @@ def _sentence(message: str, argv: list[str]) -> str:
     if deep := _deepest(message):
         return "".join(f"{argv[at]}: " for at in _config_positions([*argv])[:1]) + deep
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
+    no_list = re.search(r'key "([^"]+)":\s+Expected a <class .list.>. Got value: (.*)', message)
+    if no_list:
+        key, value = no_list.groups()
+        config = "".join(f"{argv[at]}: " for at in _config_positions([*argv])[:1])
+        return f"{config}{key}: expected a list, such as [{value}], got '{value}'."
     text = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     got = next((line for line in lines if "Got value" in line or "Got " in line), "")
     if got and got not in text:

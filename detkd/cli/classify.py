@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     if stopped := Counter(each.exit for each in answers if each.exit):
         print(f"stopped at {', '.join(f'{name}: {n}' for name, n in sorted(stopped.items()))}")
     passed = [
-        f"{next(iter(each.row.values()), each.file)} {answer.problem}"
+        f"{each.file or next(iter(each.row.values()), '')} {answer.problem}"
         for each, answer in zip(asked, answers, strict=True)
         if answer.problem
     ]
@@ -95,6 +95,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not 0 <= options.margin <= 4:
         raise DataError(f"--margin: {options.margin} is not from 0 to 4.")
+    if options.out.is_dir():
+        raise DataError(f"--out: {options.out} is a folder; name a file, such as classes.csv.")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise DataError(f"--threshold: {options.threshold} is no probability; give 0 to 1.")
     return options

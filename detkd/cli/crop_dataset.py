@@ -6,6 +6,7 @@ no sample is named, so that a split keeps crops of one image together.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from detkd.cli.parser import build_parser
@@ -38,6 +39,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if not 0 <= options.margin <= 4 or options.background < 0 or options.seed < 0:
         raise DataError("--margin is from 0 to 4; --background and --seed are 0 or more.")
+    if not 0 <= options.smallest < math.inf:
+        raise DataError(f"--smallest: {options.smallest} are no px; give 0 or more.")
 
     from detkd.data.crops import CropRule, write_crops
     from detkd.data.formats.coco import image_root, read_document
@@ -52,6 +55,11 @@ def main(argv: list[str]) -> int:
         print(f"{label}: {count}")
     if told.small:
         print(f"{told.small} boxes were too small or outside their image, and were left out")
+    if told.crowded:
+        print(
+            f"{told.crowded} of the {told.asked} places without an object were not found: there is "
+            "no room for one of an object's size"
+        )
     if told.unreadable:
         named = ", ".join(told.unreadable[:SHOWN])
         print(f"{len(told.unreadable)} images cannot be read and were left out: {named}")

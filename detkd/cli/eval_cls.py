@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
 
     from detkd.cli.class_judgement import show_classes
     from detkd.engine.class_judging import judge_folds, write_class_judgement
-    from detkd.evaluation.class_intervals import DRAWS, compare_paired
+    from detkd.evaluation.class_intervals import compare_paired
     from detkd.evaluation.class_judge import aligned, read_predictions
 
     if options.folds:
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
             said, read_predictions(path), (str(options.checkpoint or "the folds"), str(path))
         )
         metrics["against"] = compare_paired(
-            said.probabilities, other, said.labels, said.groups, draws=options.bootstrap or DRAWS
+            said.probabilities, other, said.labels, said.groups, draws=options.bootstrap
         )
     show_classes(metrics)
     if options.out:
@@ -125,6 +125,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cut-out", type=Path, metavar="FILE", help="write it as a checkpoint")
     options = parser.parse_args(argv)
+
+    from detkd.engine.run import RunFolder
+
     if options.bootstrap < 0:
         raise DataError(f"--bootstrap: {options.bootstrap} is negative; give 0 or more.")
     if options.folds and options.side == "test":
@@ -133,6 +136,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if options.folds and (given := [name for name in of_checkpoint if getattr(options, name)]):
         flag = given[0].replace("_", "-")
         raise ConfigError(f"--{flag}: is for a checkpoint; folds are judged by their predictions.")
+    if options.against and not options.bootstrap:
+        raise DataError("--against: is tested by drawing samples; give --bootstrap a number.")
+    if options.out and RunFolder(options.out).config.is_file():
+        raise ConfigError(
+            f"--out: {options.out} is a run folder, whose predictions.json is what it said of its "
+            "validation images; name another folder."
+        )
+    if options.cut_out and RunFolder(options.cut_out.parent).config.is_file():
+        raise ConfigError(
+            f"--cut-out: {options.cut_out.parent} is a run folder, whose checkpoints are those of "
+            "whole networks; name a file elsewhere."
+        )
     if options.unknown and not options.data:
         raise DataError("--unknown: is of the classes of --data; name such images.")
     if options.cut_out and not options.cut:

@@ -60,6 +60,7 @@ def run_classifier(
     train_set, val_set = open_class_data(experiment)
     loader = build_class_loader(train_set, experiment, fabric)
     trainable = build_class_trainable(experiment, train_set, loader)
+    check_class_teacher(experiment, train_set, val_set)
     run = RunFolder(folder or f"runs/{experiment.name}")
     first = fabric.is_global_zero  # of several processes, the one that writes
     with run.alone() if first else nullcontext():
@@ -69,7 +70,6 @@ def run_classifier(
                 check_division(train_set.division, train_set.data.source, before, run.last)
             run.open(experiment, resume=resume, data=train_set.division)
             tell_begun(experiment, train_set)
-        check_class_teacher(experiment, train_set, val_set)
         judge = build_class_judge(val_set, experiment)
         fit(trainable, loader, judge, experiment, run, fabric, scores=SCORES, resume=resume)
         if first:

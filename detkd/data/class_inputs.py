@@ -133,7 +133,10 @@ def pixels_of(
             yield f"cannot be read as an image in {root}"
             continue
         if levels is None and pixels.dtype != np.uint8:
-            yield "is of 16 bits, and what becomes 0 and 255 of them is not known (--gt)"
+            yield (
+                "is of 16 bits, and the classifier has learned from images of 8; --gt names the "
+                "COCO file that its crops were cut from, which knows what becomes 0 and 255"
+            )
             continue
         image = eight_bit(pixels, levels)
         if each.box is not None:

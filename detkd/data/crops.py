@@ -58,6 +58,8 @@ class Told:
 
     written: dict[str, int] = field(default_factory=dict)
     small: int = 0
+    asked: int = 0  # places without an object, and
+    crowded: int = 0  # those of them for which there was no room
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -176,6 +178,8 @@ def _crops(
     quarter = min(height, width) // 4
     for _ in range(rule.background):
         found = _free_place(random, (height, width), sides or [(quarter, quarter)], taken)
+        told.asked += 1
+        told.crowded += found is None
         if found:
             yield Crop(BACKGROUND, found)
 

@@ -189,15 +189,16 @@ def _rows(path: Path) -> Iterable[tuple[int, LabelledImage]]:
     """The lines of a table, with their numbers."""
     try:
         reader = open_table(path)
-        columns = list(reader.fieldnames or ())
+        columns = {name.lower(): name for name in reader.fieldnames or ()}
         file, label, group = (
-            next((name for name in names if name in columns), None)
+            next((columns[name] for name in names if name in columns), None)
             for names in (FILE_COLUMNS, LABEL_COLUMNS, GROUP_COLUMNS)
         )
         if file is None or label is None:
             raise DataError(
                 f"{path}: needs a column of images ({', '.join(FILE_COLUMNS)}) and one of "
-                f"labels ({', '.join(LABEL_COLUMNS)}); it has {', '.join(columns) or 'none'}."
+                f"labels ({', '.join(LABEL_COLUMNS)}); it has "
+                f"{', '.join(columns.values()) or 'none'}."
             )
         rows = [
             (
@@ -271,6 +272,17 @@ def groups_of(data: LabelledSet) -> list[str]:
     return [called[group[name]] for name in names]
 
 
+def equal_files(data: LabelledSet) -> list[list[LabelledImage]]:
+    """The images whose files are of equal content, those of each content together."""
+    places = [page_of(data.root / image.file) for image in data.images]
+    alike = _alike(place for place, _ in places)
+    same = defaultdict(list)
+    for image, (place, page) in zip(data.images, places, strict=True):
+        if place in alike:
+            same[alike[place], page].append(image)
+    return [images for images in same.values() if len(images) > 1]
+
+
 def in_both(one: LabelledSet, other: LabelledSet) -> list[LabelledImage]:
     """The images of `other` whose files are among those of `one`, or have the content of some."""
     ours = {_file(one, image) for image in one.images}
@@ -322,7 +334,8 @@ def divide_labelled(
         ],
         "categories": [{"id": at} for at in number.values()],
     }
-    sides = divide(document, dict(enumerate(groups_of(data))), ratios, seed=seed)
+    groups = dict(enumerate(groups_of(data)))
+    sides = divide(document, groups, ratios, seed=seed, said=str(data.source))
     members = defaultdict(list)
     for at in range(len(data.images)):
         members[sides[at]].append(at)

@@ -197,6 +197,7 @@ def divide(
     seed: int = 0,
     sides: Sequence[str] = SIDES,
     classes_alone: bool = False,
+    said: str = "--groups",
 ) -> dict[Any, str]:
     """The side of each image id; a group is never divided.
 
@@ -209,7 +210,8 @@ def divide(
     version, whose divisions come out again.
 
     Raises:
-        DataError: fewer groups than sides, so that one would stay empty.
+        DataError: fewer groups than sides, so that one would stay empty; `said` says where the
+            groups are from.
     """
     images_of: dict[str, list[Any]] = defaultdict(list)
     for image in document["images"]:
@@ -218,7 +220,7 @@ def divide(
     asked = np.flatnonzero(share)
     if len(images_of) < len(asked):
         raise DataError(
-            f"--groups: {len(images_of)} group{'s' * (len(images_of) != 1)} cannot fill "
+            f"{said}: {len(images_of)} group{'s' * (len(images_of) != 1)} cannot fill "
             f"{len(asked)} sides; the nearest division has {len(images_of)}: set the ratio of the "
             "others to 0, ask for fewer folds, or name smaller groups."
         )

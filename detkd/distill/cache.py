@@ -23,7 +23,7 @@ from detkd.config import TermConfig
 from detkd.distill.head_maps import roi_features, rpn_features
 from detkd.distill.losses import find_loss
 from detkd.distill.losses.traits import traits_of
-from detkd.distill.taps import HEAD_FEATURES
+from detkd.distill.taps import HEAD_FEATURES, check_feature
 from detkd.errors import ConfigError, UserError
 from detkd.files import write_with
 from detkd.models.backbones import Feature
@@ -279,8 +279,13 @@ def maps_needed(
     levels; nor does a loss from outside say what it looks at. Else what the heads make of the
     levels does, where nothing else reads them: what the RPN says, and what RoIs are cut out of,
     which is less where they are cut out of few channels.
+
+    Raises:
+        ConfigError: a term names a feature that the teacher does not have.
     """
     at = {name for term in terms for name in term.at}
+    for name in at:
+        check_feature(name, teacher, "teacher")
     levels = teacher.backbone.neck.features
     maps = at - set(HEAD_FEATURES)
     all_levels = frames or any(":" in term.name for term in terms)

@@ -14,7 +14,7 @@ from torch import Tensor
 from detkd.config import TeachConfig, TermConfig
 from detkd.distill.balance import Kind
 from detkd.distill.cache import MapCache, marks_of
-from detkd.distill.taps import ONE_CELL
+from detkd.distill.taps import ONE_CELL, check_feature
 from detkd.distill.teaching import Teaching
 from detkd.distill.view import View
 from detkd.errors import ConfigError
@@ -168,6 +168,8 @@ def build_classifier_distiller(
     cache = None
     if distill.cache:
         names = sorted({name for term in distill.losses for name in term.at})
+        for name in names:
+            check_feature(name, teacher, "teacher")
         held = all(name in ONE_CELL for name in names)  # small enough for the memory
         folder = Path(distill.cache_folder) if distill.cache_folder else own_folder()
         cache = MapCache(folder, teacher, names, exact=True, hold=held)

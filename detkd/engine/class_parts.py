@@ -22,6 +22,7 @@ from detkd.data.labelled_images import (
     in_both,
     read_labelled,
 )
+from detkd.data.labelled_oddities import oddities, shares
 from detkd.data.sampler import EpochBatches
 from detkd.distill.classifier_distiller import ClassifierDistiller, build_classifier_distiller
 from detkd.distill.self_distiller import SelfDistiller
@@ -173,7 +174,7 @@ def sides_as_trained(data: ClassDataConfig, checkpoint: Mapping[str, Any], path:
 
 
 def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, ClassDataset]:
-    """Training and validation images; all of them have been decoded once.
+    """Training and validation images; all of them, and the test's, have been decoded once.
 
     Raises:
         DataError: images that cannot be used, or a division that cannot be made.
@@ -209,6 +210,19 @@ def open_class_data(experiment: ClassifierExperiment) -> tuple[ClassDataset, Cla
     val_set = ClassDataset(sides.val, image_size=data.image_size, cache=data.cache, levels=levels)
     for each in (train_set, val_set):
         each.check_images()
+    if sides.test:  # judged later, when leaving one out would divide all others anew
+        size = data.image_size
+        ClassDataset(sides.test, image_size=size, cache="none", levels=levels).check_images()
+    for line in oddities(read_labelled(data.train), data.leave_out):
+        print(line)
+    for line in shares(
+        [
+            ("to learn from", sides.train),
+            ("to validate on", sides.val),
+            ("for the test", sides.test),
+        ]
+    ):
+        print(line)
     return train_set, val_set
 
 

@@ -56,6 +56,12 @@ def validation_of(runs: Sequence[Path]) -> Path:
                 f"{RunFolder(run).config}: does not say on what {run} was validated; name the "
                 "ground truth with --gt."
             ) from error
+        if named is None:
+            raise DataError(
+                f"{RunFolder(run).config}: names no validation data, as a classifier's may: those "
+                "are compared by 'detkd eval-cls --checkpoint BEST.PT --against RUN'. Of detectors "
+                "--gt names the ground truth."
+            )
         found.setdefault(str(named), run)
     if len(found) > 1:
         (one, first), (other, second) = list(found.items())[:2]

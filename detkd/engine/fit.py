@@ -105,6 +105,8 @@ def fit(
         ) as display,
         _interruptible() as interrupted,
     ):
+        if progress.epoch >= train.epochs or _stale(progress, train):
+            display.tell(f"has ended after epoch {progress.epoch}; it is judged once more")
         while progress.epoch < train.epochs and not _stale(progress, train):
             sampler.set_epoch(progress.epoch, progress.batch)
             model.train()
@@ -194,6 +196,12 @@ def fit(
             progress.seconds = time.monotonic() - began
             save_last()
             fabric.barrier()
+            if _stale(progress, train) and progress.epoch < train.epochs:
+                display.tell(
+                    f"ended after epoch {progress.epoch} of {train.epochs}: epoch "
+                    f"{progress.best_epoch} was the best, and train.early_stop is "
+                    f"{train.early_stop}"
+                )
             if interrupted():
                 raise KeyboardInterrupt(_way_on(run))
     return progress

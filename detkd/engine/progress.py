@@ -45,6 +45,9 @@ class Display:
             loss=f"{self.total / batch:.3f}",
         )
 
+    def tell(self, what: str) -> None:
+        self.console.print(f"{self.name} {what}", soft_wrap=True)
+
     def judging(self) -> None:
         self.bar.update(self.task, note="judging ...")
 

@@ -64,8 +64,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that detkd wrote, as a dictionary on the CPU.
 
     Raises:
-        CheckpointError: as `read_tensors`, and where a part is missing.
+        CheckpointError: as `read_tensors`, where a part is missing, or of a run folder.
     """
+    if (Path(path) / "best.pt").is_file():
+        raise CheckpointError(f"{path}: is a run folder; name its checkpoint, {path}/best.pt.")
     checkpoint = read_tensors(path)
     missing = [key for key in CHECKPOINT_KEYS if key not in checkpoint]
     if missing:

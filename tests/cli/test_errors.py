@@ -235,3 +235,24 @@ def test_the_config_page_is_that_of_the_dataclasses():
 
     written = Path(__file__).parents[2] / "docs/config.md"
     assert written.read_text() == page(), "run 'make docs'"
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("train", ["--config", "configs/marine/student.yaml"], "is a key of 'detkd train-cls'"),
+        ("train-cls", ["--config", "configs/bccd/student.yaml"], "is a key of 'detkd train'"),
+        (
+            "train-cls",
+            ["--distill.losses", "[{name: kl, at: [logits], wieght: 4}]"],
+            "did you mean 'distill.losses.weight'?",
+        ),
+        ("train-cls", ["--distill.losses=[{nam: kl}]"], "did you mean 'distill.losses.name'?"),
+        ("train-cls", ["--data.leave_out", "Snow"], "expected a list, such as [Snow]"),
+    ],
+)
+def test_keys_of_another_command_and_inside_a_flag(capsys, command, arguments, said):
+    if "--config" not in arguments:
+        arguments = ["--config", "configs/marine/student.yaml", *arguments]
+    assert launch(command, arguments) == 2
+    assert said in capsys.readouterr().err

@@ -34,6 +34,7 @@ from detkd.data.labelled_images import (
     in_both,
     read_labelled,
 )
+from detkd.data.labelled_oddities import oddities, shares
 from detkd.data.sampler import EpochBatches
 from detkd.errors import DataError
 from detkd.shipped import shipped
@@ -602,3 +603,71 @@ def test_a_marked_view_is_known_when_it_comes_again(tmp_path):
     assert torch.equal(image, plain[0, 3][0])
     _, mixed = Mixing(2, mixup=1.0)([marked[0, 3], marked[1, 3]])
     assert not any("view" in each for each in mixed)
+
+
+def test_what_is_odd_about_labelled_images_is_told(folders):
+    picture(folders / "bee/s0/0.png", (0, 0, 1))  # else it is that of an ant
+    assert list(oddities(read_labelled(folders))) == []
+    picture(folders / "beside.png", (9, 9, 9))
+    (folders / "empty").mkdir()
+    (folders / ".hidden").mkdir()
+    picture(folders / "Ant /s0/100.png", (77, 0, 0))
+    (folders / "bee/copy.png").write_bytes((folders / "ant/s0/0.png").read_bytes())
+    told = list(oddities(read_labelled(folders)))
+    assert len(told) == 4
+    assert "1 folders hold no image" in told[0] and told[0].endswith("no classes: empty.")
+    assert "1 images lie beside the class folders" in told[1] and "beside.png" in told[1]
+    assert "the classes 'Ant ' and 'ant' differ in case or blanks alone" in told[2]
+    assert "1 images are in more than one class" in told[3] and "'bee/copy.png' (bee)" in told[3]
+    left = list(oddities(read_labelled(folders), ["Ant ", "bee"]))
+    assert not any("differ in case" in line or "more than one class" in line for line in left)
+
+
+def test_the_pages_of_a_stack_may_be_of_different_classes(tmp_path):
+    pages = [Image.new("RGB", (8, 8), (at, 0, 0)) for at in range(2)]
+    for name in ("a", "b"):
+        pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:])
+    rows = [f"{name}.tif#page={at + 1},{'xy'[at]}" for name in "ab" for at in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label", *rows]))
+    assert list(oddities(read_labelled(tmp_path / "t.csv"))) == []
+
+
+def test_each_side_is_told_with_the_classes_that_it_lacks(folders):
+    data = read_labelled(folders)
+    ants = data.part(at for at, image in enumerate(data.images) if image.label == "ant")
+    lines = list(shares([("to learn from", data), ("to validate on", ants), ("kept", None)]))
+    assert lines == [
+        f"{folders}: 2 classes; images: 18 to learn from, 12 to validate on",
+        f"{folders}: of 1 classes there is no image to validate on, where scores are of the "
+        "others: bee.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("File,Label,Group\na.png,ant,s1\nb.png,bee,s2\n", "s1"),
+        ("sep=;\nfile;label;group\na.png;ant;s1\nb.png;bee;s2\n", "s1"),
+        ("file,label,group\na.png,ant,s1,,\nb.png,bee,s2\n", "s1"),
+        ('file,label,group\na.png,ant,"s1, north"\nb.png,bee,s2\n', "s1, north"),
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, text, group):
+    for at, name in enumerate("ab"):
+        picture(tmp_path / f"{name}.png", (at, 0, 0))
+    (tmp_path / "t.csv").write_text(text)
+    assert read_labelled(tmp_path / "t.csv").images[0] == LabelledImage("a.png", "ant", group)
+
+
+def test_a_row_with_a_field_too_many_is_refused(tmp_path):
+    picture(tmp_path / "a.png", (0, 0, 0))
+    (tmp_path / "t.csv").write_text("file,label,group\na.png,ant, female,s0\n")
+    with pytest.raises(DataError, match="line 2 has more fields than there are columns"):
+        read_labelled(tmp_path / "t.csv")
+
+
+def test_a_division_that_cannot_be_made_names_the_images(tmp_path):
+    for at in range(4):
+        picture(tmp_path / f"crops/{'ab'[at % 2]}/s0/{at}.png", (at, 0, 0))
+    with pytest.raises(DataError, match=r"crops: 1 group cannot fill 3 sides"):
+        divide_labelled(read_labelled(tmp_path / "crops"), [1, 1, 1])

@@ -23,7 +23,7 @@ from detkd.cli.arguments import read_kind
 from detkd.config import ClassDataConfig
 from detkd.data.class_dataset import ClassDataset
 from detkd.data.labelled_images import read_labelled
-from detkd.engine.class_parts import digest_of_division
+from detkd.engine.class_parts import digest_of_division, sides_of
 from detkd.engine.class_preflight import check_knowledge, seen_before
 from detkd.engine.figures import class_figures
 from detkd.engine.run import RunFolder, read_log
@@ -200,7 +200,7 @@ def test_a_teacher_that_has_learned_from_what_is_kept_back_is_refused(tiny, tmp_
         assert train(config, tmp_path / "s", *more) == 2
         said = capsys.readouterr().err
         assert "the teacher has learned from images of" in said and said.count("\n") == 1
-        shutil.rmtree(tmp_path / "s")
+        assert not (tmp_path / "s").exists()
     assert train(config, tmp_path / "s") == 0
     # To begin as a network that has seen them is allowed, and told.
     begun = ["--model.weights", str(tmp_path / "t/best.pt")]
@@ -357,7 +357,8 @@ def test_suggested_weights_bring_back_a_term_that_pulls_too_hard(
         before = {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")}
         assert launch("train-cls", ["--config", str(path), "--suggest-weights"]) == 0
         assert {each: each.stat().st_mtime_ns for each in tmp_path.rglob("*")} == before
-        said = capsys.readouterr().out.splitlines()[1:]
+        told = capsys.readouterr().out.splitlines()
+        said = [line for line in told if line.startswith("  ")]
         assert [line.split(":")[0] for line in said] == ["  hint at [c3]", "  kl at [logits]"]
         for line in said:
             pull, own = (float(line.split(word)[1].split(";")[0]) for word in ("pull ", "weight: "))
@@ -1005,3 +1006,47 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(tiny, tmp_path, monkeypatc
     assert same(weights(tmp_path / "runs/whole/plain-0"), weights(ended.parent))
     assert launch("study", ["stopped.yaml"]) == 0
     assert "begun" not in capsys.readouterr().out
+
+
+def test_a_broken_test_image_is_told_before_the_training(tiny, tmp_path, crops, capsys):
+    shutil.copytree(crops.parent, tmp_path / "crops")
+    table = tmp_path / "crops/some.csv"
+    config = tiny(data__train=str(table))
+    data = ClassDataConfig(**yaml.safe_load(config.read_text())["data"])
+    held = sides_of(data).of("test").images[0].file
+    (table.parent / held).write_bytes(b"no picture")
+    assert train(config, tmp_path / "run") == 2
+    assert held in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_feature_that_the_teacher_lacks_is_named(tiny, tmp_path, capsys, cache):
+    assert train(tiny(), tmp_path / "teacher") == 0
+    distill = {
+        "teacher": str(tmp_path / "teacher/best.pt"),
+        "losses": [{"name": "kl", "at": ["logit"]}],
+        "cache": cache,
+        "cache_folder": str(tmp_path / "kept"),
+    }
+    assert train(tiny("student", distill=distill, data__views=2), tmp_path / "run") == 2
+    assert "no feature 'logit' in the" in capsys.readouterr().err
+
+
+def test_what_a_run_said_of_its_own_is_not_written_over(tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train(tiny(), run) == 0
+    before = (run / "predictions.json").read_bytes(), (run / "best.pt").read_bytes()
+    checkpoint = str(run / "best.pt")
+    assert judge("--checkpoint", checkpoint, "--side", "test", "--out", str(run)) == 2
+    assert "is a run folder" in capsys.readouterr().err
+    assert judge("--checkpoint", checkpoint, "--cut", "last", "--cut-out", checkpoint) == 2
+    assert "is a run folder" in capsys.readouterr().err
+    assert judge("--checkpoint", str(run)) == 2
+    assert f"name its checkpoint, {run}/best.pt" in capsys.readouterr().err
+    assert judge("--checkpoint", checkpoint, "--against", str(run), "--bootstrap", "0") == 2
+    assert "--bootstrap a number" in capsys.readouterr().err
+    assert ((run / "predictions.json").read_bytes(), (run / "best.pt").read_bytes()) == before
+    assert launch("compare", [str(run), str(run)]) == 2
+    assert "detkd eval-cls" in capsys.readouterr().err
+    assert train(tiny(), run, "--resume") == 0
+    assert "has ended after epoch 2" in capsys.readouterr().err
