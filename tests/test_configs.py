@@ -266,5 +266,5 @@ def test_a_detectors_key_is_none_of_a_classifier(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("data: {train: crops}\nmodel: {neck: fpn}\n")
     argv = ["--config", str(config)]
-    with pytest.raises(ConfigError, match=r"unknown key 'model\.neck'"):
+    with pytest.raises(ConfigError, match=r"'model\.neck' is a key of 'detkd train'"):
         read_kind(ClassifierExperiment, "x", argv, description="", epilog="")

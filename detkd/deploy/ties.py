@@ -25,6 +25,7 @@ from detkd.models.detector import Detector
 
 SHIFT = 1e-4  # of logits and deltas: it moves a score and a side by less than the gate's limits
 DRAWS = 8  # of noise on the RoI head's outputs, and as many on the RPN's, too
+EPSILON = torch.finfo(torch.float32).eps
 GONE = 10  # times the limits: a detection with nothing so near has gone, and not just moved
 
 
@@ -51,7 +52,7 @@ def without_ties(
     gone, since an equally good neighbour may lie hardly beside it.
     """
     missing, extra = set(gap.missing), set(gap.extra)
-    for moved in moved_answers(detector, frame, maps, theirs):
+    for moved in moved_answers(detector, frame, maps, ours, theirs):
         unseen = set(lone(theirs, moved).tolist())
         if not unseen and not len(lone(moved, theirs)):
             missing.clear()
@@ -69,14 +70,19 @@ def without_ties(
 
 
 def moved_answers(
-    detector: Detector, frame: np.ndarray, maps: Sequence[np.ndarray], theirs: Found
+    detector: Detector,
+    frame: np.ndarray,
+    maps: Sequence[np.ndarray],
+    our_found: Found,
+    theirs: Found,
 ) -> Iterator[Found]:
     """What the checkpoint finds when its numbers are moved by no more than SHIFT.
 
     First with the exported model's own features, objectness and deltas in place of torch's, and of
     equally good candidates the first ones taken, as it does. Then in favour of what the exported
-    model has found: on a flat frame hundreds of candidates are equal, and noise would hardly ever
-    put the same ones first. Then with seeded noise: on what the RoI head says, then on what the RPN
+    model has found, by what the RoI head says, and then by the objectness of where it comes from,
+    too: on a flat frame hundreds of candidates are equal, and noise would hardly ever put the same
+    ones first. Then with seeded noise: on what the RoI head says, then on what the RPN
     says, too. Nothing, if the exported model's maps are further from torch's than rounding goes:
     then nothing is a tie.
     """
@@ -88,6 +94,8 @@ def moved_answers(
             return
     yield _answer(detector, frame, their_maps)
     yield _answer(detector, frame, their_maps, favoured=theirs)
+    against = _only(our_found, theirs)
+    yield _answer(detector, frame, their_maps, favoured=theirs, against=against)
     for rpn in (False, True):
         for seed in range(DRAWS):
             noise = torch.Generator().manual_seed(seed)
@@ -102,6 +110,7 @@ def _answer(
     *,
     rpn: bool = False,
     favoured: Found | None = None,
+    against: Found | None = None,
 ) -> Found:
     names = list(detector.backbone.neck.features)
     n = len(names)
@@ -130,7 +139,20 @@ def _answer(
             stack.callback(module.register_forward_hook(hook).remove)
         stack.callback(detector.roi_heads.register_forward_pre_hook(seen).remove)
         stack.enter_context(_first_of_equals(detector))
+        if favoured is not None and against is not None:
+            stack.enter_context(_leaning(detector, levels, favoured, against))
         return found_by(detector, frame)
+
+
+def rounding_of(logits: Tensor) -> Tensor:
+    """How far rounding may move logits that are put in order by their sigmoids p.
+
+    SHIFT, and what makes p one step of single precision more: next to p = 1 that is much,
+
+        Δz = ε / (p (1 − p))
+    """
+    slope = logits.double().sigmoid() * (-logits.double()).sigmoid()
+    return (SHIFT + EPSILON / slope.clamp(min=EPSILON)).to(logits.dtype)
 
 
 def _shaken(values: Tensor, noise: torch.Generator) -> Tensor:
@@ -148,14 +170,64 @@ def _favouring(
     """The RoI head's outputs, with SHIFT more for the class of each proposal of what was found."""
     if not len(logits):
         return logits, deltas
-    boxes = detector.roi_heads.box_coder.decode(deltas, proposals)
-    boxes = clip_boxes_to_image(boxes, (frame.shape[1], frame.shape[2]))
     before = logits.shape[1] - len(detector.classes)  # columns: the background's, if there is one
     theirs = torch.zeros_like(logits)
+    theirs[:, before:] = _sources(found, detector, deltas, proposals, frame.shape[1:])
+    return logits + SHIFT * theirs, deltas
+
+
+def _sources(
+    found: Found,
+    detector: Detector,
+    deltas: Tensor,
+    proposals: list[Tensor],
+    size: Sequence[int],
+) -> Tensor:
+    """1 where a proposal [P] becomes a detection that was found, by its class [P, K]; else 0."""
+    boxes = detector.roi_heads.box_coder.decode(deltas, proposals)
+    boxes = clip_boxes_to_image(boxes, (size[0], size[1]))
+    sources = deltas.new_zeros(len(deltas), len(detector.classes))
     for box, label in zip(found.boxes, found.labels, strict=True):
         near = (boxes[:, int(label)] - torch.from_numpy(box)).abs().amax(dim=1) <= BOX_PX
-        theirs[near, int(label) - 1 + before] = 1
-    return logits + SHIFT * theirs, deltas
+        sources[near, int(label) - 1] = 1
+    return sources
+
+
+def _only(ours: Found, theirs: Found) -> Found:
+    """Those of ours that they have not."""
+    at = lone(ours, theirs)
+    return Found(ours.boxes[at], ours.scores[at], ours.labels[at])
+
+
+@contextmanager
+def _leaning(
+    detector: Detector, levels: dict[str, Tensor], favoured: Found, against: Found
+) -> Iterator[None]:
+    """Inside, the objectness of candidates that become one of `favoured` is a rounding more.
+
+    It is a rounding less of those that become one of `against` alone.
+    """
+    heads, usual = detector.roi_heads, detector.rpn.filter_proposals
+
+    def leaning(
+        proposals: Tensor, objectness: Tensor, shapes: list[tuple[int, int]], counts: list[int]
+    ) -> Any:
+        boxes = [clip_boxes_to_image(proposals[0], shapes[0])]
+        rois = heads.box_head(heads.box_roi_pool(levels, boxes, shapes))
+        deltas = heads.box_predictor.forward(rois)[1]  # without the hooks of a call
+        good, bad = (
+            _sources(found, detector, deltas, boxes, shapes[0]).amax(dim=1)
+            for found in (favoured, against)
+        )
+        logits = objectness.reshape(1, -1)
+        moved = logits + rounding_of(logits) * (good - bad * (1 - good))
+        return usual(proposals, moved, shapes, counts)
+
+    detector.rpn.filter_proposals = leaning
+    try:
+        yield
+    finally:
+        detector.rpn.filter_proposals = usual
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from detkd.deploy.onnx_model import OnnxDetector, OnnxNetwork, write_onnx, write
 from detkd.deploy.parity import Found, difference
 from detkd.deploy.parts import Convolutions, RegionHead
 from detkd.deploy.position_sensitive import position_sensitive
-from detkd.deploy.ties import found_by
+from detkd.deploy.ties import found_by, rounding_of
 from detkd.evaluation.bootstrap import bootstrap_numbers
 from detkd.evaluation.case import build_case
 from detkd.models.detector import build_detector
@@ -616,3 +616,16 @@ def test_refusals_are_sentences_and_leave_nothing(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_next_to_one_a_step_of_a_probability_is_many_logits():
+    logits = torch.tensor([0.0, 14.0, -14.0, 40.0])
+    found = rounding_of(logits).tolist()
+    step = 2.0**-23
+    slope = np.exp(-14) / (1 + np.exp(-14)) ** 2
+    assert found == pytest.approx(
+        [1e-4 + 4 * step, 1e-4 + step / slope, 1e-4 + step / slope, 1e-4 + 1], rel=1e-5
+    )
+    for at in (0, 1):  # in single precision that is a step of the probability, and not much more
+        p = [float(z.sigmoid()) for z in (logits[at], logits[at] + found[at])]
+        assert step / 2 <= p[1] - p[0] <= 3e-5

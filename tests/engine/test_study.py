@@ -309,6 +309,7 @@ def test_no_job_at_a_time_is_refused(study, capsys):
     assert "--jobs: 0 trainings never end" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_table_alone_is_made_of_what_is_there(study, capsys):
     run = study / "runs/small/plain-0"
     assert launch("study", [".", "--rows", "plain"]) == 0
