@@ -533,7 +533,7 @@ def test_background_is_found_in_a_narrow_image(tmp_path):
     assert [row["label"] for row in rows(tmp_path / "out")] == ["background"] * 2
 
 
-def test_what_a_crowd_covers_is_no_background(tmp_path):
+def test_what_a_crowd_covers_is_no_background(tmp_path, capsys):
     for name in ("full", "half"):
         picture(tmp_path / f"{name}.png", (1, 2, 3), (40, 20))
     made = coco(tmp_path, ["full.png", "half.png"], [(0, [0, 0, 40, 20]), (1, [0, 0, 20, 20])])
@@ -545,6 +545,9 @@ def test_what_a_crowd_covers_is_no_background(tmp_path):
     table = rows(tmp_path / "out")
     assert [(row["image"], row["label"]) for row in table] == [("half.png", "background")] * 3
     assert min(int(row["xmin"]) for row in table) >= 20
+    assert "3 of the 6 places without an object were not found" in capsys.readouterr().out
+    assert launch("crop", [made, str(tmp_path / "other"), "--smallest", "nan"]) == 2
+    assert "--smallest: nan are no px" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

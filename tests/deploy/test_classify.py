@@ -220,6 +220,8 @@ def test_what_cannot_be_classified_with_is_refused_in_a_sentence(frames, tmp_pat
         assert classify(*argv, "--out", out) == 2
         assert said in capsys.readouterr().err
         assert not out.exists()
+    assert classify(frames, "--checkpoint", best, "--out", tmp_path) == 2
+    assert f"--out: {tmp_path} is a folder" in capsys.readouterr().err
 
 
 def test_an_export_says_what_its_checkpoint_says(frames, tmp_path, capsys):
