@@ -6,6 +6,7 @@ import difflib
 import re
 import typing
 from argparse import RawDescriptionHelpFormatter
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
 from math import inf
@@ -248,10 +249,15 @@ def _check_keys(
                         f"'detkd {COMMANDS[kind]}'; begin the other one, or take the key out."
                     )
             raise ConfigError(f"{path}: unknown key '{whole}'{_nearest(whole, _all_keys(kind))}")
-        inner = PARTS[kind].get(f"{prefix}{key}")
-        for item in value if isinstance(value, list) else [value]:
-            if inner and isinstance(item, dict):
-                _check_keys(item, inner, kind, path, f"{prefix}{key}.")
+        _check_part(f"{prefix}{key}", value, kind, path)
+
+
+def _check_part(name: str, value: Any, kind: type[AnyExperiment], path: Path | str) -> None:
+    """Refuse an unknown key in the part of that name, or in an entry of a list of such parts."""
+    part = PARTS[kind].get(name)
+    for item in value if isinstance(value, list) else [value]:
+        if part and isinstance(item, dict):
+            _check_keys(item, part, kind, path, f"{name}.")
 
 
 def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
@@ -272,18 +278,9 @@ def _check_flags(argv: list[str], kind: type[AnyExperiment]) -> None:
             if name not in flags:
                 raise ConfigError(f"unknown option '--{name}'{_nearest(name, sorted(flags))}")
             if name in PARTS[kind]:
-                _check_part(name, value if equals else "".join(argv[at + 1 : at + 2]), kind)
-
-
-def _check_part(name: str, value: str, kind: type[AnyExperiment]) -> None:
-    """Refuse an unknown key in the YAML of a flag; what is wrong besides is told later."""
-    try:
-        tree = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return
-    for item in tree if isinstance(tree, list) else [tree]:
-        if isinstance(item, dict):
-            _check_keys(item, PARTS[kind][name], kind, f"--{name}", f"{name}.")
+                given = value if equals else "".join(argv[at + 1 : at + 2])
+                with suppress(yaml.YAMLError):  # what is no YAML is told later
+                    _check_part(name, yaml.safe_load(given), kind, f"--{name}")
 
 
 TERMS: dict[str, type] = {
@@ -342,11 +339,6 @@ def _sentence(message: str, argv: list[str]) -> str:
     if deep := _deepest(message):
         return "".join(f"{argv[at]}: " for at in _config_positions([*argv])[:1]) + deep
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    no_list = re.search(r'key "([^"]+)":\s+Expected a <class .list.>. Got value: (.*)', message)
-    if no_list:
-        key, value = no_list.groups()
-        config = "".join(f"{argv[at]}: " for at in _config_positions([*argv])[:1])
-        return f"{config}{key}: expected a list, such as [{value}], got '{value}'."
     text = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".")
     got = next((line for line in lines if "Got value" in line or "Got " in line), "")
     if got and got not in text:
@@ -358,9 +350,13 @@ def _sentence(message: str, argv: list[str]) -> str:
 
 
 def _deepest(message: str) -> str | None:
-    """Of a value that fits none of several types: its key, what would fit, and the value."""
+    """Of a value that is no list, or fits none of several types: its key, what fits, and it."""
     if "Union subtypes" not in message:
-        return None
+        no_list = re.search(r'key "([^"]+)":\s+Expected a <class .list.>. Got value: (.*)', message)
+        if no_list is None:
+            return None
+        key, value = no_list.groups()
+        return f"{key}: expected a list, such as [{value}], got '{value}'."
     keys: list[str] = []
     wanted: list[str] = []
     for line in (line.strip(" -") for line in message.splitlines()):
