@@ -71,8 +71,8 @@ def test_the_papers_readings_differ_in_what_the_teacher_says_alone(reading):
         ("bccd", 2),
         ("pmid2019", 1),
         ("marine", 3),
-        ("land_use", 3),
-        ("self_distill", 2),
+        ("land_use", 4),
+        ("self_distill", 3),
     ],
 )
 def test_every_study_is_one_whose_rows_can_be_trained(folder, count):
@@ -196,7 +196,11 @@ def test_a_loss_can_be_added_to_a_list(tmp_path):
 
 # Of the classifiers' studies: pairs of configs, and what alone may differ in them.
 CLASSIFIERS = [
-    ("marine/teacher", "marine/student", {"model.backbone", "model.attention", "loss.smoothing"}),
+    (
+        "marine/teacher",
+        "marine/student",
+        {"model.backbone", "model.attention", "loss.smoothing", "train.lr"},
+    ),
     ("marine/student", "marine/distill", {"distill"}),
     ("marine/distill", "marine/hint", {"distill"}),
     ("land_use/teacher", "land_use/student", {"model.backbone", "loss.smoothing"}),
