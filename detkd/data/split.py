@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detkd.data.group_table import groups_of_names
 from detkd.data.similar import find_similar, joined
 from detkd.errors import DataError
 from detkd.pixels import page_of
-from detkd.tables import open_table
 
 SIDES = ("train", "val", "test")
 CROWDS = 5  # classes of images by their number of boxes: none, and four of equal frequency
 PASSES = 20  # over all groups, at most
-FILE_COLUMNS = ("file", "image", "image_id", "file_name")
-GROUP_COLUMNS = ("group", "group_id", "sample")
 
 
 def groups_by_field(document: Mapping[str, Any], field: str) -> dict[Any, str]:
@@ -44,30 +41,16 @@ def ungrouped(document: Mapping[str, Any]) -> dict[Any, str]:
 
 
 def groups_by_table(document: Mapping[str, Any], table: Path, column: str | None) -> dict[Any, str]:
-    """Group of each image id after a CSV file; rows are matched by file name, path or stem.
+    """Group of each image id after a CSV file (see `groups_of_names`); others stand alone.
 
     Raises:
-        DataError: the table has no column of files or of groups, or fits no image.
+        DataError: the table has no column of files or of groups, fits no image, or is ambiguous.
     """
-    rows = _rows(table, column)
-    short: dict[
-        str, str
-    ] = {}  # the same rows by name and by stem alone, for tables that name other folders
-    for name, group in rows.items():
-        path = PurePosixPath(name)
-        short.setdefault(path.name, group)
-        short.setdefault(path.stem, group)
-    groups: dict[Any, str] = {}
-    matched = 0
-    for image in document["images"]:
-        path = PurePosixPath(image["file_name"])
-        keys = (str(path), path.name, path.stem)
-        found = next((t[k] for t in (rows, short) for k in keys if k in t), None)
-        matched += found is not None
-        groups[image["id"]] = _group(image["id"], found)
-    if not matched:
-        raise DataError(f"{table}: names none of the images; is it the table of another data set?")
-    return groups
+    images = document["images"]
+    groups = groups_of_names(table, [image["file_name"] for image in images], column)
+    return {
+        image["id"]: _group(image["id"], group) for image, group in zip(images, groups, strict=True)
+    }
 
 
 def groups_by_pattern(document: Mapping[str, Any], pattern: str) -> dict[Any, str]:
@@ -148,33 +131,6 @@ def with_similar(
     # Images that stood alone and are joined stand alone no more.
     named = {t: t.replace(ALONE, "similar to image ") if size[t] > 1 else t for t in size}
     return {key: named[top[group]] for key, group in groups.items()}
-
-
-def _rows(table: Path, column: str | None) -> dict[str, str]:
-    """Group of each image that a CSV file names."""
-    try:
-        reader = open_table(table)
-        columns = list(reader.fieldnames or ())
-        key = next((name for name in FILE_COLUMNS if name in columns), None)
-        value = column or next((name for name in GROUP_COLUMNS if name in columns), None)
-        if key is None or value is None or value not in columns:
-            raise DataError(
-                f"{table}: needs a column of images ({', '.join(FILE_COLUMNS)}) and one of "
-                f"groups ({', '.join(GROUP_COLUMNS)}, or --group-column); "
-                f"it has {', '.join(columns)}."
-            )
-        rows: dict[str, str] = {}
-        for row in reader:
-            image = (row[key] or "").strip().replace("\\", "/")
-            group = (row[value] or "").strip()
-            if rows.setdefault(image, group) != group:
-                raise DataError(
-                    f"{table}: puts '{image}' into two groups, '{rows[image]}' and '{group}'; "
-                    "an image is in one."
-                )
-        return rows
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read as CSV ({error}).") from error
 
 
 def alone(groups: Mapping[Any, str]) -> int:

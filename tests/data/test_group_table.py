@@ -1,0 +1,101 @@
+"""Groups of a table: rows that write paths otherwise than the data, and what is refused."""
+
+import itertools
+
+import pytest
+
+from detkd.data.group_table import groups_of_names
+from detkd.data.split import SIDES, divide, groups_by_table
+from detkd.errors import DataError
+
+SLIDES = {"A": 4, "B": 8, "C": 12, "D": 16, "E": 20, "F": 24}
+
+
+def groups(tmp_path, rows, names, column=None):
+    table = tmp_path / "g.csv"
+    table.write_text("file,group\n" + "".join(f"{name},{group}\n" for name, group in rows))
+    return groups_of_names(table, names, column)
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("./{slide}/{k:03d}.png", "{slide}/{k:03d}.png"),
+        ("{slide}/{k:03d}.png", "images/{slide}/{k:03d}.png"),
+        ("C:\\slides\\{slide}\\{k:03d}.PNG", "{slide}/{k:03d}.png"),
+        ("/mnt/raw/{slide}/{k:03d}.czi", "images/{slide}/{k:03d}.png"),
+        ("../raw/{slide}/{k:03d}", "here/raw/{slide}/{k:03d}.png"),
+        ("{slide}//{k:03d}.tif", "{slide}/{k:03d}.tif#page=2"),
+    ],
+)
+def test_a_slide_is_on_one_side_however_the_table_writes_its_paths(tmp_path, row, name):
+    places = [(slide, k) for slide, count in SLIDES.items() for k in range(count)]
+    table = tmp_path / "g.csv"
+    lines = [f"{row.format(slide=slide, k=k)},slide {slide}" for slide, k in places]
+    table.write_text("file,group\n" + "\n".join(lines))
+    document = {
+        "images": [
+            {"id": at, "file_name": name.format(slide=slide, k=k)}
+            for at, (slide, k) in enumerate(places)
+        ],
+        "annotations": [],
+        "categories": [],
+    }
+    found = groups_by_table(document, table, None)
+    assert [found[at] for at in range(len(places))] == [f"slide {slide}" for slide, _ in places]
+    sides = divide(document, found, (0.6, 0.2, 0.2))
+    for _, same in itertools.groupby(range(len(places)), key=lambda at: places[at][0]):
+        assert len({sides[at] for at in same}) == 1
+    assert set(sides.values()) == set(SIDES)
+
+
+def test_an_image_that_no_row_names_does_not_take_that_of_another_folder(tmp_path):
+    rows = [("x/A/1.png", "A"), ("x/B/1.png", "B")]
+    names = ["A/1.png", "B/1.png", "C/1.png", "A/2.png"]
+    assert groups(tmp_path, rows, names) == ["A", "B", None, None]
+    assert groups(tmp_path, [("B/1.png", "B")], names) == [None, "B", None, None]
+
+
+def test_pages_and_copies_of_another_suffix_go_with_their_file(tmp_path):
+    names = [f"A/s.tif#page={page}" for page in (1, 2, 3)]
+    assert groups(tmp_path, [("A/s.tif", "S")], names) == ["S"] * 3
+    assert groups(tmp_path, [("s", "S")], names) == ["S"] * 3
+    of_each = [(names[0], "one"), (names[1], "two"), (names[2], "two")]
+    assert groups(tmp_path, of_each, names) == ["one", "two", "two"]
+    copies = ["A/7.png", "A/7.jpg", "B/7.jpg"]
+    assert groups(tmp_path, [("A/7.png", "seven")], copies) == ["seven", "seven", None]
+    # Two rows beside it disagree, so that it stands alone.
+    assert groups(tmp_path, of_each[:2], names) == ["one", "two", None]
+
+
+def test_what_follows_a_point_is_no_suffix_where_it_is_a_number(tmp_path):
+    names = ["day_1.1.png", "day_1.2.png", "day_1.png"]
+    rows = [("day_1.1", "one"), ("day_1.2", "two"), ("day_1.3", "three")]
+    assert groups(tmp_path, rows, names) == ["one", "two", None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [("x/1.png", "A"), ("y/1.png", "B")],
+            "line 2 ('x/1.png') and line 3 ('y/1.png') may both mean A/1.png, and put it into two "
+            "groups, 'A' and 'B'",
+        ),
+        ([("1.png", "A")], "line 2: '1.png' may mean A/1.png or B/1.png"),
+        ([("1", "A")], "line 2: '1' may mean A/1.png or B/1.png"),
+        ([("./A/1.png", "A"), ("A\\1.png", "B")], "puts 'A\\1.png' into two groups, 'A' and 'B'"),
+        ([("Z/9.png", "A"), ("", "B")], "names none of the images"),
+    ],
+)
+def test_what_a_table_leaves_open_is_refused(tmp_path, rows, said):
+    with pytest.raises(DataError) as refused:
+        groups(tmp_path, rows, ["A/1.png", "B/1.png", "A/2.png"])
+    assert said in str(refused.value)
+
+
+def test_rows_by_name_alone_serve_where_they_agree_or_names_are_unique(tmp_path):
+    names = ["A/1.png", "B/2.png"]
+    assert groups(tmp_path, [("1.png", "x"), ("other/2.png", "y")], names) == ["x", "y"]
+    twice = [("x/1.png", "same"), ("y/1.png", "same")]
+    assert groups(tmp_path, twice, names) == ["same", None]
