@@ -91,7 +91,8 @@ def fit(
 
     distill = experiment.distill
     task_from = getattr(distill, "task_from", 0.0)
-    watch = Watch(train.warmup) if distill and distill.balance != "auto" else None
+    guessing = math.log(len(classes)) if trainable.network.kind == "classifier" else 0.0
+    watch = Watch(train.warmup, guessing) if distill and distill.balance != "auto" else None
 
     def save_last() -> None:
         if fabric.is_global_zero:

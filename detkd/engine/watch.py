@@ -15,12 +15,16 @@ TOO_MUCH = 10.0  # times the task loss
 class Watch:
     """Raises a diagnosis once a term is more than ten times the task loss.
 
+    A classifier that has learned its images has a task loss near 0, and its terms drown nothing:
+    they are held against what guessing costs, ln K of K classes, as long as the task costs less.
+
     Args:
         after: steps that do not count: weights and rates are still growing.
+        guessing: what the task is taken to cost at least, at a step.
     """
 
-    def __init__(self, after: int) -> None:
-        self.after = after
+    def __init__(self, after: int, guessing: float = 0.0) -> None:
+        self.after, self.guessing = after, guessing
         self.seen: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
 
     def look(self, losses: Mapping[str, float], step: int) -> None:
@@ -45,11 +49,13 @@ class Watch:
                 if of_student(name) or not of_task(name):
                     sums["task" if of_task(name) else name.partition("@")[0]] += value
         task = sums.pop("task")
+        least = self.guessing * WINDOW
+        held, called = (task, "the task loss") if task >= least else (least, "what guessing costs")
         for name, total in sums.items():
-            if total > TOO_MUCH * task:
+            if total > TOO_MUCH * held:
                 raise UserError(
-                    f"step {step}: the term '{name}' was {total / task:.0f} times the task loss "
-                    f"over the last {WINDOW} steps and drowns it. Divide its weight by "
-                    f"{total / task:.0f} or more; --suggest-weights measures what suits, and "
+                    f"step {step}: the term '{name}' was {total / held:.0f} times {called} "
+                    f"over the last {WINDOW} steps and drowns the task. Divide its weight by "
+                    f"{total / held:.0f} or more; --suggest-weights measures what suits, and "
                     "distill.balance: auto with a weight of 0.5 keeps to it."
                 )

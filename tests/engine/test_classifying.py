@@ -113,6 +113,20 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_terms_may_be_far_above_a_task_that_costs_next_to_nothing(tiny, tmp_path, capsys):
+    assert train(tiny("teacher"), tmp_path / "t") == 0
+    losses = [{"name": "kl", "at": ["logits"], "weight": 10.0}]
+    distill = {"teacher": str(tmp_path / "t/best.pt"), "losses": losses, "preflight": 0}
+    given = {"train__epochs": 18, "train__judge_every": 18, "loss": {"weight": 0.01}}
+    assert train(tiny("s", distill=distill, **given), tmp_path / "s") == 0
+    log = [line for line in read_log(RunFolder(tmp_path / "s")) if line["kind"] == "train"][-50:]
+    assert len(log) == 50
+    assert sum(line["kl@logits"] for line in log) > 10 * sum(line["loss_label"] for line in log)
+    losses[0]["weight"] = 1e4
+    assert train(tiny("d", distill=distill, **given), tmp_path / "d") == 2
+    assert "and drowns the task. Divide its weight by" in capsys.readouterr().err
+
+
 def test_a_run_leaves_what_the_design_names(tiny, tmp_path):
     assert train(tiny(), tmp_path / "run") == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}
