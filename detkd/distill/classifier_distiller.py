@@ -56,7 +56,7 @@ class ClassifierDistiller(Teaching[Classifier]):
         cache: MapCache | None = None,
     ) -> None:
         super().__init__(student, teacher, terms, steps=steps, balance=balance)
-        fold_norms(teacher.backbone)
+        fold_norms(teacher.backbone, teacher.image_size)
         self.cache = cache
         # Whether both normalise images alike, so that one batch serves them.
         self.alike = torch.equal(student.mean, teacher.mean) and torch.equal(

@@ -20,6 +20,8 @@ from detkd.models.shallow import shallow_stages
 from detkd.models.weights import download, is_checkpoint, load_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What those of timm raise that take images of one size, or up to one.
+WRONG_SIZE = (AssertionError, IndexError, RuntimeError, ValueError)
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
 
@@ -363,10 +365,44 @@ def is_signed(backbone: Backbone, name: str, size: int = 64) -> bool:
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
         return bool((backbone.eval()(noise)[name] < 0).any())
-    except (AssertionError, RuntimeError):  # timm's, of a fixed size
+    except WRONG_SIZE:
         return False
     finally:
         backbone.train(training)
+
+
+def check_size(name: str, backbone: Backbone, height: int, width: int) -> None:
+    """Whether it runs on images of this size; many a transformer takes one alone.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if _takes(backbone, height, width):
+        return
+    import timm
+
+    settings = timm.get_pretrained_cfg(name.removeprefix("timm/").partition("@")[0])
+    made = f"It was made for {settings.input_size[-1]}: give" if settings else "Give"
+    raise ConfigError(
+        f"data.image_size: '{name}' takes no images of {width} x {height} px. {made} a classifier "
+        "that, and a detector, whose frames have many shapes, another backbone."
+    )
+
+
+@torch.no_grad()
+def _takes(backbone: Backbone, height: int, width: int) -> bool:
+    if not backbone.whole:  # layers in a row take all sizes
+        return True
+    if not backbone.whole:
+        return True
+    training = backbone.training
+    try:
+        backbone.eval()(torch.zeros(1, 3, height, width))
+    except WRONG_SIZE:
+        return False
+    finally:
+        backbone.train(training)
+    return True
 
 
 def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:
@@ -385,6 +421,11 @@ def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:
     reductions = probe.feature_info.reduction()
     names = [key for key, stride in STRIDES.items() if stride in reductions]
     names = names[: names.index(last) + 1] if last in names else names
+    if not names:
+        raise ConfigError(
+            f"model.backbone: '{name}' of timm has no maps of strides 4, 8, 16 or 32 px, but of "
+            f"{', '.join(map(str, reductions))}; name another network."
+        )
     try:
         net: Any = timm.create_model(
             name,

@@ -21,6 +21,7 @@ from detkd.models.backbones import (
     Backbone,
     Feature,
     build_backbone,
+    check_size,
     is_signed,
     measure_stages,
     published_network,
@@ -178,6 +179,7 @@ def build_classifier(
     """
     criterion = LabelLoss(loss or LabelLossConfig(), counts)
     backbone, head = _parts(config, len(classes))
+    check_size(config.backbone, backbone, image_size, image_size)
     if config.cut:
         exit_stages([config.cut], backbone, "model.cut")
         cut = backbone.until(config.cut)

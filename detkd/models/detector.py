@@ -20,7 +20,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detkd.config import ModelConfig
 from detkd.errors import ConfigError
-from detkd.models.backbones import Backbone, Feature, build_backbone
+from detkd.models.backbones import Backbone, Feature, build_backbone, check_size
 from detkd.models.neck import Neck, Sizes, build_neck
 from detkd.models.roi_features import build_roi_features
 from detkd.models.roi_heads import BoxPredictor, SigmoidRoIHeads
@@ -232,6 +232,9 @@ def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) 
         frozen_stages=model.frozen_stages,
         frozen_norm=model.frozen_norm,
     )
+    side = -(-image_size // 32) * 32  # batches are padded to multiples of 32 px
+    for height in (side, 32):
+        check_size(name, body, height, side)
     neck = build_neck(model.neck, body.features, model.neck_channels, model.levels)
     return Detector(Trunk(body, neck), classes, image_size, model)
 

@@ -15,23 +15,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from detkd.models.backbones import WRONG_SIZE
+
 CLOSE = 1e-3  # of a map's greatest value; rounding makes about a hundredth of it
 
 
 @torch.no_grad()
-def fold_norms(backbone: nn.Module) -> int:
+def fold_norms(backbone: nn.Module, size: int = 64) -> int:
     """Fold the norms of a backbone in evaluation mode, in place; returns how many.
 
     Of a convolution with weights W and bias c, and a norm with mean m, variance v, scale g and
     shift b, becomes one with weights s·W and bias s·(c − m) + b, where s = g / sqrt(v + eps).
-    Which norm reads which convolution is seen as an image passes; should the backbone give other
-    maps afterwards, it is left as it was, and 0 is returned.
+    Which norm reads which convolution is seen as an image of `size` px a side passes; should the
+    backbone take none of this size, or give other maps afterwards, it is left as it was, and 0 is
+    returned.
     """
     if not any(is_fixed_norm(module) for module in backbone.modules()):
         return 0
     parameter = next(backbone.parameters())
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(parameter)
-    before, pairs = _watched(backbone, image)
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    try:
+        before, pairs = _watched(backbone, image)
+    except WRONG_SIZE:
+        return 0
     names = {module: name for name, module in backbone.named_modules()}
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for conv, norm in pairs:

@@ -73,6 +73,7 @@ def test_depth_and_width_grow_the_shallow_backbone():
         ("resnet19", "no 'resnet19'"),
         ("resnet18@c7", "no stage 'c7'"),
         ("timm/resnet18_oops", "timm has no 'resnet18_oops'"),
+        ("timm/sequencer2d_s", "has no maps of strides 4, 8, 16 or 32 px, but of 7, 14, 14;"),
     ],
 )
 def test_an_unknown_name_is_refused_with_what_there_is(name, said):

@@ -556,3 +556,12 @@ def test_a_published_backbone_begins_as_that_of_a_checkpoint(tmp_path, head):
     begun = build_classifier(config, ["a", "b"], 32).backbone.state_dict()
     for key, value in trained.backbone.state_dict().items():
         assert torch.equal(begun[key], value), key
+
+
+def test_a_network_of_one_size_is_refused_at_another():
+    assert build("timm/levit_128s", size=224).image_size == 224
+    with pytest.raises(ConfigError) as refused:
+        build("timm/levit_128s", size=96)
+    assert "'timm/levit_128s' takes no images of 96 x 96 px. It was made for 224: give" in str(
+        refused.value
+    )

@@ -157,3 +157,12 @@ def test_first_frame_does_not_decide_the_scales_of_roi_align(size):
         expected, found = detector([frame])[0], fresh([frame])[0]
     assert fresh.roi_heads.box_roi_pool.scales == [1 / 8, 1 / 16, 1 / 32]
     assert torch.equal(found["scores"], expected["scores"])
+
+
+@pytest.mark.parametrize("image_size", [96, 224])
+def test_a_backbone_of_one_size_is_none_for_frames_of_many_shapes(image_size):
+    config = model(backbone="timm/levit_128s", neck="none", levels=["p4"], anchor_sizes=[[32.0]])
+    with pytest.raises(
+        ConfigError, match=r"@c4. takes no images of (96 x 96|224 x 32) px. It was made for 224"
+    ):
+        build_detector(config, ["a"], image_size)

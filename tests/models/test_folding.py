@@ -95,3 +95,19 @@ def test_a_norm_that_somebody_listens_to_and_one_that_learns_stay():
     assert fold_norms(small) == 0
     small.norm.eval()
     assert fold_norms(small) == 1
+
+
+def test_a_backbone_of_one_size_is_shown_images_of_it():
+    torch.manual_seed(0)
+    backbone = build_backbone("timm/levit_128s").eval().requires_grad_(False)
+    norms = len([lively(norm) for norm in norms_of(backbone)])
+    images = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        before = backbone(images)
+        assert fold_norms(backbone) == 0
+        assert len(norms_of(backbone)) == norms
+        folded = fold_norms(backbone, 224)
+        after = backbone(images)
+    assert len(norms_of(backbone)) == norms - folded
+    for stage, was in before.items():
+        assert (after[stage] - was).abs().max() < 1e-3 * was.abs().max()
