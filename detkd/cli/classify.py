@@ -25,7 +25,7 @@ from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
 if TYPE_CHECKING:
-    from detkd.data.class_inputs import Asked
+    from detkd.data.class_inputs import Inputs
     from detkd.engine.classify import Answer, Answering
 
 SHOWN = 3
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
     from detkd.cli.check_dataset import plain
     from detkd.engine.classify import classify
 
-    asked = _asked(options)
+    inputs = _inputs(options)
+    asked = inputs.asked
     model = _with_levels(_model(options), options.gt)
     temperature, threshold = _chosen(options, model)
     answers = list(
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
             margin=options.margin,
         )
     )
-    _write(options.out, asked, answers, (*ADDED, *(["exit"] if options.early else [])))
+    _write(options.out, inputs, answers, (*ADDED, *(["exit"] if options.early else [])))
     for label, count in sorted(Counter(each.label for each in answers if each.label).items()):
         print(f"{plain(label)}: {count}")
     if stopped := Counter(each.exit for each in answers if each.exit):
@@ -102,7 +103,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _asked(options: argparse.Namespace) -> list[Asked]:
+def _inputs(options: argparse.Namespace) -> Inputs:
     from detkd.coco_json import read_json
     from detkd.data.class_inputs import boxes_of_coco, boxes_of_table, images_of
     from detkd.data.dataset import read_coco
@@ -189,24 +190,23 @@ def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float
     return temperature, decisions.unknown
 
 
-def _write(path: Path, asked: list[Asked], answers: list[Answer], added: Sequence[str]) -> None:
-    """The table: all columns that were there, and those that are `added`.
+def _write(path: Path, inputs: Inputs, answers: list[Answer], added: Sequence[str]) -> None:
+    """The table: all columns that were there, and those that are `added`, divided as they were.
 
     One that has the name of an added one is called `NAME_before`.
     """
     from detkd.files import write_atomic
 
-    columns = list(dict.fromkeys(name for each in asked for name in each.row))
-    called: list[str] = []
+    columns, called = inputs.columns, list[str]()
     for name in columns:
         as_before = f"{name}_before" if name in added else name
         while as_before != name and as_before in columns:
             as_before += "_"
         called.append(as_before)
     table = io.StringIO()
-    writer = csv.writer(table)
+    writer = csv.writer(table, delimiter=inputs.delimiter)
     writer.writerow([*called, *added])
-    for each, said in zip(asked, answers, strict=True):
+    for each, said in zip(inputs.asked, answers, strict=True):
         sure = "" if said.probability is None else f"{said.probability:.4f}"
         known = [each.row.get(name, "") for name in columns]
         new = {

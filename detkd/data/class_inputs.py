@@ -22,6 +22,7 @@ IMAGE = ("frame", "image", "file_name", "filename", "file")
 CORNERS = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"))
 SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"))
 BOX = CORNERS[0]
+OF_RESULTS = ("frame", "class", "score", *BOX)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,16 @@ class Asked:
     problem: str = ""
 
 
-def images_of(folder: Path) -> list[Asked]:
+@dataclass(frozen=True)
+class Inputs:
+    """All that is asked about, and the table that names it: its columns, and what divides them."""
+
+    asked: list[Asked]
+    columns: tuple[str, ...]
+    delimiter: str = ","
+
+
+def images_of(folder: Path) -> Inputs:
     """All images below a folder.
 
     Raises:
@@ -46,10 +56,10 @@ def images_of(folder: Path) -> list[Asked]:
     found = [Asked(name, row={"file": name}) for name in image_names(folder)]
     if not found:
         raise DataError(f"{folder}: no such folder, or no image in it; name a folder of images.")
-    return found
+    return Inputs(found, ("file",))
 
 
-def boxes_of_table(path: Path) -> list[Asked]:
+def boxes_of_table(path: Path) -> Inputs:
     """The boxes of a table such as results.csv, a row each, whose columns are kept.
 
     Raises:
@@ -69,7 +79,8 @@ def boxes_of_table(path: Path) -> list[Asked]:
             f"({', '.join(BOX)} or x, y, width, height); it has {', '.join(columns) or 'none'}."
         )
     delimiter = reader.reader.dialect.delimiter
-    return [_of_row(row, image, forms[0], delimiter) for row in rows]
+    asked = [_of_row(row, image, forms[0], delimiter) for row in rows]
+    return Inputs(asked, tuple(columns), delimiter)
 
 
 def _of_row(row: Mapping[str, str], image: str, names: Sequence[str], delimiter: str) -> Asked:
@@ -82,7 +93,7 @@ def _of_row(row: Mapping[str, str], image: str, names: Sequence[str], delimiter:
     return Asked(file, (x, y, *size), row)
 
 
-def boxes_of_coco(results: Any, truth: Mapping[str, Any], path: Path) -> list[Asked]:
+def boxes_of_coco(results: Any, truth: Mapping[str, Any], path: Path) -> Inputs:
     """The boxes of COCO results on the images of a COCO file, an entry each.
 
     Raises:
@@ -92,7 +103,8 @@ def boxes_of_coco(results: Any, truth: Mapping[str, Any], path: Path) -> list[As
         raise DataError(f"{path}: is no list of COCO results; name a detector's predictions.json.")
     files = {image["id"]: str(image["file_name"]) for image in truth["images"]}
     names = {category["id"]: str(category["name"]) for category in truth["categories"]}
-    return [_of_result(result, at, files, names) for at, result in enumerate(results)]
+    asked = [_of_result(result, at, files, names) for at, result in enumerate(results)]
+    return Inputs(asked, OF_RESULTS)
 
 
 def _of_result(result: Any, at: int, files: Mapping[Any, str], names: Mapping[Any, str]) -> Asked:
@@ -104,8 +116,7 @@ def _of_result(result: Any, at: int, files: Mapping[Any, str], names: Mapping[An
         why = "is no result with a known image_id, category_id, bbox and score"
         return Asked("", None, {"frame": f"results[{at}]"}, why)
     values = (file, label, score, x, y, x + w, y + h)
-    columns = ("frame", "class", "score", *BOX)
-    row = {key: str(value) for key, value in zip(columns, values, strict=True)}
+    row = {key: str(value) for key, value in zip(OF_RESULTS, values, strict=True)}
     return Asked(file, (x, y, w, h), row)
 
 

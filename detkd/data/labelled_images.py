@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detkd.data.images import images_below, is_inside, leaves_root, levels_among, links_out
+from detkd.data.sides import SIDES as SIDE_OF
 from detkd.data.similar import joined
 from detkd.data.split import SIDES, divide, groups_by_gap, groups_in_names
 from detkd.errors import DataError
@@ -140,8 +141,8 @@ def read_labelled(source: str | Path) -> LabelledSet:
     belong together.
 
     Raises:
-        DataError: no such source, fewer than two classes, a file that is not there, or a link that
-            is not followed.
+        DataError: no such source, no image, a file that is not there, a link that is not followed,
+            or folders that are sides, such as train and val, with the classes below them.
     """
     source = Path(source)
     if source.is_dir():
@@ -152,12 +153,28 @@ def read_labelled(source: str | Path) -> LabelledSet:
     else:
         raise DataError(f"{source}: no such folder of class folders, nor a CSV of file and label.")
     classes = tuple(sorted({image.label for image in images}))
-    if len(classes) < 2:
+    if not classes:
         raise DataError(
-            f"{source}: holds images of {len(classes)} classes; two at least are needed, each in a "
-            "folder of its own, or named in the column 'label'."
+            f"{source}: holds no image that has a class; put those of each into a folder of its "
+            "own, or name them in the column 'label'."
         )
+    if source.is_dir():
+        _check_no_sides(source, classes)
     return LabelledSet(source, root, classes, tuple(images))
+
+
+def _check_no_sides(root: Path, labels: Sequence[str]) -> None:
+    """Refuse sides in the place of classes: ROOT/train/CLASS beside ROOT/val/CLASS."""
+    sides = {label: SIDE_OF[label.lower()] for label in labels if label.lower() in SIDE_OF}
+    if len(set(sides.values())) < 2 and len(sides) < len(labels):
+        return
+    named = {side: label for label, side in sides.items()}
+    first = named.get("train", next(iter(sides)))
+    val = f" --data.val {root / named['val']}" if "val" in named else ""
+    raise DataError(
+        f"{root}: its folders {', '.join(sides)} are sides, and the classes lie below them; name "
+        f"one, such as --data.train {root / first}{val}, and others for 'detkd eval-cls --data'."
+    )
 
 
 def _of_folders(root: Path) -> Iterable[LabelledImage]:
@@ -226,10 +243,10 @@ def _of_table(path: Path) -> Iterable[LabelledImage]:
             raise DataError(
                 f"{path}, line {at}: '{image.file}' is not in {path.parent}; mend the table."
             )
-        if file.is_symlink() and not is_inside(file, path.parent):
+        if not is_inside(file, path.parent):
             raise DataError(
-                f"{path}, line {at}: '{image.file}' is a link out of {path.parent}, which is not "
-                "followed; put the file there."
+                f"{path}, line {at}: '{image.file}' leads by a link out of {path.parent}, and is "
+                "not followed; put the file there."
             )
         before = seen.get(image.file)
         if before and before.label != image.label:
@@ -255,7 +272,7 @@ def groups_of(data: LabelledSet) -> list[str]:
     places = [_file(data, image) for image in data.images]
     alike = _alike(places)
     names: list[str] = []
-    first: dict[str, str] = {}  # by content, the group of the first file that has it
+    first: dict[Any, str] = {}  # by file and by content, the group of the first image that has it
     pairs = []
     for image, place in zip(data.images, places, strict=True):
         name = image.group
@@ -263,6 +280,7 @@ def groups_of(data: LabelledSet) -> list[str]:
             content = alike.get(place) or _content(place)
             name = f"\0{content}" if name is None else name
             pairs.append((first.setdefault(content, name), name))
+        pairs.append((first.setdefault(place, name), name))
         names.append(name)
     group = joined(names, pairs)
     # Called by a group that somebody has named, where there is one.

@@ -174,7 +174,9 @@ def _where(
     chosen_on, measured_on = dict(decisions.chosen_on), _images(said, side, source)
     there = side == chosen_on["side"]
     if side is None:  # images that were named may be these very ones
-        there = all(chosen_on[key] == measured_on[key] for key in ("source", "images", "samples"))
+        sources = {Path(each["source"]).resolve() for each in (chosen_on, measured_on)}
+        counted = all(chosen_on[key] == measured_on[key] for key in ("images", "samples"))
+        there = counted and len(sources) == 1
     return {
         "measured_on": measured_on,
         "chosen_on": {**chosen_on, "measured_there": there},

@@ -112,6 +112,11 @@ def sides_of(data: ClassDataConfig) -> Sides:
     if data.val and data.folds:
         raise ConfigError("data.folds: folds are made of data.train alone; leave data.val out.")
     whole = read_labelled(data.train).grouped(data.group_pattern, data.group_gap)
+    if len(whole.classes) < 2:
+        raise DataError(
+            f"{data.train}: holds images of '{whole.classes[0]}' alone; two classes at least are "
+            "needed, each in a folder of its own, or named in the column 'label'."
+        )
     whole = whole.without(data.leave_out)
     if len(whole.classes) < 2:
         raise DataError(

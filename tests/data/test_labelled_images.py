@@ -161,7 +161,7 @@ def test_a_table_is_read_and_what_is_wrong_in_it_is_named(folders):
         (["ant/s0/0.png,"], "file,label", "line 2: has no label"),
         (["ant/s0/0.png,one", "ant/s0/0.png,two"], "file,label", "an image has one label"),
         (["ant/s0/0.png,one,x", "ant/s0/0.png,one,y"], "file,label,group", "line 3: .* one group"),
-        (["ant/s0/0.png,one"], "file,label", "of 1 classes; two at least"),
+        ([], "file,label", "holds no image that has a class"),
     ):
         with pytest.raises(DataError, match=said):
             read(*rows, header=header)
@@ -191,6 +191,27 @@ def test_the_pages_of_a_stack_are_images_of_one_group(folders):
     assert len({groups_of(data)[at] for at in pages}) == 1
     (folders / "t.csv").write_text("file,label\nant/stack.tif#page=2,a\nbee/s0/0.png,b\n")
     assert len(read_labelled(folders / "t.csv").images) == 2
+    for groups in (["one", "two"], ["one", ""], ["", ""]):
+        rows = [f"ant/stack.tif#page={at + 1},a,{group}" for at, group in enumerate(groups)]
+        (folders / "t.csv").write_text("\n".join(["file,label,group", *rows, "bee/s0/0.png,b,x"]))
+        found = groups_of(read_labelled(folders / "t.csv"))
+        assert found[0] == found[1] != found[2]
+
+
+def test_sides_in_the_place_of_classes_are_refused(tmp_path):
+    for side in ("train", "valid", "Test"):
+        picture(tmp_path / f"ds/{side}/ant/0.png", (1, 0, 0))
+    with pytest.raises(DataError) as refused:
+        read_labelled(tmp_path / "ds")
+    ds = tmp_path / "ds"
+    assert "its folders Test, train, valid are sides" in str(refused.value)
+    assert f"--data.train {ds}/train --data.val {ds}/valid," in str(refused.value)
+    assert read_labelled(tmp_path / "ds/train").classes == ("ant",)
+    picture(tmp_path / "one/training/ant/0.png", (1, 0, 0))
+    with pytest.raises(DataError, match="--data.train .*one/training,"):
+        read_labelled(tmp_path / "one")
+    picture(tmp_path / "one/ant/0.png", (1, 0, 0))  # a class may be called so, among others
+    assert read_labelled(tmp_path / "one").classes == ("ant", "training")
 
 
 def test_images_of_few_deep_shades_are_stretched_alike(tmp_path):
@@ -252,9 +273,14 @@ def test_links_out_of_the_root_are_refused(folders):
     picture(away / "0.png", (1, 1, 1))
     (folders / "t.csv").write_text("file,label\nant/s0/0.png,a\nlink.png,b\n")
     (folders / "link.png").symlink_to(away / "0.png")
-    with pytest.raises(DataError, match=r"line 3: 'link\.png' is a link out of"):
+    with pytest.raises(DataError, match=r"line 3: 'link\.png' leads by a link out of"):
         read_labelled(folders / "t.csv")
     (folders / "link.png").unlink()
+    (folders / "by").symlink_to(away)  # and not by a folder on the way, either
+    (folders / "t.csv").write_text("file,label\nant/s0/0.png,a\nby/0.png,b\n")
+    with pytest.raises(DataError, match=r"line 3: 'by/0\.png' leads by a link out of"):
+        read_labelled(folders / "t.csv")
+    (folders / "by").unlink()
     (folders / "cat").symlink_to(away)
     with pytest.raises(DataError, match=r"crops/cat: is a link to a folder, out of"):
         read_labelled(folders)

@@ -69,9 +69,9 @@ def frames(tmp_path):
     return folder
 
 
-def table(path):
+def table(path, delimiter=","):
     with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
+        return list(csv.DictReader(stream, delimiter=delimiter))
 
 
 def classify(*argv):
@@ -140,7 +140,19 @@ def test_boxes_of_a_table_are_cut_as_crops_are(frames, tmp_path):
     # A spreadsheet's semicolons and decimal commas.
     found.write_text("frame;class;x1;y1;x2;y2\na.png;bee;10,0;10,0;40,0;30,0\n")
     assert classify(*argv, "--boxes", found) == 0
-    assert [row["probability"] for row in table(out)] == [rows[0]["probability"]]
+    [row] = table(out, ";")
+    assert (row["probability"], row["x2"]) == (rows[0]["probability"], "40,0")
+    found.write_bytes(out.read_bytes())  # it reads what it has written
+    assert classify(*argv, "--boxes", found) == 0
+    assert table(out, ";") == [
+        row
+        | {"label_before": row["label"]}
+        | {f"{k}_before": row[k] for k in ("probability", "most_likely", "note")}
+    ]
+    # A table without a box keeps its columns.
+    found.write_text(lines[0] + "\n")
+    assert classify(*argv, "--boxes", found) == 0
+    assert out.read_text().splitlines() == [f"{lines[0]},label,probability,most_likely,note"]
     # The same boxes, cut by `detkd crop` and called as images of a folder.
     images = [{"id": at, "file_name": f"{name}.png"} for at, name in enumerate("ab")]
     boxes = [(0, [10, 10, 30, 20]), (0, [-5, -5, 17, 25]), (1, [70, 50, 9, 9])]
@@ -272,7 +284,7 @@ def test_an_export_with_exits_stops_where_its_checkpoint_does(frames, tmp_path, 
 
     best = checkpoint_of(tmp_path / "best.pt", exits=["c2", "c3"], attention="eca")
     network = Classifier.load(best)
-    looked = pixels_of(images_of(frames), frames, image_size=32, levels=None, margin=0.1)
+    looked = pixels_of(images_of(frames).asked, frames, image_size=32, levels=None, margin=0.1)
     seen = np.stack([each for each in looked if not isinstance(each, str)])
     with torch.no_grad():
         by_exit = torch.stack([each["exits"] for each in network(torch.from_numpy(seen))], 1)
@@ -368,7 +380,7 @@ def test_an_image_stops_at_the_first_exit_that_is_sure(frames, tmp_path, capsys)
     best = checkpoint_of(tmp_path / "best.pt", exits=["c2", "c3"])
     checkpoint = torch.load(best, weights_only=True)
     network, out = Classifier.load(best), tmp_path / "x.csv"
-    looked = pixels_of(images_of(frames), frames, image_size=32, levels=None, margin=0.1)
+    looked = pixels_of(images_of(frames).asked, frames, image_size=32, levels=None, margin=0.1)
     seen = torch.from_numpy(np.stack([each for each in looked if not isinstance(each, str)]))
     with torch.no_grad():
         exits = torch.stack([each["exits"] for each in network(seen)])  # [N, E, K]

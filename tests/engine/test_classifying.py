@@ -637,6 +637,54 @@ def test_other_images_are_judged_without_those_of_the_training(tiny, tmp_path, c
     assert again["calibration"] == pytest.approx(judged["calibration"])
 
 
+def test_images_of_one_class_are_judged_and_none_can_be_learned_from(tiny, tmp_path, crops, capsys):
+    assert train(tiny(), tmp_path / "run") == 0
+    header, *rows = crops.read_text().splitlines()
+    name = rows[0].split(",")[1]
+    one = crops.parent / "one.csv"
+    one.write_text("\n".join([header, *(row for row in rows if row.split(",")[1] == name)]))
+    out = tmp_path / "judged"
+    argv = ["--checkpoint", tmp_path / "run/best.pt", "--data", one]
+    assert judge(*argv, "--out", out) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    classes = metrics["classes"]
+    assert classes["balanced_accuracy"] == classes["top1"] == metrics["per_class"][name]["recall"]
+    assert (out / "plots").is_dir()
+    capsys.readouterr()
+    assert train(tiny("alone", data__train=str(one)), tmp_path / "alone") == 2
+    assert f"holds images of '{name}' alone; two classes" in capsys.readouterr().err
+    # A validation set may hold one, too.
+    rest = crops.parent / "rest.csv"
+    rest.write_text("\n".join([header, *rows[: len(rows) // 2]]))
+    last = [row for row in rows[len(rows) // 2 :] if row.split(",")[1] == rows[-1].split(",")[1]]
+    one.write_text("\n".join([header, *last]))
+    config = tiny("val", data__train=str(rest), data__val=str(one), train__epochs=1)
+    assert train(config, tmp_path / "val") == 0
+
+
+def test_the_validation_images_are_known_however_their_folder_is_written(
+    tiny, tmp_path, crops, monkeypatch
+):
+    header, *rows = crops.read_text().splitlines()
+    for name, part in (("a", rows[::2]), ("b", rows[1::2])):
+        (crops.parent / f"{name}.csv").write_text("\n".join([header, *part]))
+    sides = {
+        f"data__{key}": str(crops.parent / f"{n}.csv")
+        for key, n in zip(("train", "val"), "ab", strict=True)
+    }
+    assert train(tiny(train__epochs=1, **sides), tmp_path / "run") == 0
+    monkeypatch.chdir(crops.parent)
+    argv = ["--checkpoint", tmp_path / "run/best.pt", "--out", tmp_path / "judged", "--data"]
+    for source, there in (
+        ("./b.csv", True),
+        (f"../{crops.parent.name}/b.csv", True),
+        ("a.csv", False),
+    ):
+        assert judge(*argv, source) == 0
+        told = json.loads((tmp_path / "judged/metrics.json").read_text())["chosen_on"]
+        assert told["measured_there"] is there
+
+
 def test_images_of_classes_that_it_does_not_know_are_judged_as_unknown(
     tiny, tmp_path, crops, capsys
 ):
