@@ -208,7 +208,7 @@ def test_sides_in_the_place_of_classes_are_refused(tmp_path):
     assert f"--data.train {ds}/train --data.val {ds}/valid," in str(refused.value)
     assert read_labelled(tmp_path / "ds/train").classes == ("ant",)
     picture(tmp_path / "one/training/ant/0.png", (1, 0, 0))
-    with pytest.raises(DataError, match="--data.train .*one/training,"):
+    with pytest.raises(DataError, match=r"--data.train .*one/training,"):
         read_labelled(tmp_path / "one")
     picture(tmp_path / "one/ant/0.png", (1, 0, 0))  # a class may be called so, among others
     assert read_labelled(tmp_path / "one").classes == ("ant", "training")
