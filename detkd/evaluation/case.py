@@ -114,11 +114,6 @@ def build_case(
     return Case(images, categories, truths, kept, int((~known).sum()))
 
 
-def with_detections(case: Case, detections: Detections) -> Case:
-    """The same truth with other detections."""
-    return Case(case.images, case.categories, case.truths, detections, case.unknown)
-
-
 def as_results(case: Case) -> list[Result]:
     """The detections as COCO results."""
     images = [image["id"] for image in case.images]

@@ -54,20 +54,6 @@ def check_truth(truth: Any, path: str | Path) -> dict[str, Any]:
     return {**truth, "annotations": annotations}
 
 
-def check_results(
-    results: Any, truth: dict[str, Any], path: str | Path = "results"
-) -> tuple[list[Result], int]:
-    """Results that can be judged, and how many of an unknown category were passed over.
-
-    Raises:
-        DataError: an entry of an unknown image, without a score, or not finite.
-    """
-    find_fault(results, {image["id"] for image in truth["images"]}, path)
-    categories = {category["id"] for category in truth["categories"]}
-    kept = [result for result in results if _among(result["category_id"], categories)]
-    return kept, len(results) - len(kept)
-
-
 def find_fault(results: Any, images: set[Any], path: str | Path) -> None:
     """Look at each entry for itself.
 

@@ -7,12 +7,13 @@ import pytest
 from reference import made, pycocotools_says
 
 from detkd.cli.app import launch
+from detkd.errors import DataError
 from detkd.evaluation.bootstrap import bootstrap_map
 from detkd.evaluation.case import build_case
 from detkd.evaluation.coco_map import NAMES, coco_map
 from detkd.evaluation.counts import count_errors
 from detkd.evaluation.judge import judge
-from detkd.evaluation.results import check_results, check_truth
+from detkd.evaluation.results import check_truth
 from detkd.evaluation.voc_map import all_points, eleven_points, voc_map
 
 
@@ -159,11 +160,12 @@ def test_results_that_cannot_be_judged_are_refused_by_entry(tmp_path, capsys, en
 
 def test_a_missing_score_is_refused_and_an_unknown_category_passed_over():
     truth, results = made(0)
-    kept, unknown = check_results([*results, {**results[0], "category_id": 99}], truth)
-    assert (len(kept), unknown) == (len(results), 1)
+    truth = check_truth(truth, "truth")
+    case = build_case(truth, [*results, {**results[0], "category_id": 99}])
+    assert (len(case.detections.score), case.unknown) == (len(results), 1)
     del results[0]["score"]
-    with pytest.raises(Exception, match="entry 0 has no 'score'"):
-        check_results(results, truth)
+    with pytest.raises(DataError, match="entry 0 has no 'score'"):
+        build_case(truth, results)
 
 
 def test_eval_writes_metrics_predictions_and_plots(scenes, tmp_path, capsys):
