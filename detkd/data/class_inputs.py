@@ -80,7 +80,7 @@ def boxes_of_table(path: Path) -> Inputs:
         )
     delimiter = reader.reader.dialect.delimiter
     asked = [_of_row(row, image, forms[0], delimiter) for row in rows]
-    return Inputs(asked, tuple(columns), delimiter)
+    return Inputs(asked, tuple(dict.fromkeys(columns)), delimiter)
 
 
 def _of_row(row: Mapping[str, str], image: str, names: Sequence[str], delimiter: str) -> Asked:

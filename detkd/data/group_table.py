@@ -19,8 +19,8 @@ GROUP_COLUMNS = ("group", "group_id", "sample")
 
 
 # What of a row and what of an image has to be equal, the surest first: a row may leave out the
-# number of a page, and the suffix.
-LEVELS = (("name", "name"), ("name", "file"), ("stem", "stem"))
+# number of a page, and the suffix, or have another one.
+LEVELS = (("name", "name"), ("name", "file"), ("name", "stem"), ("stem", "stem"))
 
 
 @dataclass(frozen=True)
@@ -80,27 +80,60 @@ def groups_of_names(table: Path, names: Sequence[str], column: str | None) -> li
 
 def _matched(table: Path, rows: Sequence[Row], images: Sequence[Named]) -> dict[int, Row]:
     """The row of each image that has one, by its place; the nearest are joined first."""
+    of_rows, of_images = _Folders(rows), _Folders(images)
     row_of: dict[int, Row] = {}
-    free = list(rows)
-    deepest = [max((len(each.folders) for each in side), default=0) for side in (rows, images)]
-    for depth in range(min(deepest), -1, -1):
+    free, waiting = list(rows), list(range(len(images)))
+    for depth in range(of_rows.shared(of_images), -1, -1):
         for of_row, of_image in LEVELS:
             meant: dict[Key, list[Row]] = defaultdict(list)
             for row in free:
-                if len(row.folders) >= depth:
+                # One whose next folder is there means an image in it that is not, and no other.
+                if len(row.folders) >= depth and not of_images.hold(row, depth + 1):
                     meant[_key(row, depth, of_row)].append(row)
             wanting: dict[Key, list[int]] = defaultdict(list)
-            for at, image in enumerate(images):
-                if at not in row_of and len(image.folders) >= depth:
-                    wanting[_key(image, depth, of_image)].append(at)
+            for at in waiting:
+                if len(images[at].folders) >= depth:
+                    wanting[_key(images[at], depth, of_image)].append(at)
             taken = set()
             for key, places in wanting.items():
-                if same := meant.get(key):
-                    _agree(table, same, [images[at] for at in places])
-                    row_of.update(dict.fromkeys(places, same[0]))
+                # Rows that name no more folders mean any; others no image whose folder has rows.
+                known = {at: of_rows.hold(images[at], depth + 1) for at in places}
+                bare = [row for row in meant.get(key, ()) if len(row.folders) == depth]
+                same = bare if all(known.values()) else meant.get(key, [])
+                if same:
+                    suited = [at for at in places if bare or not known[at]]
+                    _agree(table, same, [images[at] for at in suited])
+                    row_of.update(dict.fromkeys(suited, same[0]))
                     taken.update(same)
             free = [row for row in free if row not in taken]
+            waiting = [at for at in waiting if at not in row_of]
     return row_of
+
+
+class _Folders:
+    """The folders of rows, or of images, by their ends."""
+
+    def __init__(self, named: Sequence[Named]) -> None:
+        self.whole = {each.folders for each in named}
+        self.ends: dict[int, set[tuple[str, ...]]] = {}
+
+    def of(self, depth: int) -> set[tuple[str, ...]]:
+        """Their last `depth` folders, of those that have so many."""
+        if depth not in self.ends:
+            long = (folders for folders in self.whole if len(folders) >= depth)
+            self.ends[depth] = {folders[len(folders) - depth :] for folders in long}
+        return self.ends[depth]
+
+    def hold(self, named: Named, depth: int) -> bool:
+        """Whether the last `depth` folders of an image or row are the end of some of these."""
+        return len(named.folders) >= depth and named.folders[-depth:] in self.of(depth)
+
+    def shared(self, other: _Folders) -> int:
+        """The greatest number of folders at the end that one of each side have in common."""
+        depth = 0
+        while self.of(depth + 1) & other.of(depth + 1):
+            depth += 1
+        return depth
 
 
 Key = tuple[tuple[str, ...], str]
@@ -161,6 +194,8 @@ def _rows(table: Path, column: str | None) -> list[Row]:
             written = (each[key] or "").strip()
             group = (each[value] or "").strip()
             folders, name = _parts(written)
+            if not name:
+                continue
             row = Row(written, folders, name, group, reader.line_num)
             before = rows.setdefault((folders, name), row)
             if before.group != group:
@@ -168,6 +203,6 @@ def _rows(table: Path, column: str | None) -> list[Row]:
                     f"{table}: puts '{written}' into two groups, '{before.group}' and '{group}'; "
                     "an image is in one."
                 )
-        return [row for row in rows.values() if row.name]
+        return list(rows.values())
     except (OSError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read as CSV ({error}).") from error

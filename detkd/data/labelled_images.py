@@ -17,7 +17,7 @@ from detkd.data.sides import SIDES as SIDE_OF
 from detkd.data.similar import joined
 from detkd.data.split import SIDES, divide, groups_by_gap, groups_in_names
 from detkd.errors import DataError
-from detkd.pixels import Levels, page_of
+from detkd.pixels import PAGE_MARK, Levels, page_of
 from detkd.tables import open_table
 
 FILE_COLUMNS = ("file", "image", "file_name")
@@ -159,21 +159,27 @@ def read_labelled(source: str | Path) -> LabelledSet:
             "own, or name them in the column 'label'."
         )
     if source.is_dir():
-        _check_no_sides(source, classes)
+        _check_no_sides(source, images)
     return LabelledSet(source, root, classes, tuple(images))
 
 
-def _check_no_sides(root: Path, labels: Sequence[str]) -> None:
+def _check_no_sides(root: Path, images: Sequence[LabelledImage]) -> None:
     """Refuse sides in the place of classes: ROOT/train/CLASS beside ROOT/val/CLASS."""
-    sides = {label: SIDE_OF[label.lower()] for label in labels if label.lower() in SIDE_OF}
+    flat = {image.label for image in images if image.file.count("/") == 1}
+    labels = sorted({image.label for image in images})
+    sides = {
+        label: SIDE_OF[label.lower()]
+        for label in labels
+        if label.lower() in SIDE_OF and label not in flat
+    }
     if len(set(sides.values())) < 2 and len(sides) < len(labels):
         return
     named = {side: label for label, side in sides.items()}
-    first = named.get("train", next(iter(sides)))
-    val = f" --data.val {root / named['val']}" if "val" in named else ""
+    first, val = named.get("train", next(iter(sides))), named.get("val")
+    rest = f" --data.val {root / val}" if val not in (None, first) else ""
     raise DataError(
         f"{root}: its folders {', '.join(sides)} are sides, and the classes lie below them; name "
-        f"one, such as --data.train {root / first}{val}, and others for 'detkd eval-cls --data'."
+        f"one, such as --data.train {root / first}{rest}, and others for 'detkd eval-cls --data'."
     )
 
 
@@ -237,17 +243,21 @@ def _rows(path: Path) -> Iterable[tuple[int, LabelledImage]]:
 
 def _of_table(path: Path) -> Iterable[LabelledImage]:
     seen: dict[str, LabelledImage] = {}
+    inside: set[Path] = set()  # folders of images that no link leads out by
     for at, image in _rows(path):
         file = page_of(path.parent / image.file)[0]
         if not file.is_file():
             raise DataError(
                 f"{path}, line {at}: '{image.file}' is not in {path.parent}; mend the table."
             )
-        if not is_inside(file, path.parent):
-            raise DataError(
-                f"{path}, line {at}: '{image.file}' leads by a link out of {path.parent}, and is "
-                "not followed; put the file there."
-            )
+        if file.parent not in inside or file.is_symlink():
+            if not is_inside(file, path.parent):
+                raise DataError(
+                    f"{path}, line {at}: '{image.file}' leads by a link out of {path.parent}, and "
+                    "is not followed; put the file there."
+                )
+            if not file.is_symlink():
+                inside.add(file.parent)
         before = seen.get(image.file)
         if before and before.label != image.label:
             raise DataError(
@@ -353,7 +363,9 @@ def divide_labelled(
         "categories": [{"id": at} for at in number.values()],
     }
     groups = dict(enumerate(groups_of(data)))
-    sides = divide(document, groups, ratios, seed=seed, said=str(data.source))
+    paged = any(PAGE_MARK in image.file for image in data.images)
+    said = f"{data.source}{' (the pages of a stack are one group)' if paged else ''}"
+    sides = divide(document, groups, ratios, seed=seed, said=said)
     members = defaultdict(list)
     for at in range(len(data.images)):
         members[sides[at]].append(at)

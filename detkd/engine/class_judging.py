@@ -24,7 +24,7 @@ from detkd.evaluation.class_judge import (
 )
 from detkd.evaluation.class_plots import plot_classes
 from detkd.evaluation.decisions import Decisions, choose_decisions
-from detkd.files import write_json, write_with
+from detkd.files import digest_of_tree, write_json, write_with
 from detkd.models.classifier import Classifier, without_exits
 from detkd.models.early_exit import LAST, exit_flops
 from detkd.models.weights import read_checkpoint
@@ -33,7 +33,8 @@ from detkd.models.weights import read_checkpoint
 def decide(network: Classifier, said: ClassPredictions, source: object) -> Decisions:
     """Temperature and thresholds by what the network said of its validation images."""
     exits = said.exits if network.can_stop else None
-    return choose_decisions(said.logits, said.labels, exits, _images(said, "val", source))
+    chosen_on = {**_images(said, "val", source), "digest": _digest(said, source)}
+    return choose_decisions(said.logits, said.labels, exits, chosen_on)
 
 
 def judge_said(
@@ -174,9 +175,7 @@ def _where(
     chosen_on, measured_on = dict(decisions.chosen_on), _images(said, side, source)
     there = side == chosen_on["side"]
     if side is None:  # images that were named may be these very ones
-        sources = {Path(each["source"]).resolve() for each in (chosen_on, measured_on)}
-        counted = all(chosen_on[key] == measured_on[key] for key in ("images", "samples"))
-        there = counted and len(sources) == 1
+        there = chosen_on.get("digest") == _digest(said, source)
     return {
         "measured_on": measured_on,
         "chosen_on": {**chosen_on, "measured_there": there},
@@ -190,3 +189,16 @@ def _images(said: ClassPredictions, side: str | None, source: object) -> dict[st
         "images": len(said.files),
         "samples": len(set(said.groups)),
     }
+
+
+def _digest(said: ClassPredictions, source: object) -> str:
+    """Of the images' names, labels and sizes, by which they are known wherever they lie."""
+    root = Path(str(source))
+    root = root if root.is_dir() else root.parent
+    rows = [
+        [file, said.classes[label], path.stat().st_size if path.is_file() else None]
+        for file, label, path in zip(
+            said.files, said.labels.tolist(), map(root.joinpath, said.files), strict=True
+        )
+    ]
+    return digest_of_tree(sorted(rows, key=lambda row: row[0]))

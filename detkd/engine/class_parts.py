@@ -125,7 +125,13 @@ def sides_of(data: ClassDataConfig) -> Sides:
         )
     if data.val:
         val = read_labelled(data.val).grouped(data.group_pattern, data.group_gap)
-        val = val.without([name for name in data.leave_out if name in val.classes])
+        left_out = [name for name in data.leave_out if name in val.classes]
+        if len(left_out) == len(val.classes):
+            raise DataError(
+                f"{data.val}: holds images of {', '.join(left_out)} alone, which data.leave_out "
+                "leaves out; name others, or leave data.val out."
+            )
+        val = val.without(left_out)
         unknown = sorted(set(val.classes) - set(whole.classes))
         if unknown:
             raise DataError(f"{data.val}: has a class '{unknown[0]}' that {data.train} has not.")

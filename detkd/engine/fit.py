@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detkd.config import AnyExperiment, TrainConfig
+from detkd.config import AnyExperiment, ClassifierExperiment, TrainConfig
 from detkd.data.sampler import EpochBatches
 from detkd.distill.classifier_distiller import ClassifierDistiller
 from detkd.distill.detector_exits import DetectorSelfDistiller
@@ -91,8 +91,9 @@ def fit(
 
     distill = experiment.distill
     task_from = getattr(distill, "task_from", 0.0)
-    guessing = math.log(len(classes)) if trainable.network.kind == "classifier" else 0.0
-    watch = Watch(train.warmup, guessing) if distill and distill.balance != "auto" else None
+    watch = None
+    if distill and distill.balance != "auto":
+        watch = Watch(train.warmup, _guessing(experiment, len(classes)))
 
     def save_last() -> None:
         if fabric.is_global_zero:
@@ -206,6 +207,16 @@ def fit(
             if interrupted():
                 raise KeyboardInterrupt(_way_on(run))
     return progress
+
+
+def _guessing(experiment: AnyExperiment, classes: int) -> float:
+    """What a classifier's guesses cost; 0 of a detector, whose task never costs next to nothing.
+
+    A low weight of the labels does not lower it: it says that terms are to teach more.
+    """
+    if not isinstance(experiment, ClassifierExperiment):
+        return 0.0
+    return max(1.0, experiment.loss.weight) * math.log(classes)
 
 
 def _stale(progress: Progress, train: Any) -> bool:

@@ -29,7 +29,8 @@ class Decisions:
             that accuracy: then every image is.
         early: the probability, without the temperature, from which on an exit is sure; None if
             none ever is, or there are no exits.
-        chosen_on: the images: their `side` and `source`, how many `images` of how many `samples`.
+        chosen_on: the images: their `side` and `source`, how many `images` of how many `samples`,
+            and a `digest` by which they are known again.
         early_temperature: the temperature of what images say that stop at an exit that is sure,
             and
         early_unknown: the threshold of 'unknown' for these. An exit is less sure of itself than

@@ -371,30 +371,9 @@ def is_signed(backbone: Backbone, name: str, size: int = 64) -> bool:
         backbone.train(training)
 
 
-def check_size(name: str, backbone: Backbone, height: int, width: int) -> None:
-    """Whether it runs on images of this size; many a transformer takes one alone.
-
-    Raises:
-        ConfigError: it does not.
-    """
-    if _takes(backbone, height, width):
-        return
-    import timm
-
-    settings = timm.get_pretrained_cfg(name.removeprefix("timm/").partition("@")[0])
-    made = f"It was made for {settings.input_size[-1]}: give" if settings else "Give"
-    raise ConfigError(
-        f"data.image_size: '{name}' takes no images of {width} x {height} px. {made} a classifier "
-        "that, and a detector, whose frames have many shapes, another backbone."
-    )
-
-
 @torch.no_grad()
-def _takes(backbone: Backbone, height: int, width: int) -> bool:
-    if not backbone.whole:  # layers in a row take all sizes
-        return True
-    if not backbone.whole:
-        return True
+def takes(backbone: Backbone, height: int, width: int) -> bool:
+    """Whether it runs on images of this size; many of timm's take one alone, or not all."""
     training = backbone.training
     try:
         backbone.eval()(torch.zeros(1, 3, height, width))
@@ -403,6 +382,16 @@ def _takes(backbone: Backbone, height: int, width: int) -> bool:
     finally:
         backbone.train(training)
     return True
+
+
+def made_for(name: str) -> int | None:
+    """The side in px of the images that a network of timm was published for, if it says so."""
+    if not name.startswith("timm/"):
+        return None
+    import timm
+
+    settings = timm.get_pretrained_cfg(name.removeprefix("timm/").partition("@")[0])
+    return settings.input_size[-1] if settings else None
 
 
 def _timm_backbone(name: str, weights: str | None, last: str) -> TimmBackbone:

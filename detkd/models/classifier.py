@@ -21,10 +21,11 @@ from detkd.models.backbones import (
     Backbone,
     Feature,
     build_backbone,
-    check_size,
     is_signed,
+    made_for,
     measure_stages,
     published_network,
+    takes,
 )
 from detkd.models.class_heads import BEHIND, Exit, Head, exit_stages
 from detkd.models.compression import compress
@@ -179,7 +180,12 @@ def build_classifier(
     """
     criterion = LabelLoss(loss or LabelLossConfig(), counts)
     backbone, head = _parts(config, len(classes))
-    check_size(config.backbone, backbone, image_size, image_size)
+    if config.backbone.startswith("timm/") and not takes(backbone, image_size, image_size):
+        published = made_for(config.backbone)
+        raise ConfigError(
+            f"data.image_size: '{config.backbone}' takes no images of {image_size} x {image_size} "
+            f"px; name another size{f', such as its own of {published}' if published else ''}."
+        )
     if config.cut:
         exit_stages([config.cut], backbone, "model.cut")
         cut = backbone.until(config.cut)

@@ -20,7 +20,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detkd.config import ModelConfig
 from detkd.errors import ConfigError
-from detkd.models.backbones import Backbone, Feature, build_backbone, check_size
+from detkd.models.backbones import Backbone, Feature, build_backbone, takes
 from detkd.models.neck import Neck, Sizes, build_neck
 from detkd.models.roi_features import build_roi_features
 from detkd.models.roi_heads import BoxPredictor, SigmoidRoIHeads
@@ -232,9 +232,14 @@ def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) 
         frozen_stages=model.frozen_stages,
         frozen_norm=model.frozen_norm,
     )
-    side = -(-image_size // 32) * 32  # batches are padded to multiples of 32 px
-    for height in (side, 32):
-        check_size(name, body, height, side)
+    if body.whole:  # those that run layer by layer take all sizes that are multiples of 32
+        side = -(-image_size // 32) * 32
+        for height in (side, max(32, side // 64 * 32)):
+            if not takes(body, height, side):
+                raise ConfigError(
+                    f"model.backbone: '{name}' takes no images of {side} x {height} px, and a "
+                    "detector's frames have many shapes; name another."
+                )
     neck = build_neck(model.neck, body.features, model.neck_channels, model.levels)
     return Detector(Trunk(body, neck), classes, image_size, model)
 

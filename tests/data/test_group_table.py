@@ -99,3 +99,24 @@ def test_rows_by_name_alone_serve_where_they_agree_or_names_are_unique(tmp_path)
     assert groups(tmp_path, [("1.png", "x"), ("other/2.png", "y")], names) == ["x", "y"]
     twice = [("x/1.png", "same"), ("y/1.png", "same")]
     assert groups(tmp_path, twice, names) == ["same", None]
+
+
+def test_a_row_whose_image_is_not_there_takes_no_other_slides(tmp_path):
+    rows = [(f"C:\\slides\\{slide}\\{k}.tif", slide) for slide in "AB" for k in range(6)]
+    names = [f"images/{slide}/{k}.png" for slide in "ABC" for k in range(6)]
+    names.remove("images/A/5.png")
+    assert groups(tmp_path, rows, names) == ["A"] * 5 + ["B"] * 6 + [None] * 6
+    rows = [("C:\\slides\\A\\001.tif", "A"), ("C:\\slides\\B\\002.tif", "B")]
+    assert groups(tmp_path, rows, ["images/B/001.png", "images/B/002.png"]) == [None, "B"]
+    rows = [("A/1.tif", "A"), ("A/2.tif", "A"), ("Z/3.tif", "Z")]
+    assert groups(tmp_path, rows, ["A/1.png", "A/2.png", "A/3.png"]) == ["A", "A", None]
+    # A bare name beside rows with folders means any.
+    rows = [("A/1.png", "A"), ("2.png", "two")]
+    assert groups(tmp_path, rows, ["A/1.png", "A/2.png"]) == ["A", "two"]
+
+
+def test_stems_may_hold_points(tmp_path):
+    stems = ["a_jpg.rf.abc123", "b_jpg.rf.0bc123", "c_jpg.rf.ffe", "slide.A", "slide.B", "img.left"]
+    rows = [(stem, f"g{at}") for at, stem in enumerate(stems)]
+    names = [*(f"{stem}.jpg" for stem in stems), "img.jpg"]
+    assert groups(tmp_path, rows, names) == [*(group for _, group in rows), None]

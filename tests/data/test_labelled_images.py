@@ -196,6 +196,8 @@ def test_the_pages_of_a_stack_are_images_of_one_group(folders):
         (folders / "t.csv").write_text("\n".join(["file,label,group", *rows, "bee/s0/0.png,b,x"]))
         found = groups_of(read_labelled(folders / "t.csv"))
         assert found[0] == found[1] != found[2]
+    with pytest.raises(DataError, match=r"\(the pages of a stack are one group\): 2 groups cannot"):
+        divide_labelled(read_labelled(folders / "t.csv"), [1, 1, 1])
 
 
 def test_sides_in_the_place_of_classes_are_refused(tmp_path):
@@ -212,6 +214,12 @@ def test_sides_in_the_place_of_classes_are_refused(tmp_path):
         read_labelled(tmp_path / "one")
     picture(tmp_path / "one/ant/0.png", (1, 0, 0))  # a class may be called so, among others
     assert read_labelled(tmp_path / "one").classes == ("ant", "training")
+    for name in ("valid/0.png", "train/0.png"):  # or alone, where its images are right there
+        picture(tmp_path / "two" / name, (1, 0, 0))
+    assert read_labelled(tmp_path / "two").classes == ("train", "valid")
+    with pytest.raises(DataError, match=r"--data.train \S*/val, and"):
+        picture(tmp_path / "three/val/ant/0.png", (1, 0, 0))
+        read_labelled(tmp_path / "three")
 
 
 def test_images_of_few_deep_shades_are_stretched_alike(tmp_path):

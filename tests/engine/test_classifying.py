@@ -658,26 +658,32 @@ def test_images_of_one_class_are_judged_and_none_can_be_learned_from(tiny, tmp_p
     one.write_text("\n".join([header, *last]))
     config = tiny("val", data__train=str(rest), data__val=str(one), train__epochs=1)
     assert train(config, tmp_path / "val") == 0
+    left_out = ["--data.leave_out", json.dumps([rows[-1].split(",")[1]])]
+    assert train(config, tmp_path / "none", *left_out) == 2
+    assert "alone, which data.leave_out leaves out" in capsys.readouterr().err
 
 
-def test_the_validation_images_are_known_however_their_folder_is_written(
-    tiny, tmp_path, crops, monkeypatch
-):
+def test_the_validation_images_are_known_wherever_one_stands(tiny, tmp_path, crops, monkeypatch):
     header, *rows = crops.read_text().splitlines()
+    here = tmp_path / "here"
+    shutil.copytree(crops.parent, here)
     for name, part in (("a", rows[::2]), ("b", rows[1::2])):
-        (crops.parent / f"{name}.csv").write_text("\n".join([header, *part]))
-    sides = {
-        f"data__{key}": str(crops.parent / f"{n}.csv")
-        for key, n in zip(("train", "val"), "ab", strict=True)
-    }
-    assert train(tiny(train__epochs=1, **sides), tmp_path / "run") == 0
-    monkeypatch.chdir(crops.parent)
+        (here / f"{name}.csv").write_text("\n".join([header, *part]))
+    monkeypatch.chdir(tmp_path)
+    config = tiny(train__epochs=1, data__train="here/a.csv", data__val="here/b.csv")
+    assert train(config, tmp_path / "run") == 0
+    shutil.copytree(here, tmp_path / "trap/here")  # other images under the same names
+    for row in rows[1::2]:
+        picture = tmp_path / "trap/here" / row.split(",")[0]
+        picture.write_bytes(picture.read_bytes() + b"more")
     argv = ["--checkpoint", tmp_path / "run/best.pt", "--out", tmp_path / "judged", "--data"]
-    for source, there in (
-        ("./b.csv", True),
-        (f"../{crops.parent.name}/b.csv", True),
-        ("a.csv", False),
+    for stand, source, there in (
+        (here, "./b.csv", True),
+        (here, "../here/b.csv", True),
+        (here, "a.csv", False),
+        (tmp_path / "trap", "here/b.csv", False),
     ):
+        monkeypatch.chdir(stand)
         assert judge(*argv, source) == 0
         told = json.loads((tmp_path / "judged/metrics.json").read_text())["chosen_on"]
         assert told["measured_there"] is there

@@ -558,10 +558,16 @@ def test_a_published_backbone_begins_as_that_of_a_checkpoint(tmp_path, head):
         assert torch.equal(begun[key], value), key
 
 
-def test_a_network_of_one_size_is_refused_at_another():
-    assert build("timm/levit_128s", size=224).image_size == 224
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("levit_128s", 96, "96 x 96 px; name another size, such as its own of 224."),
+        ("pvt_v2_b0", 16, "16 x 16 px; name another size, such as its own of 224."),
+        ("lambda_resnet26t", 100, "100 x 100 px; name another size, such as its own of 256."),
+    ],
+)
+def test_a_size_that_a_network_does_not_take_is_refused(name, size, said):
     with pytest.raises(ConfigError) as refused:
-        build("timm/levit_128s", size=96)
-    assert "'timm/levit_128s' takes no images of 96 x 96 px. It was made for 224: give" in str(
-        refused.value
-    )
+        build(f"timm/{name}", size=size)
+    assert f"'timm/{name}' takes no images of {said}" in str(refused.value)
+    assert build("timm/levit_128s", size=224).image_size == 224

@@ -162,7 +162,11 @@ def test_first_frame_does_not_decide_the_scales_of_roi_align(size):
 @pytest.mark.parametrize("image_size", [96, 224])
 def test_a_backbone_of_one_size_is_none_for_frames_of_many_shapes(image_size):
     config = model(backbone="timm/levit_128s", neck="none", levels=["p4"], anchor_sizes=[[32.0]])
-    with pytest.raises(
-        ConfigError, match=r"@c4. takes no images of (96 x 96|224 x 32) px. It was made for 224"
-    ):
+    with pytest.raises(ConfigError, match=r"@c4' takes no images of (96 x 96|224 x 96) px, and"):
         build_detector(config, ["a"], image_size)
+
+
+def test_a_backbone_that_needs_some_pixels_serves_frames_of_usual_shapes():
+    config = model(backbone="timm/inception_v3", neck="none", levels=["p4"], anchor_sizes=[[32.0]])
+    detector = build_detector(config, ["a"], 320).eval()
+    assert len(detector([torch.rand(3, 240, 320), torch.rand(3, 320, 200)])) == 2
