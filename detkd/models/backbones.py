@@ -386,8 +386,6 @@ def takes(backbone: Backbone, height: int, width: int) -> bool:
 
 def made_for(name: str) -> int | None:
     """The side in px of the images that a network of timm was published for, if it says so."""
-    if not name.startswith("timm/"):
-        return None
     import timm
 
     settings = timm.get_pretrained_cfg(name.removeprefix("timm/").partition("@")[0])
