@@ -165,14 +165,11 @@ def read_labelled(source: str | Path) -> LabelledSet:
 
 def _check_no_sides(root: Path, images: Sequence[LabelledImage]) -> None:
     """Refuse sides in the place of classes: ROOT/train/CLASS beside ROOT/val/CLASS."""
-    flat = {image.label for image in images if image.file.count("/") == 1}
     labels = sorted({image.label for image in images})
-    sides = {
-        label: SIDE_OF[label.lower()]
-        for label in labels
-        if label.lower() in SIDE_OF and label not in flat
-    }
-    if len(set(sides.values())) < 2 and len(sides) < len(labels):
+    deep = {image.label for image in images if image.file.count("/") > 1}
+    known = {label: SIDE_OF[label.lower()] for label in labels if label.lower() in SIDE_OF}
+    sides = {label: side for label, side in known.items() if label in deep}
+    if len(set(sides.values())) < 2 and (not sides or len(known) < len(labels)):
         return
     named = {side: label for label, side in sides.items()}
     first, val = named.get("train", next(iter(sides))), named.get("val")

@@ -176,6 +176,8 @@ def _where(
     there = side == chosen_on["side"]
     if side is None:  # images that were named may be these very ones
         there = chosen_on.get("digest") == _digest(said, source)
+        if "digest" not in chosen_on:  # of an older detkd
+            there = all(chosen_on[k] == measured_on[k] for k in ("source", "images", "samples"))
     return {
         "measured_on": measured_on,
         "chosen_on": {**chosen_on, "measured_there": there},

@@ -31,7 +31,7 @@ def whole(tmp_path):
         "file,group\nday/000.png,A\nday/001.png,A\n",
         "image,sample\n000.png,A\n001.png,A\n",
         "image_id,group_id\n000,A\n001,A\n",
-        "\ufefffile;group\r\nother\\000.jpg;A\r\nother\\001.jpg; A \r\n",
+        "\ufefffile;group\r\nother\\Day\\000.jpg;A\r\nother\\Day\\001.jpg; A \r\n",
         " file , group \nday/000.png,A\nday/001.png,A\n",
     ],
 )

@@ -97,8 +97,8 @@ def test_what_a_table_leaves_open_is_refused(tmp_path, rows, said):
 def test_rows_by_name_alone_serve_where_they_agree_or_names_are_unique(tmp_path):
     names = ["A/1.png", "B/2.png"]
     assert groups(tmp_path, [("1.png", "x"), ("other/2.png", "y")], names) == ["x", "y"]
-    twice = [("x/1.png", "same"), ("y/1.png", "same")]
-    assert groups(tmp_path, twice, names) == ["same", None]
+    twice = [("x/1.png", "same"), ("y/1.png", "same"), ("y/2.png", "two")]
+    assert groups(tmp_path, twice, names) == ["same", "two"]
 
 
 def test_a_row_whose_image_is_not_there_takes_no_other_slides(tmp_path):
@@ -120,3 +120,69 @@ def test_stems_may_hold_points(tmp_path):
     rows = [(stem, f"g{at}") for at, stem in enumerate(stems)]
     names = [*(f"{stem}.jpg" for stem in stems), "img.jpg"]
     assert groups(tmp_path, rows, names) == [*(group for _, group in rows), None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "found"),
+    [
+        # A slide that the table does not name takes nothing of one that the data has not.
+        (
+            [("x/A/1.tif", "A"), ("x/D/1.tif", "D"), ("x/E/2.tif", "E")],
+            ["A/1.png", "C/1.png", "C/2.png"],
+            ["A", None, None],
+        ),
+        (
+            [("b1/A/1", "1A"), ("b1/B/1", "1B")],
+            ["b1/B/1.png", "b2/A/1.png", "b2/B/1.png"],
+            ["1B", None, None],
+        ),
+        # A path that is equal goes before all.
+        ([("A/1.png", "A"), ("test/A/1.png", "T")], ["A/1.png"], ["A"]),
+        ([("1.png", "r")], ["1.png", "A/1.png"], ["r", None]),
+        # Last folders that tell nothing apart, of one side or of both.
+        (
+            [("C:\\slides\\A\\1.tif", "A"), ("C:\\slides\\B\\1.tif", "B")],
+            ["images/A/crop/1.png", "images/C/crop/1.png"],
+            ["A", None],
+        ),
+        (
+            [("A/raw/1.png", "A"), ("B/raw/2.png", "B")],
+            ["A/1.png", "A/2.png", "B/3.png"],
+            ["A", None, None],
+        ),
+        (
+            [("x/B/img/1", "B"), ("x/D/img/1", "D")],
+            ["C/img/1.png", "D/img/1.png"],
+            [None, "D"],
+        ),
+        # Case and accents of another system, a way up, two suffixes, and a group left empty.
+        (
+            [("slides/a/IMG_1.TIF", "A"), ("slides/b/o\u0308.tif", "B")],
+            ["A/img_1.png", "B/ö.png"],
+            ["A", "B"],
+        ),
+        ([("a/1.png", "small"), ("A/1.png", "big")], ["a/1.png", "A/1.png"], ["small", "big"]),
+        ([("A/B/../1.png", "A")], ["B/1.png", "A/1.png"], [None, "A"]),
+        ([("A/s.ome.tif", "S")], ["A/s.png"], ["S"]),
+        ([("A/1.png", ""), ("A/1.png", "A"), ("A/2.png", "")], ["A/1.png", "A/2.png"], ["A", ""]),
+        # Pages of stacks with another suffix.
+        (
+            [("A/s.tiff#page=1", "one"), ("A/s.tiff#page=2", "two")],
+            ["A/s.TIF#page=1", "A/s.TIF#page=2"],
+            ["one", "two"],
+        ),
+    ],
+)
+def test_which_row_means_which_image(tmp_path, rows, names, found):
+    assert groups(tmp_path, rows, names) == found
+
+
+@pytest.mark.parametrize(
+    "rows", [[("other/1.png", "A")], [("other/1.png", "A"), ("other/9.png", "B")]]
+)
+def test_names_in_other_folders_are_believed_where_they_are_those_of_all_images(tmp_path, rows):
+    assert groups(tmp_path, rows, ["day/1.png"]) == ["A"]
+    with pytest.raises(DataError, match=r"line 2 \('other/1.png'\) is called as day/1.png is, but"):
+        groups(tmp_path, rows, ["day/1.png", "day/2.png"])
+    with pytest.raises(DataError, match=r"A row names one as the data does, such as data/day/1"):
+        groups(tmp_path, [("data/night/1.png", "A")], ["data/day/1.png"])

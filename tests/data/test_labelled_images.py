@@ -214,6 +214,10 @@ def test_sides_in_the_place_of_classes_are_refused(tmp_path):
         read_labelled(tmp_path / "one")
     picture(tmp_path / "one/ant/0.png", (1, 0, 0))  # a class may be called so, among others
     assert read_labelled(tmp_path / "one").classes == ("ant", "training")
+    (tmp_path / "ds/Test/ant/0.png").rename(tmp_path / "ds/Test/0.png")  # a test without labels
+    picture(tmp_path / "ds/valid/sheet.png", (1, 0, 0))
+    with pytest.raises(DataError, match="its folders train, valid are sides"):
+        read_labelled(tmp_path / "ds")
     for name in ("valid/0.png", "train/0.png"):  # or alone, where its images are right there
         picture(tmp_path / "two" / name, (1, 0, 0))
     assert read_labelled(tmp_path / "two").classes == ("train", "valid")
