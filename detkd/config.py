@@ -402,7 +402,7 @@ class ClassifierConfig:
         attention: behind each stage: none, cbam (channels, then cells) or eca (channels).
         convolutions: full; grouped (with `groups`, and channels shuffled behind them) or depthwise
             (separable) in place of every convolution of 3x3 or more.
-        groups: of grouped convolutions.
+        groups: of grouped convolutions: the greatest number up to it that divides both widths.
         head: pooled (mean over cells, then one linear layer) or published (with the layers that
             the published network has between the two).
         dropout: before the linear layer of a pooled head.

@@ -79,6 +79,11 @@ def _show_unknown(console: Console, unknown: dict[str, Any], where: str = "") ->
             f"'unknown' below {unknown['threshold']:.2f}{where}: {unknown['coverage']:.0%} get a "
             f"class, of which {number(unknown['accuracy'])} are right"
         )
+    else:
+        console.print(
+            f"no threshold had {unknown['asked_accuracy']:.0%} of the validation images right"
+            f"{where}, or these were too few to tell: all are 'unknown'"
+        )
 
 
 def _show_against(console: Console, against: dict[str, Any]) -> None:

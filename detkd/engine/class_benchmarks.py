@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
@@ -64,10 +64,11 @@ def bench_classify(
     Raises:
         CheckpointError: the run has no network with exits, or was not judged.
     """
+    network, shares = _with_exits(image_size, run)  # first: it may be refused
     return {
         "training": _training(steps, image_size, batch_size),
         "answering": _answering(steps, image_size, deploy),
-        "exits": _exits(steps, image_size, run),
+        "exits": _exits(steps, network, shares),
     }
 
 
@@ -176,13 +177,12 @@ def _used(network: Classifier) -> Classifier:
     return network
 
 
-def _exits(steps: int, image_size: int, run: Path | None) -> dict[str, Any]:
+def _exits(steps: int, network: Classifier, shares: Mapping[str, float]) -> dict[str, Any]:
     """Milliseconds and operations of one image until each exit and the head, on one thread.
 
-    `alone` is the head without an exit on the way: what is saved is saved of that. With a run, its
-    own shares of images that stop at each exit make a mean.
+    `alone` is the head without an exit on the way: what is saved is saved of that. The shares of
+    images that stop at each exit, where they are known, make a mean.
     """
-    network, shares = _with_exits(image_size, run)
     side = network.image_size
     image = torch.rand(1, 3, side, side)
     flops = exit_flops(network, side)

@@ -112,6 +112,8 @@ def _check_folds(runs: Sequence[Path]) -> Path:
                 f"{one.get(odd[0])!r} in one and {said[0].get(odd[0])!r} in the other; name runs "
                 "of one config, that differ in data.fold alone."
             )
+    if twice := sorted({at for at in numbers if numbers.count(at) > 1}):
+        raise DataError(f"--folds: fold {twice[0]} is named twice; name the run of each once.")
     if set(numbers) != set(range(folds)):
         missing = ", ".join(str(at) for at in range(folds) if at not in numbers)
         raise DataError(

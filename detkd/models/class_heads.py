@@ -101,9 +101,11 @@ def exit_stages(names: Sequence[str], backbone: Backbone, key: str) -> list[str]
     An exit sits behind weights that no exit before it has, and leaves some for the deepest one.
 
     Raises:
-        ConfigError: under `key`: there is no such stage, it only pools, or no weights are behind
-            it, so that its exit would be the whole network.
+        ConfigError: under `key`: there is no such stage, it is named twice, it only pools, or no
+            weights are behind it, so that its exit would be the whole network.
     """
+    if twice := next((name for name in names if list(names).count(name) > 1), None):
+        raise ConfigError(f"{key}: names '{twice}' twice; a stage has one exit.")
     there = [name for name in backbone.features if name not in backbone.bare][:-1]
     for name in names:
         if name not in there:

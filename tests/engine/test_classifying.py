@@ -469,7 +469,8 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
     capsys.readouterr()
     for argv, said in (
         ([runs[0]], "of the 2 folds 1 is missing"),
-        ([runs[0], runs[0] / "../fold-0", runs[1]], "which"),
+        ([runs[0], runs[0] / "../fold-0", runs[1]], "fold 0 is named twice"),
+        ([*runs, runs[1]], "fold 1 is named twice"),
         ([runs[0], other, runs[1]], "differ in data.fold alone"),
         ([runs[0], wider], "model.backbone is 'shallow_x1' in one"),
         ([runs[0], tmp_path], "holds no config.yaml of a run"),
@@ -708,7 +709,10 @@ def test_images_of_classes_that_it_does_not_know_are_judged_as_unknown(
     assert foreign["images"] == foreign["per_class"][names[0]]["images"] == count
     assert metrics["measured_on"]["images"] == len(rows) - 1 - count
     assert list(metrics["per_class"]) == names[1:]
-    assert f"of {count} images of other classes" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"of {count} images of other classes" in out
+    assert metrics["unknown"]["threshold"] is None  # of so few validation images
+    assert "or these were too few to tell: all are 'unknown'" in " ".join(out.split())
 
 
 def test_a_network_is_cut_at_an_exit_into_a_checkpoint_of_its_own(tiny, tmp_path, capsys):

@@ -441,6 +441,7 @@ def test_stopping_at_an_exit_saves_operations(backbone, convolutions):
     ("changes", "said"),
     [
         ({"exits": ["c5"]}, "no exit can sit on 'c5'; there are c2, c3, c4: an exit needs weights"),
+        ({"exits": ["c2", "c2"]}, "model.exits: names 'c2' twice"),
         ({"exits": ["c9"]}, r"model.exits: no exit can sit on 'c9'; there are c2, c3, c4\."),
         ({"cut": "c5"}, "model.cut: no exit can sit on 'c5'; there are c2, c3, c4: an exit needs"),
         # VGG's last stage only pools, so its c4 is the whole network; ShuffleNet's first does.
