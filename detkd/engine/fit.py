@@ -131,7 +131,9 @@ def fit(
                     if watch:
                         watch.look(values, progress.step)
                     fabric.backward(total / train.accumulate)
-                measured |= _report(trainable)
+                measured |= (report := _report(trainable))
+                if watch:
+                    watch.measured(report)
                 display.step(progress.epoch, progress.batch, values)
                 if not is_step:
                     continue

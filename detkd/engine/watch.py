@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Mapping
 
@@ -10,10 +11,14 @@ from detkd.errors import UserError
 
 WINDOW = 50  # steps whose mean is looked at
 TOO_MUCH = 10.0  # times the task loss
+TOO_HARD = 3.0  # times as hard as the task, at the backbone's outputs
 
 
 class Watch:
-    """Raises a diagnosis once a term is more than ten times the task loss.
+    """Raises a diagnosis once a term is more than ten times the task loss, and pulls harder.
+
+    The size alone says little: the squared distance of large features is large, and may pull less
+    than the task. Where pulls are not measured, it is all that is known.
 
     A classifier that has learned its images has a task loss near 0, and its terms drown nothing:
     they are held against what guessing costs, ln K of K classes, as long as the task costs less.
@@ -26,6 +31,14 @@ class Watch:
     def __init__(self, after: int, guessing: float = 0.0) -> None:
         self.after, self.guessing = after, guessing
         self.seen: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
+        self.pulls: dict[str, float] = {}
+
+    def measured(self, report: Mapping[str, float]) -> None:
+        """Take note of how hard terms pulled, as shares of the task's: `pull/hint`."""
+        for name, value in report.items():
+            kind, _, term = name.partition("/")
+            if kind == "pull":
+                self.pulls[term] = value
 
     def look(self, losses: Mapping[str, float], step: int) -> None:
         """Take note of a step's losses by name.
@@ -52,7 +65,7 @@ class Watch:
         least = self.guessing * WINDOW
         held, called = (task, "the task loss") if task >= least else (least, "what guessing costs")
         for name, total in sums.items():
-            if total > TOO_MUCH * held:
+            if total > TOO_MUCH * held and self.pulls.get(name, math.inf) > TOO_HARD:
                 raise UserError(
                     f"step {step}: the term '{name}' was {total / held:.0f} times {called} "
                     f"over the last {WINDOW} steps and drowns the task. Divide its weight by "

@@ -213,3 +213,14 @@ def test_a_classifier_that_has_learned_its_images_is_not_held_against_a_loss_of_
     with pytest.raises(UserError, match="the term 'kl' was 15 times the task loss"):
         for step in range(50):
             watch.look({"loss_label": 2.0, "kl@logits": 30.0}, step)
+
+
+def test_a_large_loss_that_pulls_little_drowns_nothing():
+    losses = {"loss_label": 0.5, "hint@c4": 30.0}
+    watch = Watch(after=0)
+    watch.measured({"pull/hint": 0.3, "size/hint@c4": 60.0})
+    for step in range(60):
+        watch.look(losses, step)
+    watch.measured({"pull/hint": 4.0})
+    with pytest.raises(UserError, match="the term 'hint' was 60 times the task loss"):
+        watch.look(losses, 60)

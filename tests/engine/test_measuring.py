@@ -18,7 +18,14 @@ from detkd.config import (
 )
 from detkd.data.class_dataset import ClassDataset
 from detkd.distill.classifier_distiller import build_classifier_distiller
-from detkd.engine.class_benchmarks import CLASSES, TERM, _crops, _exits, _with_its_batch
+from detkd.engine.class_benchmarks import (
+    CLASSES,
+    TERM,
+    _crops,
+    _exits,
+    _with_exits,
+    _with_its_batch,
+)
 from detkd.engine.profile import measure_cost
 from detkd.errors import CheckpointError
 from detkd.models.classifier import build_classifier
@@ -137,11 +144,11 @@ def test_what_exits_save_is_counted_with_the_shares_of_a_run(tmp_path):
         run / "best.pt",
     )
     with pytest.raises(CheckpointError, match=r"has no metrics\.json of a network with exits"):
-        _exits(1, 64, run)
+        _with_exits(64, run)
     shares = {"c2": 0.5, "c4": 0.25, "last": 0.25}
     early = {"exits": {name: {"share": share} for name, share in shares.items()}}
     (run / "metrics.json").write_text(json.dumps({"early": early}))
-    found = _exits(1, 64, run)
+    found = _exits(1, *_with_exits(64, run))
     alone = found["alone"]["mflops"]
     spent = sum(share * found[name]["mflops"] / alone for name, share in shares.items())
     assert found["run"]["flops_saved"] == pytest.approx(1 - spent)
