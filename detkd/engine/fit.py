@@ -36,6 +36,7 @@ from detkd.engine.watch import Watch
 from detkd.errors import ConfigError, UserError
 from detkd.models.network import Network
 
+FAR = 0.05  # of a score, by which averaged weights are told to be worse than the newest
 Trainable = Network | Distiller | ClassifierDistiller | SelfDistiller | DetectorSelfDistiller
 Judge = Callable[[Network], dict[str, Any]]
 
@@ -194,6 +195,13 @@ def fit(
                     },
                 )
                 display.judged(progress.epoch, metrics)
+                if average and progress.epoch == train.epochs:
+                    newest = judge(trainable.network)[scores[0]] or 0.0
+                    if newest > score + FAR:
+                        display.tell(
+                            f"the newest weights have {newest:.3f}, the averaged ones, which are "
+                            f"kept, {score:.3f}: train.ema: 0 keeps the newest"
+                        )
             progress.best, progress.best_epoch = fabric.broadcast(
                 (progress.best, progress.best_epoch)
             )

@@ -23,6 +23,7 @@ from detkd.cli.arguments import read_kind
 from detkd.config import ClassDataConfig
 from detkd.data.class_dataset import ClassDataset
 from detkd.data.labelled_images import read_labelled
+from detkd.engine.average import Average
 from detkd.engine.class_parts import digest_of_division, sides_of
 from detkd.engine.class_preflight import check_knowledge, seen_before
 from detkd.engine.figures import class_figures
@@ -479,6 +480,20 @@ def test_folds_are_judged_as_one(tiny, tmp_path, capsys):
     ):
         assert judge("--folds", *argv) == 2
         assert said in capsys.readouterr().err
+
+
+def test_averaged_weights_that_are_far_worse_than_the_newest_are_told(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    config = tiny(train__epochs=12, train__judge_every=12, data__augment="none")
+    assert train(config, tmp_path / "a", "--train.lr", "0") == 0
+    assert "the newest weights have" not in capsys.readouterr().out
+    monkeypatch.setattr(Average, "update", lambda *_: None)  # so that they stay at the start
+    assert train(config, tmp_path / "b") == 0
+    out = capsys.readouterr()
+    assert re.search(r"the newest weights have 0\.\d+, the averaged ones", out.out + out.err)
+    assert train(config, tmp_path / "c", "--train.ema", "0") == 0
+    assert "the newest weights have" not in capsys.readouterr().out
 
 
 def test_training_ends_early_at_an_epoch_that_was_judged(tiny, tmp_path):
