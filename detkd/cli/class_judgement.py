@@ -71,6 +71,14 @@ def show_classes(metrics: dict[str, Any]) -> None:
         _show_against(console, against)
 
 
+def no_threshold(accuracy: float, where: str = "") -> str:
+    """The sentence where none was good enough on the validation images."""
+    return (
+        f"no threshold had {accuracy:.0%} of the validation images right{where}, or these were too "
+        "few to tell: all are 'unknown'"
+    )
+
+
 def _show_unknown(console: Console, unknown: dict[str, Any], where: str = "") -> None:
     from detkd.evaluation.report import number
 
@@ -80,10 +88,7 @@ def _show_unknown(console: Console, unknown: dict[str, Any], where: str = "") ->
             f"class, of which {number(unknown['accuracy'])} are right"
         )
     else:
-        console.print(
-            f"no threshold had {unknown['asked_accuracy']:.0%} of the validation images right"
-            f"{where}, or these were too few to tell: all are 'unknown'"
-        )
+        console.print(no_threshold(unknown["asked_accuracy"], where))
 
 
 def _show_against(console: Console, against: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detkd.cli.class_judgement import no_threshold
 from detkd.cli.parser import build_parser
 from detkd.errors import DataError
 
@@ -182,10 +183,7 @@ def _chosen(options: argparse.Namespace, model: Answering) -> tuple[float, float
             "--threshold, or 0 to have a class for everything."
         )
     if decisions.unknown is None:
-        print(
-            f"no threshold had {decisions.accuracy:.0%} of the validation images right, or these "
-            "were too few to tell: all are 'unknown'; --threshold names another"
-        )
+        print(f"{no_threshold(decisions.accuracy)}; --threshold names another")
         return temperature, float("inf")
     return temperature, decisions.unknown
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -32,21 +32,15 @@ class Named:
     name: str
 
     @cached_property
-    def page(self) -> str | None:
-        """The number of a stack's page, which a row may leave out."""
+    def file_and_page(self) -> tuple[str, str | None]:
+        """The name without the number of a stack's page, and that, which a row may leave out."""
         match = PAGE.fullmatch(self.name)
-        return match["page"] if match else None
-
-    @cached_property
-    def file(self) -> str:
-        """The name without the number of a page."""
-        match = PAGE.fullmatch(self.name)
-        return match["file"] if match else self.name
+        return (match["file"], match["page"]) if match else (self.name, None)
 
     @cached_property
     def stem(self) -> str:
         """The name without page and suffix; what begins with a digit is no suffix."""
-        path = PurePosixPath(self.file)
+        path = PurePosixPath(self.file_and_page[0])
         stem = path.name if path.suffix[1:2].isdigit() else path.stem
         return stem.removesuffix(".ome")
 
@@ -55,11 +49,13 @@ class Named:
 
     @cached_property
     def as_row(self) -> tuple[Name, ...]:
-        return self.name, self.name, self.name, (self.stem, self.page), (self.stem, self.page)
+        paged = self.stem, self.file_and_page[1]
+        return self.name, self.name, self.name, paged, paged
 
     @cached_property
     def as_image(self) -> tuple[Name, ...]:
-        return self.name, self.file, self.stem, (self.stem, self.page), (self.stem, None)
+        file, page = self.file_and_page
+        return self.name, file, self.stem, (self.stem, page), (self.stem, None)
 
 
 @dataclass(frozen=True)
@@ -162,12 +158,13 @@ def _matched(table: Path, rows: Sequence[Row], images: Sequence[Named]) -> dict[
     of_rows, of_images = _Folders(rows), _Folders(images)
     comparable = of_rows.all_names() & of_images.all_names()
     for depth in range(of_rows.shared(of_images), -1, -1):
+        # A row whose next folder is there means an image in it that is not, and no other.
+        deep = [row for row in rows if len(row.folders) >= depth]
+        usable = [row for row in deep if not of_images.know(row, depth + 1)]
         for level in range(LEVELS):
             meant: dict[Key, list[Row]] = defaultdict(list)
-            for row in rows:
-                # One whose next folder is there means an image in it that is not, and no other.
-                free = row.line not in taken and len(row.folders) >= depth
-                if free and not of_images.know(row, depth + 1):
+            for row in usable:
+                if row.line not in taken:
                     meant[_end(row, depth), row.as_row[level]].append(row)
             wanting: dict[Key, list[int]] = defaultdict(list)
             for at, image in enumerate(images):
@@ -188,16 +185,27 @@ def _matched(table: Path, rows: Sequence[Row], images: Sequence[Named]) -> dict[
                     row = _one_of(table, same, [images[at] for at in places])
                     row_of.update(dict.fromkeys(places, row))
                     taken.update(each.line for each in same)
-    alone = next((image for at, image in enumerate(images) if at not in row_of), None)
-    if alone and not comparable:  # names alone are believed if they are those of all images
-        for at, row in row_of.items():
-            if images[at].folders and row.folders:
-                raise DataError(
-                    f"{table}: line {row.line} ('{row.written}') is called as "
-                    f"{images[at].written} is, but no image is in its folders, and no row means "
-                    f"{alone.written}; if it is of this data set, write the folders as that does."
-                )
+    if not comparable:
+        _check_guesses(table, images, row_of)
     return row_of
+
+
+def _check_guesses(table: Path, images: Sequence[Named], row_of: Mapping[int, Row]) -> None:
+    """Names alone, in other folders than the data's, are believed if they are those of all images.
+
+    Raises:
+        DataError: they are not.
+    """
+    alone = next((image for at, image in enumerate(images) if at not in row_of), None)
+    pairs = ((images[at], row) for at, row in row_of.items())
+    guesses = (pair for pair in pairs if all(each.folders for each in pair))
+    if alone and (guess := next(guesses, None)):
+        image, row = guess
+        raise DataError(
+            f"{table}: line {row.line} ('{row.written}') is called as {image.written} is, but no "
+            f"image is in its folders, and no row means {alone.written}; if it is of this data "
+            "set, write the folders as that does."
+        )
 
 
 class _Folders:

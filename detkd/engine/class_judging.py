@@ -79,7 +79,7 @@ def judge_folds(
     chosen_on = _images(said, "val", source)
     decisions = choose_decisions(said.logits, said.labels, None, chosen_on)
     metrics = judge_classes(said, decisions, bootstrap=bootstrap)
-    root = images if images.is_dir() else images.parent
+    root = _root_of(images)
     known = root if all((root / file).is_file() for file in said.files) else None
     return said, {**_where(said, decisions, "val", source), **metrics}, known
 
@@ -197,8 +197,7 @@ def _images(said: ClassPredictions, side: str | None, source: object) -> dict[st
 
 def _digest(said: ClassPredictions, source: object) -> str:
     """Of the images' names, labels and sizes, by which they are known wherever they lie."""
-    root = Path(str(source))
-    root = root if root.is_dir() else root.parent
+    root = _root_of(Path(str(source)))
     rows = [
         [file, said.classes[label], path.stat().st_size if path.is_file() else None]
         for file, label, path in zip(
@@ -206,3 +205,8 @@ def _digest(said: ClassPredictions, source: object) -> str:
         )
     ]
     return digest_of_tree(sorted(rows, key=lambda row: row[0]))
+
+
+def _root_of(source: Path) -> Path:
+    """Where the images of class folders, or of a table, lie."""
+    return source if source.is_dir() else source.parent

@@ -132,9 +132,9 @@ def fit(
                     if watch:
                         watch.look(values, progress.step)
                     fabric.backward(total / train.accumulate)
-                measured |= (report := _report(trainable))
+                measured |= _report(trainable)
                 if watch:
-                    watch.measured(report)
+                    watch.measured(measured)
                 display.step(progress.epoch, progress.batch, values)
                 if not is_step:
                     continue

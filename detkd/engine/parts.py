@@ -32,7 +32,7 @@ from detkd.evaluation.judge import judge_case
 from detkd.evaluation.plots import plot_all
 from detkd.evaluation.results import check_truth
 from detkd.files import write_json
-from detkd.models.detector import Detector, build_detector
+from detkd.models.detector import Detector, build_detector, padded
 from detkd.models.weights import levels_in, read_checkpoint
 
 
@@ -224,7 +224,7 @@ def _build_cache(
     data = experiment.data
     names = maps_needed(distill.losses, teacher, frames=data.unlabelled is not None)
     cache = MapCache(distill.cache, teacher, names)
-    side = -(-data.image_size // 32) * 32  # a batch is padded to multiples of 32 px
+    side = padded(data.image_size)
     views = data.views or _views(data)
     size = cache.plan(len(loader.dataset), views, (side, side))  # type: ignore[arg-type]
     print(

@@ -35,10 +35,11 @@ class Watch:
 
     def measured(self, report: Mapping[str, float]) -> None:
         """Take note of how hard terms pulled, as shares of the task's: `pull/hint`."""
-        for name, value in report.items():
-            kind, _, term = name.partition("/")
-            if kind == "pull":
-                self.pulls[term] = value
+        self.pulls |= {
+            name.removeprefix("pull/"): value
+            for name, value in report.items()
+            if name.startswith("pull/")
+        }
 
     def look(self, losses: Mapping[str, float], step: int) -> None:
         """Take note of a step's losses by name.

@@ -354,34 +354,32 @@ def measure_stages(stages: Mapping[str, nn.Module]) -> dict[str, Feature]:
     return features
 
 
-@torch.no_grad()
 def is_signed(backbone: Backbone, name: str, size: int = 64) -> bool:
     """Whether this feature can be negative: no ReLU is the last of it.
 
     Read off an image of noise of this size; of a network that takes no such image it is not known,
     and not said.
     """
-    training = backbone.training
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    try:
-        return bool((backbone.eval()(noise)[name] < 0).any())
-    except WRONG_SIZE:
-        return False
-    finally:
-        backbone.train(training)
+    maps = _maps_of(backbone, noise)
+    return maps is not None and bool((maps[name] < 0).any())
+
+
+def takes(backbone: Backbone, height: int, width: int) -> bool:
+    """Whether it runs on images of this size; many of timm's take one alone, or not all."""
+    return _maps_of(backbone, torch.zeros(1, 3, height, width)) is not None
 
 
 @torch.no_grad()
-def takes(backbone: Backbone, height: int, width: int) -> bool:
-    """Whether it runs on images of this size; many of timm's take one alone, or not all."""
+def _maps_of(backbone: Backbone, images: Tensor) -> dict[str, Tensor] | None:
+    """Its maps in evaluation mode, in which it is not left; None if it takes no such images."""
     training = backbone.training
     try:
-        backbone.eval()(torch.zeros(1, 3, height, width))
+        return backbone.eval()(images)
     except WRONG_SIZE:
-        return False
+        return None
     finally:
         backbone.train(training)
-    return True
 
 
 def made_for(name: str) -> int | None:

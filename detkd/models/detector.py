@@ -216,6 +216,11 @@ class ProposalHead(nn.Module):
         return logits, [self.bbox_pred(x).float() for x in hidden]
 
 
+def padded(side: int) -> int:
+    """The side in px of a batch whose images have this one: a multiple of 32."""
+    return -(-side // 32) * 32
+
+
 def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) -> Detector:
     """A detector for `classes` (the background is none of them) at `image_size` px.
 
@@ -233,7 +238,7 @@ def build_detector(model: ModelConfig, classes: Sequence[str], image_size: int) 
         frozen_norm=model.frozen_norm,
     )
     if body.whole:  # those that run layer by layer take all sizes that are multiples of 32
-        side = -(-image_size // 32) * 32
+        side = padded(image_size)
         for height in (side, max(32, side // 64 * 32)):
             if not takes(body, height, side):
                 raise ConfigError(

@@ -144,11 +144,8 @@ def test_boxes_of_a_table_are_cut_as_crops_are(frames, tmp_path):
     assert (row["probability"], row["x2"]) == (rows[0]["probability"], "40,0")
     found.write_bytes(out.read_bytes())  # it reads what it has written
     assert classify(*argv, "--boxes", found) == 0
-    assert table(out, ";") == [
-        row
-        | {"label_before": row["label"]}
-        | {f"{k}_before": row[k] for k in ("probability", "most_likely", "note")}
-    ]
+    before = {f"{k}_before": row[k] for k in ("label", "probability", "most_likely", "note")}
+    assert table(out, ";") == [row | before]
     # A table without a box keeps its columns.
     found.write_text(lines[0] + "\n")
     assert classify(*argv, "--boxes", found) == 0

@@ -207,9 +207,8 @@ def test_a_classifier_that_has_learned_its_images_is_not_held_against_a_loss_of_
     with pytest.raises(UserError, match="the term 'kl' was 17 times what guessing costs"):
         for step in range(50):
             watch.look({"loss_label": 0.01, "kl@logits": 30.0}, step)
-    watch = Watch(
-        after=0, guessing=math.log(6)
-    )  # as long as the task costs more, it is the measure
+    # As long as the task costs more, it is the measure.
+    watch = Watch(after=0, guessing=math.log(6))
     with pytest.raises(UserError, match="the term 'kl' was 15 times the task loss"):
         for step in range(50):
             watch.look({"loss_label": 2.0, "kl@logits": 30.0}, step)
